@@ -1,0 +1,1 @@
+"""The directory service: who lives where, and nothing else decides that."""

@@ -1,0 +1,151 @@
+"""The contract of the directory service, and its values.
+
+Organisation, sites, servers (with product version), databases, recipients. Each recipient has the **register**
+(home, epoch), and *it alone decides where a mailbox is*: it changes only by compare-and-set, epoch plus one. Beside
+it the token counter (per recipient, never reset: a move, or an orchestrator taking one over, takes the next) and the
+`active_move` claim, both by compare-and-set, so that tokens of different ledgers and hosts never collide. The move
+attributes are what an administrator looks for on the user; nothing reads them to decide.
+
+One contract suite (`tests/contract/test_directory.py`) runs on every back end. Every write is durable on return: a
+register that falls back is two open mailboxes.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from moverq.endpoints.base import Home
+from moverq.model.ids import MailboxId, RequestId
+
+
+@attrs.frozen
+class Register:
+    """Where a mailbox is, and how often that has been decided."""
+
+    home: Home
+    epoch: int
+
+    def __str__(self) -> str:
+        return f"({self.home}, epoch {self.epoch})"
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """A server: databases live on it, and its product version decides which moves are online."""
+
+    name: str
+    version: str
+    """As administrators say it: "2003", "2007", "2007 SP2", "2010", …"""
+    site: str = "Default-First-Site-Name"
+
+
+@attrs.frozen(kw_only=True)
+class DatabaseEntry:
+    """A database by name: which server hosts it, and where it lies there."""
+
+    name: str
+    server: str
+    path: str
+
+
+@attrs.frozen(kw_only=True)
+class MoveAttributes:
+    """What the directory shows on the user while and after a move (Exchange's msExchMailboxMove… attributes)."""
+
+    status: str = "None"
+    batch_name: str | None = None
+    source_database: str | None = None
+    target_database: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Recipient:
+    """A recipient as the directory has it."""
+
+    mailbox_id: MailboxId
+    address: str
+    aliases: tuple[str, ...]
+    register: Register
+    token: int
+    """The highest token handed out so far; 0: none yet."""
+    active_move: RequestId | None
+    quota_bytes: int | None
+    move: MoveAttributes
+
+
+class Directory(Protocol):
+    """Addresses are compared by `normalize_address`: domain in lower case, local part too (RFC 5321 §2.4 lets the
+    host decide; this organisation does)."""
+
+    async def add_server(self, server: Server) -> None:
+        """Raises `RequestRefused` where the name is taken."""
+        ...
+
+    async def add_database(self, database: DatabaseEntry) -> None: ...
+
+    async def add_recipient(
+        self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None
+    ) -> Recipient:
+        """A new recipient at epoch 1. Raises `RequestRefused` where the address is taken."""
+        ...
+
+    async def add_alias(self, mailbox_id: MailboxId, alias: str) -> None: ...
+
+    async def server(self, name: str) -> Server:
+        """Raises `NotFound`."""
+        ...
+
+    async def database(self, name: str) -> DatabaseEntry:
+        """Raises `NotFound`."""
+        ...
+
+    async def servers(self) -> Sequence[Server]: ...
+
+    async def databases(self) -> Sequence[DatabaseEntry]: ...
+
+    async def recipients(self, *, after: str = "", limit: int = 1000) -> Sequence[Recipient]:
+        """By primary address, a page at a time."""
+        ...
+
+    async def recipient(self, mailbox_id: MailboxId) -> Recipient:
+        """Raises `NotFound`."""
+        ...
+
+    async def locate(self, address: str) -> Recipient:
+        """By primary address or alias. Raises `NotFound`."""
+        ...
+
+    async def relocate(self, mailbox_id: MailboxId, *, expected: Register, home: Home) -> Register:
+        """Compare-and-set of the register to (home, expected.epoch + 1): the commit point of a move.
+
+        Raises:
+            RegisterChanged: it is not `expected`; nothing changed. A caller whose own earlier attempt may have
+                won reads the register again and compares.
+        """
+        ...
+
+    async def take_token(self, mailbox_id: MailboxId) -> int:
+        """The next token; no other caller ever gets the same."""
+        ...
+
+    async def claim_move(self, mailbox_id: MailboxId, request_id: RequestId) -> None:
+        """`active_move`: None → request_id; its own claim again is fine. Raises `RequestRefused` naming the other."""
+        ...
+
+    async def release_move(self, mailbox_id: MailboxId, request_id: RequestId) -> None:
+        """`active_move`: request_id → None; somebody else's claim is left alone."""
+        ...
+
+    async def set_move(self, mailbox_id: MailboxId, move: MoveAttributes) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+def normalize_address(address: str) -> str:
+    """The form addresses are compared in. Raises `ValueError` with a sentence where it is no address."""
+    text = address.strip()
+    local, at, domain = text.rpartition("@")
+    if not (at and local and domain) or any(ch.isspace() or ord(ch) < 32 for ch in text):
+        raise ValueError(f"{address!r} is not an address: it needs the form name@domain")
+    return f"{local.lower()}@{domain.lower()}"

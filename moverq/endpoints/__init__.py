@@ -1,0 +1,1 @@
+"""The two sides of a move: one contract (`base`), one file per kind of mailbox."""

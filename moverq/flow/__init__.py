@@ -1,0 +1,1 @@
+"""Tools that know no mail: blocking work, bounds in bytes, waiting again."""
