@@ -122,7 +122,9 @@ class FeedTrimmed(MoveError):
     horizon: str
 
     def __str__(self) -> str:
-        return f"the feed starts at {self.horizon}, the target stands at {self.watermark}; the copy must be compared anew"
+        return (
+            f"the feed starts at {self.horizon}, the target stands at {self.watermark}; the copy must be compared anew"
+        )
 
 
 @attrs.define(eq=False, kw_only=True)

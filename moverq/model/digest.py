@@ -43,14 +43,10 @@ class FolderDigest:
     total: int = 0
 
     def plus(self, item: ItemState) -> "FolderDigest":
-        return FolderDigest(
-            self.items + 1, self.bytes + item.size, (self.total + item_digest(item)) % MODULUS
-        )
+        return FolderDigest(self.items + 1, self.bytes + item.size, (self.total + item_digest(item)) % MODULUS)
 
     def minus(self, item: ItemState) -> "FolderDigest":
-        return FolderDigest(
-            self.items - 1, self.bytes - item.size, (self.total - item_digest(item)) % MODULUS
-        )
+        return FolderDigest(self.items - 1, self.bytes - item.size, (self.total - item_digest(item)) % MODULUS)
 
 
 def folder_paths(folders: Iterable[FolderState]) -> dict[FolderId, tuple[str, ...]]:

@@ -1,0 +1,36 @@
+# moverq: every target does its own set-up on a fresh machine.
+PY ?= python3
+BIN := .venv/bin
+K ?=
+
+.PHONY: setup demo test check bench crash clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml
+	$(PY) -c 'import sys; sys.exit("moverq needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PY) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+demo: setup
+	$(BIN)/moverq demo
+
+test: setup
+	$(BIN)/pytest -n 2 $(if $(K),-k "$(K)")
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 -q -m "not slow" $(if $(K),-k "$(K)")
+
+crash: setup
+	$(BIN)/pytest -n 2 tests/crash $(if $(K),-k "$(K)")
+
+bench: setup
+	$(BIN)/python -m bench $(B)
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
