@@ -20,7 +20,16 @@ from typing import Protocol
 
 import attrs
 
-from moverq.model.change import BadItem, ChangeBatch, FolderState, ItemContent, ItemState, Watermark
+from moverq.model.change import (
+    BadItem,
+    ChangeBatch,
+    DeliveryKeyState,
+    FolderState,
+    ItemContent,
+    ItemState,
+    SettingState,
+    Watermark,
+)
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId
 
@@ -106,13 +115,16 @@ class SeedPage:
     """One page of the bulk copy, in the source's own order.
 
     `cursor` continues after this page (opaque, durable in the ledger); `done` says that nothing is left. Items
-    that cannot be read come as `bad`, with what is known of them.
+    that cannot be read come as `bad`, with what is known of them. Settings and delivery keys that are older than
+    the watermark would never come by the feed, so the listing has them too, on whichever pages it likes.
     """
 
     items: tuple[ItemContent, ...]
     bad: tuple[BadItem, ...]
     cursor: bytes
     done: bool
+    settings: tuple[SettingState, ...] = ()
+    delivery_keys: tuple[DeliveryKeyState, ...] = ()
 
 
 class StepKind(Enum):
