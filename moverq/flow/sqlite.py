@@ -1,0 +1,250 @@
+"""The one place where moverq opens SQLite: durable, with page checksums, and with errors in plain words.
+
+SQLite alone does not notice a bit that fell over on the disk: it answers with a wrong number. So every file is made
+with eight reserved bytes a page, in which the `cksumvfs` extension of SQLite keeps a checksum; a page that does not
+fit its own is an error, never an answer. A file without them is refused, since a flip in the header (byte 20) would
+switch the check off. apsw rather than the standard library's `sqlite3`: it brings its own SQLite, so the format of
+what lies on the disk does not depend on the host, and it has the extension built in.
+
+    open_sqlite ── bring_up (kind, schema steps) ── transaction (BEGIN IMMEDIATE … COMMIT) ── the resource's statements
+
+What always holds: a failed transaction changed nothing as far as this process can see. After an error *of the disk*
+at COMMIT the outcome is open until the file is read again, as it is after a lost answer of any server.
+
+What it leaves to others: threads (`Offload`), schemas, and policy. One limit that checksums do not lift: SQLite ends
+its recovery of the write-ahead log at the first frame that does not fit, and so takes damage there for a torn tail.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import apsw
+import apsw.sqlite_extra
+import trio
+
+from moverq.errors import EndpointBroken, EndpointBusy, MoveError
+from moverq.flow.offload import Offload
+
+CHECKSUM_VFS = "cksmvfs"
+CHECKSUM_BYTES = 8
+BUSY_MS = 10_000
+"""How long one transaction waits for another process's: longer than any of ours lasts, disk stalls included."""
+WATCH_MS = 5
+"""How often `Watcher` looks while somebody waits."""
+
+
+def open_sqlite(
+    path: Path | str, *, synchronous: Literal["FULL", "NORMAL"], create: bool = True, busy_ms: int = BUSY_MS
+) -> apsw.Connection:
+    """A connection in WAL mode whose every page read is checked. Blocking: call it through `Offload`.
+
+    With `synchronous="FULL"` a commit is durable when it returns; with NORMAL it may be lost (whole) with the power.
+
+    Raises:
+        EndpointBroken: no such file (with `create=False`), no permission, no database, damaged, without checksums.
+    """
+    where = str(path)
+    _load_checksums()
+    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+    with sqlite_errors(where):
+        connection = apsw.Connection(where, flags=flags, vfs=CHECKSUM_VFS)
+        try:
+            connection.set_busy_timeout(busy_ms)
+            connection.reserve_bytes("main", CHECKSUM_BYTES)  # no effect once the first page is written
+            # Left to itself WAL mode is set again by every opener: asking first spares the lock.
+            if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
+                raise EndpointBroken(
+                    endpoint=where, why="this file system cannot hold a shared SQLite file; put it on a local disk"
+                )
+            connection.pragma("synchronous", synchronous)
+            connection.pragma("foreign_keys", True)
+            if connection.pragma("checksum_verification") != "1":
+                raise EndpointBroken(
+                    endpoint=where,
+                    why="the file has no page checksums, so moverq did not make it, or its header is damaged; "
+                    "restore it from a backup",
+                )
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def bring_up(connection: apsw.Connection, *, kind: str, application_id: bytes, steps: Sequence[str]) -> None:
+    """The schema is `steps` long afterwards: each step is SQL, and `user_version` counts those already taken.
+
+    A release only ever appends to `steps`, so today's code opens what any release wrote.
+
+    Raises:
+        EndpointBroken: a newer release wrote the file, or it is no `kind`.
+    """
+    where = connection.filename
+    wanted = int.from_bytes(application_id, "big")
+    with transaction(connection):
+        present, version = connection.pragma("application_id"), connection.pragma("user_version")
+        if present != wanted and (present, version) != (0, 0):
+            raise EndpointBroken(endpoint=where, why=f"this file is no {kind}; check the path")
+        if version > len(steps):
+            raise EndpointBroken(
+                endpoint=where,
+                why=f"this {kind} was written by a newer moverq (schema {version}, this one knows {len(steps)}); "
+                f"upgrade moverq on this machine",
+            )
+        for step in steps[version:]:
+            connection.execute(step)
+        if version < len(steps):
+            connection.pragma("application_id", wanted)
+            connection.pragma("user_version", len(steps))
+
+
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[apsw.Connection]:
+    """All or nothing, and alone: BEGIN IMMEDIATE, so that what is read inside cannot change before the COMMIT.
+
+    Raises:
+        EndpointBroken, EndpointBusy: see `sqlite_errors`.
+    """
+    with sqlite_errors(connection.filename):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:  # some errors (disk full) have rolled back already
+                connection.execute("ROLLBACK")
+            raise
+
+
+@contextmanager
+def sqlite_errors(where: str) -> Iterator[None]:
+    """apsw's errors of the world become ours, with what, where and what now. Bugs (SQL, constraints) pass through."""
+    try:
+        yield
+    except apsw.Error as error:
+        ours = _translated(where, error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _translated(where: str, error: apsw.Error) -> MoveError | None:
+    code: int = getattr(error, "extendedresult", 0)
+    match error:
+        case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
+            return EndpointBusy(endpoint=where, retry_after_s=1.0)
+        case apsw.FullError():
+            why = "the disk is full, nothing was changed; free some space there and try again"
+        case apsw.CantOpenError():
+            why = (
+                "the file cannot be opened, or made; check the path, "
+                "and that this user may write to the folder (SQLite keeps two more files beside it)"
+            )
+        case apsw.ReadOnlyError() | apsw.PermissionsError():
+            why = "the file or its folder is read-only for this user, nothing was changed; correct the permissions"
+        case apsw.NotADBError():
+            why = "this is no SQLite file, or its first page is damaged; check the path, or restore it from a backup"
+        case apsw.CorruptError():
+            why = f"the file is damaged ({error}); stop what uses it and restore it from a backup"
+        case apsw.IOError() if code in (apsw.SQLITE_IOERR_DATA, apsw.SQLITE_IOERR_CORRUPTFS):
+            why = "a page does not fit its checksum: the disk returned damaged data; restore the file from a backup"
+        case apsw.IOError():
+            name = apsw.mapping_extended_result_codes.get(code, "SQLITE_IOERR")
+            why = f"the disk reports an error ({name}); look at the kernel's log, then try again"
+        case apsw.NoMemError():
+            why = "there is not enough memory; free some and try again"
+        case _:
+            return None
+    return EndpointBroken(endpoint=where, why=why)
+
+
+def _load_checksums() -> None:
+    """The extension registers its VFS with the process; loading it again changes nothing."""
+    if CHECKSUM_VFS in apsw.vfs_names():
+        return
+    loader = apsw.Connection(":memory:")
+    try:
+        apsw.sqlite_extra.load(loader, "cksumvfs")
+    finally:
+        loader.close()
+
+
+class Watcher:
+    """Wakes tasks when another connection, of any process, has committed.
+
+    SQLite tells nobody of a commit, but `PRAGMA data_version` answers in microseconds. So while anyone waits, one of
+    those who wait asks it every few milliseconds for all; nobody waits, nobody asks. The connection is the watcher's
+    own (a connection does not see its own commits there).
+
+        seen = watcher.version      # before reading
+        …read; not what was hoped for…
+        await watcher.wait_changed(seen)
+
+    What always holds: a commit after `version` was taken ends the wait. A wait may end for nothing.
+    """
+
+    def __init__(self, connection: apsw.Connection, offload: Offload, *, interval_ms: float = WATCH_MS) -> None:
+        self._connection = connection
+        self._offload = offload
+        self._interval_s = interval_ms / 1000
+        self._version = 0
+        self._data_version: int | None = None
+        self._asking = False
+        self._turn = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Watcher {self._connection.filename} version {self._version}{', asking' if self._asking else ''}>"
+
+    @property
+    def version(self) -> int:
+        """Rises with every change seen; take it before reading."""
+        return self._version
+
+    def notify(self) -> None:
+        """This process has committed: wake everybody now, without waiting for the next look."""
+        self._version += 1
+        self._wake()
+
+    async def wait_changed(self, seen: int) -> None:
+        """Return when `version` is beyond `seen`.
+
+        Cancelled: nothing has happened; another who waits goes on asking.
+
+        Raises:
+            EndpointBroken: the file cannot be read.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._version == seen:
+            if self._asking:
+                await self._turn.wait()
+            else:
+                await self._ask_until_beyond(seen)
+
+    async def _ask_until_beyond(self, seen: int) -> None:
+        self._asking = True
+        try:
+            while True:
+                present = await self._offload(self._read)
+                if present != self._data_version:
+                    self._data_version = present
+                    self.notify()
+                if self._version != seen:
+                    return
+                await trio.sleep(self._interval_s)
+        finally:
+            self._asking = False
+            self._wake()  # whoever still waits takes the turn
+
+    def _read(self) -> int:
+        with sqlite_errors(self._connection.filename):
+            version = self._connection.pragma("data_version")
+        assert isinstance(version, int)
+        return version
+
+    def _wake(self) -> None:
+        self._turn.set()
+        self._turn = trio.Event()
+
+
+__all__ = ["Watcher", "bring_up", "open_sqlite", "sqlite_errors", "transaction"]
