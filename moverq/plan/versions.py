@@ -1,0 +1,89 @@
+"""Which moves are online: the version matrix as data, each rule with its source.
+
+Exchange follows a mailbox live only where both stores can: the 2010 store, and the 2007 store from SP2 on, which was
+changed for exactly that. Everything older, and every move down, locks the mailbox for the whole copy. A pair that no
+rule names is moved offline: slower is safer than a feed that may have holes.
+"""
+
+import attrs
+
+_ORDER = ("5.5", "2000", "2003", "2007", "2010", "2013", "2016", "2019")
+"""Releases, oldest first: only for telling a move down."""
+
+
+@attrs.frozen(kw_only=True)
+class Rule:
+    source: str
+    """A release, with the least service pack that it holds for, as "2007 SP2"."""
+    target: str
+    online: bool
+    because: str
+
+
+MATRIX: tuple[Rule, ...] = (
+    Rule(
+        source="2010",
+        target="2010",
+        online=True,
+        because="Microsoft, 'Understanding Move Requests' (Exchange 2010): online between 2010 databases",
+    ),
+    Rule(
+        source="2007 SP2",
+        target="2010",
+        online=True,
+        because="Microsoft, 'Understanding Move Requests' (Exchange 2010): online from 2007 SP2, whose store was "
+        "changed for it",
+    ),
+    Rule(
+        source="2007",
+        target="2010",
+        online=False,
+        because="Exchange 2007 before SP2 cannot be followed live (KB 2591933); install SP2 or move offline",
+    ),
+    Rule(
+        source="2003",
+        target="2010",
+        online=False,
+        because="Exchange 2003 cannot be followed live (KB 2591933): the mailbox is locked for the whole move",
+    ),
+)
+
+
+@attrs.frozen(kw_only=True)
+class VersionDecision:
+    """What the pair decided, for the report."""
+
+    source: str
+    target: str
+    online: bool
+    because: str
+
+
+def decide(source: str, target: str) -> VersionDecision:
+    """Online or offline for this pair of server versions, and why."""
+    from_release, from_pack = parsed(source)
+    to_release, to_pack = parsed(target)
+
+    def decision(online: bool, because: str) -> VersionDecision:
+        return VersionDecision(source=source, target=target, online=online, because=because)
+
+    for rule in MATRIX:
+        source_release, source_pack = parsed(rule.source)
+        target_release, target_pack = parsed(rule.target)
+        if (from_release, to_release) == (source_release, target_release) and (
+            from_pack >= source_pack and to_pack >= target_pack
+        ):
+            return decision(rule.online, rule.because)
+    if from_release in _ORDER and to_release in _ORDER and _ORDER.index(to_release) < _ORDER.index(from_release):
+        return decision(False, f"a move down from {source} to {target} is always offline")
+    return decision(
+        False,
+        f"nothing is known of moves from {source!r} to {target!r}, so the mailbox is locked for the "
+        f"whole move; set the servers' versions in the directory if they are wrong",
+    )
+
+
+def parsed(version: str) -> tuple[str, int]:
+    """("2007", 2) of "2007 SP2"; ("2010", 0) of "2010". What is no version keeps its text, with pack 0."""
+    release, _, pack = version.strip().upper().partition(" SP")
+    return (release.strip(), int(pack)) if pack.strip().isdigit() else (release.strip(), 0)
