@@ -16,6 +16,7 @@ from typing import Protocol
 import attrs
 
 from moverq.endpoints.base import Home
+from moverq.errors import NotFound, RequestRefused
 from moverq.model.ids import MailboxId, RequestId
 
 
@@ -82,15 +83,24 @@ class Directory(Protocol):
         """Raises `RequestRefused` where the name is taken."""
         ...
 
-    async def add_database(self, database: DatabaseEntry) -> None: ...
+    async def add_database(self, database: DatabaseEntry) -> None:
+        """Raises `RequestRefused` where the name is taken, `NotFound` where there is no such server."""
+        ...
 
     async def add_recipient(
         self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None
     ) -> Recipient:
-        """A new recipient at epoch 1. Raises `RequestRefused` where the address is taken."""
+        """A new recipient at epoch 1.
+
+        Raises:
+            RequestRefused: the address is taken or no address, or the mailbox has a recipient.
+            NotFound: the directory has no such database.
+        """
         ...
 
-    async def add_alias(self, mailbox_id: MailboxId, alias: str) -> None: ...
+    async def add_alias(self, mailbox_id: MailboxId, alias: str) -> None:
+        """One more address; its own again is fine. Raises `RequestRefused` where it is taken."""
+        ...
 
     async def server(self, name: str) -> Server:
         """Raises `NotFound`."""
@@ -122,6 +132,7 @@ class Directory(Protocol):
         Raises:
             RegisterChanged: it is not `expected`; nothing changed. A caller whose own earlier attempt may have
                 won reads the register again and compares.
+            NotFound: there is no such recipient, or no such database to go to.
         """
         ...
 
@@ -149,3 +160,19 @@ def normalize_address(address: str) -> str:
     if not (at and local and domain) or any(ch.isspace() or ord(ch) < 32 for ch in text):
         raise ValueError(f"{address!r} is not an address: it needs the form name@domain")
     return f"{local.lower()}@{domain.lower()}"
+
+
+def checked_address(address: str) -> str:
+    """The normal form, for an address to be stored. Raises `RequestRefused` where it is no address."""
+    try:
+        return normalize_address(address)
+    except ValueError as error:
+        raise RequestRefused(why=str(error)) from error
+
+
+def sought_address(address: str) -> str:
+    """The normal form, for an address that is looked for. Raises `NotFound`: nobody has one that is none."""
+    try:
+        return normalize_address(address)
+    except ValueError as error:
+        raise NotFound(kind="recipient", name=address) from error
