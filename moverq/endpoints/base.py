@@ -9,8 +9,9 @@ What always holds:
   `absent < live(modseq) < dead`. Applying twice equals applying once; dead absorbs, also before a live state came.
 - **Guard.** `(mode, token)` is checked inside the endpoint's own commit. A call with a lower token than the stored one
   raises `StaleToken` and changes nothing; a higher one is stored with the effect. Clients write only while `open`, the
-  mover only while `sealed` (or `retired`, for the reverse feed).
-- **Order.** When a write returns it is durable.
+  mover only while `sealed` (or `retired`, for the reverse feed), else `RequestRefused`. A client at a `locked` or
+  `sealed` instance gets `MailboxLocked`, at a `retired` one `MailboxMoved`.
+- **Order.** When a write returns it is durable. A verb that was cancelled before it waited did not happen.
 - **Bounded.** Every read names its bound; an item larger than the bound comes alone.
 """
 
@@ -174,10 +175,10 @@ class Source(Protocol):
         ...
 
     async def read_feed(self, after: Watermark, *, changes_max: int) -> ChangeBatch:
-        """What differs since `after`, oldest change first. Never waits.
+        """What differs since `after`, oldest change first; at most `changes_max` beside the hierarchy. Never waits.
 
         Raises:
-            FeedTrimmed: `after` is behind the horizon, of another timeline, or of another instance.
+            FeedTrimmed: `after` is behind the horizon, beyond the head, of another timeline, or of another instance.
         """
         ...
 
@@ -217,15 +218,18 @@ class Source(Protocol):
         ...
 
     async def unlock(self, token: int) -> None:
-        """Clients may write again."""
+        """Clients may write again. A change of its own, as `lock` is. A sealed or retired instance is refused."""
         ...
 
     async def retire(self, token: int, home: Home) -> None:
-        """Sealed for good, with a redirect: clients get `MailboxMoved(home)`."""
+        """Sealed for good, with a redirect: clients get `MailboxMoved(home)`. From whatever mode it was in."""
         ...
 
     async def remove(self, token: int, *, keep_until_ms: int) -> None:
         """Soft-delete a retired or sealed instance: kept, unreachable, purged by `purge` after the date.
+
+        It answers only `guard`, `claim`, `remove` and `purge` from now on, `exists` with False, the rest with
+        `NotFound`. Gone already: nothing happens.
 
         Raises:
             RequestRefused: the instance is open or locked.
@@ -233,7 +237,11 @@ class Source(Protocol):
         ...
 
     async def purge(self, token: int) -> None:
-        """Destroy a soft-deleted instance, by id *and* token. Gone already: nothing happens."""
+        """Destroy a soft-deleted instance, by id *and* token. Gone already: nothing happens.
+
+        Raises:
+            RequestRefused: it is not soft-deleted, or its date has not come.
+        """
         ...
 
 
@@ -258,7 +266,7 @@ class Target(Protocol):
     async def claim(self, token: int) -> Guard: ...
 
     async def seal(self, token: int) -> None:
-        """For a rollback: a retired instance becomes the sealed target of the move back."""
+        """For a rollback: a retired instance becomes the sealed target of the move back. Others are refused."""
         ...
 
     async def read_hierarchy(self) -> tuple[FolderState, ...]: ...
@@ -268,20 +276,32 @@ class Target(Protocol):
         ...
 
     async def apply_folders(self, steps: Sequence[FolderStep], token: int) -> None:
-        """Take these steps in order, each leaving a tree; repeated steps do no harm."""
+        """Take these steps in order, each leaving a tree; repeated steps do no harm.
+
+        A folder to create that is there already stays as it is; a step on a folder that is not there does nothing:
+        the next plan, from what is there then, sees both. UIDNEXT never falls. Steps before a refused one stand.
+
+        Raises:
+            RequestRefused: a sibling has the name, the place is inside the folder itself, or a folder to remove
+                holds an item or a folder.
+        """
         ...
 
     async def write_items(self, items: Sequence[ItemContent], token: int) -> tuple[BadItem, ...]:
         """Merge these items, bytes included; returns those the target refuses, with the reason.
 
-        Durable on return. An item already there with the same or a higher modseq, or dead, is left as it is.
+        Durable on return. An item already there with the same or a higher modseq, or dead, is left as it is. So is
+        one whose folder the target does not have (no bad item: the hierarchy that names the folder comes by the
+        feed, and the item again with it). Bytes that are not what the state's hash says, and a UID that another
+        item holds, are refused.
         """
         ...
 
     async def apply_changes(self, batch: ChangeBatch, token: int) -> tuple[ItemId, ...]:
         """Merge the batch's item states, tombstones, settings and delivery keys (not its hierarchy).
 
-        Returns the ids of live items whose bytes the target does not have: the caller fetches and writes them.
+        Returns the ids of live items whose bytes, folder or free UID the target does not have, and leaves these as
+        they are: the caller fetches and writes them, before it counts the batch as held.
         Advances the instance's head to `batch.through.modseq` at least, so modseqs never go back for a client.
         """
         ...
