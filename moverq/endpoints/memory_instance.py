@@ -311,8 +311,10 @@ class MemoryInstance:
             known = self.settings.get(setting.name)
             if known is None or known.modseq < setting.modseq:
                 self.settings[setting.name] = setting
+                self._raise_head(setting.modseq)
         for key in batch.delivery_keys:
-            self.delivery_keys.setdefault((key.key, key.content_digest), key)
+            if self.delivery_keys.setdefault((key.key, key.content_digest), key) is key:
+                self._raise_head(key.modseq)
         self._raise_head(batch.through.modseq)
         return missing
 
