@@ -1,0 +1,152 @@
+"""The only module that opens, syncs, locks and renames files.
+
+Small on purpose: the tests' disk has the same methods, counts its calls, loses what was not synced and stops
+anywhere. Foreign errors become ours here: a full disk or a read-only folder is `StoreFull`, anything else the
+operating system says is `StoreBroken`.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from store.errors import StoreBroken, StoreError, StoreFull
+
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+}
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn an `OSError` into a `StoreError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise store_error(path, error) from error
+
+
+def store_error(path: Path, error: OSError) -> StoreError:
+    """The `StoreError` for what the operating system said about `path`."""
+    if error.errno in _FULL:
+        return StoreFull(path=str(path), why=_FULL[error.errno])
+    return StoreBroken(path=str(path), why=os.strerror(error.errno) if error.errno else str(error))
+
+
+class File:
+    """An open file: positioned reads and writes, so that it has no state but its descriptor."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def __repr__(self) -> str:
+        return f"<File {self.path}>"
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the file."""
+        with translated(self.path):
+            data = os.pread(self._descriptor, size, offset)
+            while len(data) < size and (more := os.pread(self._descriptor, size - len(data), offset + len(data))):
+                data += more
+            return data
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """All of `data`, or an error."""
+        with translated(self.path):
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(self._descriptor, view, offset)
+                view, offset = view[written:], offset + written
+
+    def sync(self) -> None:
+        """The bytes written so far, and the size they need, survive power loss."""
+        with translated(self.path):
+            os.fdatasync(self._descriptor)
+
+    def size(self) -> int:
+        with translated(self.path):
+            return os.fstat(self._descriptor).st_size
+
+    def truncate(self, size: int) -> None:
+        with translated(self.path):
+            os.ftruncate(self._descriptor, size)
+
+    def is_linked(self) -> bool:
+        """Does a name still lead to this file? False once it was deleted by somebody."""
+        with translated(self.path):
+            return os.fstat(self._descriptor).st_nlink > 0
+
+    def lock(self, *, exclusive: bool, wait: bool) -> bool:
+        """Take the file's lock (flock: it dies with the process). False: somebody else has it."""
+        how = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._descriptor, how)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class Disk:
+    """The file system."""
+
+    def open(self, path: Path, *, create: bool = False, exclusive: bool = False, readonly: bool = False) -> File:
+        """Open `path`. `create`: if it is not there; `exclusive`: it must not be there (`FileExistsError`)."""
+        flags = os.O_RDONLY if readonly else os.O_RDWR
+        flags |= (os.O_CREAT if create else 0) | (os.O_EXCL if exclusive else 0) | os.O_CLOEXEC
+        try:
+            return File(path, os.open(path, flags, 0o600))
+        except (FileExistsError, FileNotFoundError):
+            raise
+        except OSError as error:
+            raise store_error(path, error) from error
+
+    def names(self, folder: Path) -> list[str]:
+        """What is in `folder`, sorted; nothing where there is no such folder."""
+        try:
+            return sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise store_error(folder, error) from error
+
+    def make_folder(self, folder: Path) -> None:
+        with translated(folder):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+
+    def replace(self, old: Path, new: Path) -> None:
+        """`new` is what `old` was, or still what it was before: never anything between. Durable after `sync_folder`."""
+        with translated(old):
+            os.replace(old, new)
+
+    def remove(self, path: Path) -> None:
+        """Gone; gone already is fine."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise store_error(path, error) from error
+
+    def sync_folder(self, folder: Path) -> None:
+        """Names made, changed and removed in `folder` survive power loss."""
+        with translated(folder):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

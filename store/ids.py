@@ -1,0 +1,50 @@
+"""Names of things, and places in the log."""
+
+import os
+from typing import NewType
+
+import attrs
+
+MailboxId = NewType("MailboxId", bytes)
+"""What a person has; an instance of it lives in a database. The store only keeps it."""
+InstanceId = NewType("InstanceId", bytes)
+FolderId = NewType("FolderId", bytes)
+ItemId = NewType("ItemId", bytes)
+Signature = NewType("Signature", bytes)
+"""Names a timeline of a database: a restore or a lossy activation starts a new one."""
+
+ID_BYTES = 16
+
+
+def new_id(now_ms: int) -> bytes:
+    """Sixteen bytes, the first six the time: ids made together lie together in an index (as RFC 9562 UUIDv7)."""
+    return now_ms.to_bytes(6, "big") + os.urandom(10)
+
+
+@attrs.frozen(order=True)
+class LogPosition:
+    """A point between two frames: a generation, and a byte offset in it."""
+
+    generation: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.generation:08d}:{self.offset}"
+
+
+@attrs.frozen
+class LogHead:
+    """Where the log ends, and the running digest of everything before: what the next frame is chained to."""
+
+    position: LogPosition
+    chain: bytes
+
+
+@attrs.frozen
+class ContentRef:
+    """Where an item's bytes are: segment, offset of the content frame, size and xxh3_128 of the content."""
+
+    segment: int
+    offset: int
+    size: int
+    content_hash: bytes

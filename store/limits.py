@@ -1,0 +1,59 @@
+"""Every bound of the store, and the sums that relate them.
+
+Memory of one open database, at most: what waits for its commit (`QUEUE_BYTES_MAX`) + the group being staged and the
+one being committed (twice `GROUP_BYTES_MAX`) + one page a reader + SQLite's page caches.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+BLOCK = 512
+"""Log frames are aligned to what a disk writes whole: damage stays inside one frame."""
+
+GENERATION_BYTES_MAX = 16 * MIB
+"""A generation rolls when the next frame would pass this; one frame may be larger, and then has one of its own."""
+
+GENERATION_GROW_BYTES = 1 * MIB
+"""The current generation is extended by zeros in these steps, so that an append's sync needs no new extents."""
+
+FRAME_BYTES_MAX = 64 * MIB
+"""A longer length in a header is damage."""
+
+SEGMENT_BYTES_MAX = 256 * MIB
+CONTENT_ALIGN = 64
+CONTENT_BYTES_MAX = 2 * 1024 * MIB - 1
+
+GROUP_BYTES_MAX = 8 * MIB
+"""Content committed together; one larger transaction goes alone."""
+
+GROUP_ITEMS_MAX = 16_384
+"""Items that one commit touches; what keeps its frame below `FRAME_BYTES_MAX` in all but absurd cases (refused)."""
+QUEUE_BYTES_MAX = 32 * MIB
+
+FETCH_BYTES_MAX = 8 * MIB
+FEED_CHANGES_MAX = 4096
+
+FOLDERS_MAX = 50_000
+FOLDER_DEPTH_MAX = 100
+FOLDER_NAME_BYTES_MAX = 1024
+KEYWORDS_MAX = 1024
+"""On one item."""
+KEYWORD_BYTES_MAX = 256
+SETTING_BYTES_MAX = 1 * MIB
+
+DELIVERY_KEYS_KEPT_S = 14 * 86400
+"""Longer than an MTA keeps a message in its queue (RFC 5321 §4.5.4.1: 4 to 5 days)."""
+RECOVERABLE_KEPT_S = 14 * 86400
+"""DeletedItemRetention, Exchange's default."""
+
+WATCH_PERIOD_S = 0.005
+READERS = 2
+"""Reading connections of one open database, each a thread at most."""
+OPEN_SEGMENTS_MAX = 64
+CHECKPOINTS_KEPT = 2
+CHECKPOINT_LOG_BYTES = 64 * MIB
+"""A checkpoint is due when this much log lies above the newest one."""
+ITEMS_PER_VERB_MAX = 10_000
+"""One transaction's items, below `GROUP_ITEMS_MAX`."""
+TOMBSTONES_KEPT = 200_000
+"""A mailbox: beyond that the oldest go, and the feed's horizon rises."""
