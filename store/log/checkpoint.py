@@ -1,0 +1,114 @@
+"""Checkpoints: sealed copies of the catalogue, hashed, named by the position they stand at.
+
+A rebuild starts from the newest one and replays what lies above it, and the log is trimmed only below the older of
+the two newest. A copy without its seal does not count: the seal (msgpack: position, chain, size, xxh3_128) is written
+after the copy is durable.
+"""
+
+from pathlib import Path
+
+import apsw
+import attrs
+import msgpack
+import xxhash
+
+from store.catalogue.schema import open_catalogue, read_applied
+from store.disk import Disk, File
+from store.errors import Corruption, StoreError
+from store.ids import LogHead, LogPosition, Signature
+from store.layout import Layout, sealed_checkpoints
+from store.limits import CHECKPOINTS_KEPT, MIB
+
+_READ_BYTES = 4 * MIB
+
+
+@attrs.frozen
+class Checkpoint:
+    """A sealed copy of the catalogue."""
+
+    signature: Signature
+    head: LogHead
+    path: Path
+    size: int
+    digest: bytes
+
+
+def make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpoint:
+    """A sealed checkpoint of what `db` sees now exists; older ones than the newest two are gone. Durable on return."""
+    disk.make_folder(layout.checkpoints)
+    temporary = layout.checkpoints / "new.sqlite"
+    for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm"), Path(f"{temporary}-journal")):
+        disk.remove(leftover)
+    db.execute("VACUUM INTO ?", (str(temporary),))
+    copy = open_catalogue(temporary)
+    try:
+        signature, head = read_applied(copy)
+    finally:
+        copy.close()
+    path = layout.checkpoint(signature, head.position)
+    file = disk.open(temporary)
+    try:
+        file.sync()
+        size, digest = file.size(), _digest(file)
+    finally:
+        file.close()
+    disk.replace(temporary, path)
+    seal = msgpack.packb([1, signature, head.position.generation, head.position.offset, head.chain, size, digest])
+    sealing = path.with_suffix(".sealing")
+    disk.remove(sealing)
+    written = disk.open(sealing, create=True)
+    try:
+        written.write(seal, 0)
+        written.sync()
+    finally:
+        written.close()
+    disk.replace(sealing, path.with_suffix(".seal"))
+    disk.sync_folder(layout.checkpoints)
+    for old in checkpoints(disk, layout)[:-CHECKPOINTS_KEPT]:
+        disk.remove(old.path.with_suffix(".seal"))
+        disk.remove(old.path)
+    return Checkpoint(signature, head, path, size, digest)
+
+
+def _digest(file: File) -> bytes:
+    running, offset = xxhash.xxh3_128(), 0
+    while piece := file.read(_READ_BYTES, offset):
+        running.update(piece)
+        offset += len(piece)
+    return running.digest()
+
+
+def checkpoints(disk: Disk, layout: Layout) -> list[Checkpoint]:
+    """Those that are sealed, oldest first; a seal that cannot be read does not count."""
+    found = []
+    for signature, position in sealed_checkpoints(disk.names(layout.checkpoints)):
+        path = layout.checkpoint(signature, position)
+        try:
+            file = disk.open(path.with_suffix(".seal"), readonly=True)
+        except FileNotFoundError:
+            continue
+        try:
+            version, signed, generation, offset, chain, size, digest = msgpack.unpackb(file.read(4096, 0))
+        except (ValueError, TypeError, msgpack.UnpackException, StoreError):
+            continue
+        finally:
+            file.close()
+        if version == 1 and (signed, generation, offset) == (signature, position.generation, position.offset):
+            head = LogHead(LogPosition(generation, offset), chain)
+            found.append(Checkpoint(signature, head, path, size, digest))
+    return found
+
+
+def verify(disk: Disk, checkpoint: Checkpoint) -> None:
+    """Raises `Corruption` where the copy is not what was sealed."""
+    try:
+        file = disk.open(checkpoint.path, readonly=True)
+    except FileNotFoundError:
+        raise Corruption(path=str(checkpoint.path), offset=0, expected="a checkpoint", found="no file") from None
+    try:
+        if file.size() != checkpoint.size or _digest(file) != checkpoint.digest:
+            raise Corruption(
+                path=str(checkpoint.path), offset=0, expected="the sealed copy", found="other bytes than were sealed"
+            )
+    finally:
+        file.close()
