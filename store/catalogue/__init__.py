@@ -1,0 +1,1 @@
+"""Where everything is: an SQLite index, derived from the log and never ahead of it."""

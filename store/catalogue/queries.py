@@ -1,0 +1,304 @@
+"""Read the catalogue: typed answers to the questions that the rest of the store asks.
+
+Plain functions over a connection; the caller decides which transaction they run in, and none outlives a batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apsw
+import attrs
+
+from store.catalogue.apply import ITEM_COLUMNS, item_row, pairs
+from store.catalogue.schema import FOLDER_TOMBSTONE, ITEM_TOMBSTONE, read_applied
+from store.errors import FeedTrimmed, NoSuchFolder, NoSuchMailbox
+from store.ids import FolderId, InstanceId, ItemId, MailboxId, Signature
+from store.records import DeliveryKeyRow, GoneRow, ItemRow, Mode
+
+_ITEMS = f"SELECT {ITEM_COLUMNS} FROM item i JOIN folder f ON f.no = i.folder"
+
+
+@attrs.frozen(kw_only=True)
+class MailboxInfo:
+    """A mailbox instance as the catalogue has it."""
+
+    no: int
+    instance: InstanceId
+    mailbox_id: MailboxId
+    mode: Mode
+    token: int
+    home: str
+    head: int
+    horizon: int
+    created_ms: int
+    keep_until_ms: int | None
+
+
+@attrs.frozen(kw_only=True)
+class FolderInfo:
+    """A folder with its account. `equality` and `instance`: the two digest sums."""
+
+    no: int
+    folder_id: FolderId
+    parent_id: bytes
+    name: str
+    modseq: int
+    uidvalidity: int
+    uidnext: int
+    special_use: str
+    subscribed: bool
+    hidden: bool
+    attributes: tuple[tuple[str, str], ...]
+    items: int
+    bytes: int
+    equality: int
+    instance: int
+
+
+@attrs.frozen(kw_only=True)
+class FeedPage:
+    """What differs in a mailbox since a modseq, up to `through`; see `store.feed`."""
+
+    signature: Signature
+    through: int
+    more: bool
+    folders: tuple[FolderInfo, ...] | None
+    items: tuple[ItemRow, ...]
+    items_gone: tuple[GoneRow, ...]
+    settings: tuple[tuple[str, str | None, int], ...]
+    delivery_keys: tuple[DeliveryKeyRow, ...]
+
+
+_MAILBOX = "SELECT no, instance, mailbox_id, mode, token, home, head, horizon, created_ms, keep_until_ms FROM mailbox"
+
+
+def _mailbox(values: tuple[Any, ...]) -> MailboxInfo:
+    names = ("no", "instance", "mailbox_id", "mode", "token", "home", "head", "horizon", "created_ms", "keep_until_ms")
+    fields = dict(zip(names, values, strict=True))
+    fields["mode"] = Mode(fields["mode"])
+    return MailboxInfo(**fields)
+
+
+def mailbox(db: apsw.Connection, instance: InstanceId) -> MailboxInfo:
+    """Raises `NoSuchMailbox`."""
+    found = find_mailbox(db, instance)
+    if found is None:
+        raise NoSuchMailbox(instance=instance)
+    return found
+
+
+def find_mailbox(db: apsw.Connection, instance: InstanceId) -> MailboxInfo | None:
+    found = db.execute(f"{_MAILBOX} WHERE instance = ?", (instance,)).fetchone()
+    return None if found is None else _mailbox(found)
+
+
+def mailboxes(db: apsw.Connection) -> list[MailboxInfo]:
+    """Every instance, whatever its guard, oldest first."""
+    return [_mailbox(values) for values in db.execute(f"{_MAILBOX} ORDER BY no")]
+
+
+_FOLDER = (
+    "SELECT no, folder_id, parent_id, name, modseq, uidvalidity, uidnext, special_use, subscribed, hidden, "
+    "attributes, items, bytes, equality, instance FROM folder"
+)
+
+
+def _folder(values: tuple[Any, ...]) -> FolderInfo:
+    (no, fid, parent, name, modseq, validity, uidnext, use, subscribed, hidden, attributes, items, size, eq, inst) = (
+        values
+    )
+    return FolderInfo(
+        no=no,
+        folder_id=fid,
+        parent_id=parent,
+        name=name,
+        modseq=modseq,
+        uidvalidity=validity,
+        uidnext=uidnext,
+        special_use=use,
+        subscribed=bool(subscribed),
+        hidden=bool(hidden),
+        attributes=pairs(str(attributes)),
+        items=items,
+        bytes=size,
+        equality=int.from_bytes(eq, "big"),
+        instance=int.from_bytes(inst, "big"),
+    )
+
+
+def folders(db: apsw.Connection, mailbox_no: int) -> list[FolderInfo]:
+    """All folders of a mailbox, oldest first."""
+    return [_folder(values) for values in db.execute(f"{_FOLDER} WHERE mailbox = ? ORDER BY no", (mailbox_no,))]
+
+
+def folder(db: apsw.Connection, mailbox_no: int, folder_id: FolderId) -> FolderInfo:
+    """Raises `NoSuchFolder`."""
+    found = find_folder(db, mailbox_no, folder_id)
+    if found is None:
+        raise NoSuchFolder(folder=folder_id.hex())
+    return found
+
+
+def find_folder(db: apsw.Connection, mailbox_no: int, folder_id: FolderId) -> FolderInfo | None:
+    found = db.execute(f"{_FOLDER} WHERE mailbox = ? AND folder_id = ?", (mailbox_no, folder_id)).fetchone()
+    return None if found is None else _folder(found)
+
+
+def child(db: apsw.Connection, mailbox_no: int, parent_id: bytes, name: str) -> FolderInfo | None:
+    """The folder of this name in this parent."""
+    found = db.execute(
+        f"{_FOLDER} WHERE mailbox = ? AND parent_id = ? AND name = ?", (mailbox_no, parent_id, name)
+    ).fetchone()
+    return None if found is None else _folder(found)
+
+
+def used_bytes(db: apsw.Connection, mailbox_no: int) -> int:
+    return int(db.execute("SELECT coalesce(sum(bytes), 0) FROM folder WHERE mailbox = ?", (mailbox_no,)).get)
+
+
+def find_items(db: apsw.Connection, mailbox_no: int, item_ids: Sequence[ItemId]) -> list[ItemRow]:
+    """Those of these items that are there, in the order asked for."""
+    rows = []
+    for item_id in item_ids:
+        found = db.execute(f"{_ITEMS} WHERE i.mailbox = ? AND i.item_id = ?", (mailbox_no, item_id)).fetchone()
+        if found is not None:
+            rows.append(item_row(found))
+    return rows
+
+
+def known_modseqs(db: apsw.Connection, mailbox_no: int, item_ids: Sequence[ItemId]) -> dict[ItemId, int]:
+    """The modseqs of those of these items that are live here."""
+    known: dict[ItemId, int] = {}
+    for item_id in item_ids:
+        found = db.execute(
+            "SELECT modseq FROM item WHERE mailbox = ? AND item_id = ?", (mailbox_no, item_id)
+        ).fetchone()
+        if found is not None:
+            known[item_id] = found[0]
+    return known
+
+
+def is_dead(db: apsw.Connection, mailbox_no: int, dead: bytes) -> bool:
+    return db.execute("SELECT 1 FROM tombstone WHERE mailbox = ? AND id = ?", (mailbox_no, dead)).fetchone() is not None
+
+
+def folder_items(db: apsw.Connection, folder_no: int, *, after_uid: int, limit: int) -> list[ItemRow]:
+    """A folder's items by UID."""
+    found = db.execute(
+        f"{_ITEMS} WHERE i.folder = ? AND i.uid > ? ORDER BY i.uid LIMIT ?", (folder_no, after_uid, limit)
+    )
+    return [item_row(values) for values in found]
+
+
+def items_by_number(db: apsw.Connection, mailbox_no: int, *, after: int, limit: int) -> list[tuple[int, ItemRow]]:
+    """A mailbox's items in the order they were made, which is about that of their bytes; each with its number."""
+    found = db.execute(
+        f"SELECT i.no, {ITEM_COLUMNS} FROM item i JOIN folder f ON f.no = i.folder "
+        "WHERE i.mailbox = ? AND i.no > ? ORDER BY i.no LIMIT ?",
+        (mailbox_no, after, limit),
+    )
+    return [(values[0], item_row(values[1:])) for values in found]
+
+
+def every_item(db: apsw.Connection) -> Iterator[tuple[int, ItemRow]]:
+    """All items of all mailboxes, by where their bytes are: (mailbox number, item)."""
+    for values in db.execute(
+        f"SELECT i.mailbox, {ITEM_COLUMNS} FROM item i JOIN folder f ON f.no = i.folder ORDER BY i.segment, i.offset"
+    ):
+        yield values[0], item_row(values[1:])
+
+
+def settings(db: apsw.Connection, mailbox_no: int) -> dict[str, str]:
+    """The settings that are set: JSON text by name."""
+    return dict(
+        db.execute(
+            "SELECT name, value FROM setting WHERE mailbox = ? AND value IS NOT NULL ORDER BY name", (mailbox_no,)
+        )
+    )
+
+
+def setting_modseq(db: apsw.Connection, mailbox_no: int, name: str) -> int:
+    found = db.execute("SELECT modseq FROM setting WHERE mailbox = ? AND name = ?", (mailbox_no, name)).fetchone()
+    return int(found[0]) if found else 0
+
+
+def delivery_key(db: apsw.Connection, mailbox_no: int, key: bytes) -> DeliveryKeyRow | None:
+    found = db.execute(
+        "SELECT key, content_digest, accepted_ms, modseq FROM delivery_key WHERE mailbox = ? AND key = ?",
+        (mailbox_no, key),
+    ).fetchone()
+    return None if found is None else DeliveryKeyRow._make(found)
+
+
+def feed_page(db: apsw.Connection, instance: InstanceId, *, after: int, limit: int) -> FeedPage:
+    """What differs since `after`, oldest change first, at most `limit` changes; of one moment.
+
+    Raises:
+        FeedTrimmed: tombstones above `after` have been dropped.
+    """
+    with db:  # one read transaction: a savepoint
+        signature, _ = read_applied(db)
+        info = mailbox(db, instance)
+        if after < info.horizon:
+            raise FeedTrimmed(after=str(after), horizon=str(info.horizon))
+        bound = _bound(db, info.no, after=after, limit=limit)
+        through = info.head if bound is None else bound
+        rows = db.execute(
+            f"{_ITEMS} WHERE i.mailbox = ? AND i.modseq > ? AND i.modseq <= ? ORDER BY i.modseq",
+            (info.no, after, through),
+        ).fetchall()
+        gone = db.execute(
+            "SELECT id, modseq FROM tombstone WHERE mailbox = ? AND modseq > ? AND modseq <= ? AND kind = ? "
+            "ORDER BY modseq",
+            (info.no, after, through, ITEM_TOMBSTONE),
+        ).fetchall()
+        changed_settings: list[tuple[Any, ...]] = db.execute(
+            "SELECT name, value, modseq FROM setting WHERE mailbox = ? AND modseq > ? AND modseq <= ? ORDER BY modseq",
+            (info.no, after, through),
+        ).fetchall()
+        keys = db.execute(
+            "SELECT key, content_digest, accepted_ms, modseq FROM delivery_key "
+            "WHERE mailbox = ? AND modseq > ? AND modseq <= ? ORDER BY modseq",
+            (info.no, after, through),
+        ).fetchall()
+        tree = tuple(folders(db, info.no)) if _folders_changed(db, info.no, after) else None
+    return FeedPage(
+        signature=signature,
+        through=through,
+        more=through < info.head,
+        folders=tree,
+        items=tuple(item_row(values) for values in rows),
+        items_gone=tuple(GoneRow._make(values) for values in gone),
+        settings=tuple((name, value, modseq) for name, value, modseq in changed_settings),
+        delivery_keys=tuple(DeliveryKeyRow._make(values) for values in keys),
+    )
+
+
+def _folders_changed(db: apsw.Connection, mailbox_no: int, after: int) -> bool:
+    return bool(
+        db.execute(
+            "SELECT EXISTS (SELECT 1 FROM folder WHERE mailbox = ?1 AND modseq > ?2) OR EXISTS "
+            "(SELECT 1 FROM tombstone WHERE mailbox = ?1 AND modseq > ?2 AND kind = ?3)",
+            (mailbox_no, after, FOLDER_TOMBSTONE),
+        ).get
+    )
+
+
+def _bound(db: apsw.Connection, mailbox_no: int, *, after: int, limit: int) -> int | None:
+    """The modseq of the `limit`-th change after `after`, or None where there are no more than that."""
+    found = db.execute(
+        "SELECT modseq FROM ("
+        "SELECT * FROM (SELECT modseq FROM item WHERE mailbox = ?1 AND modseq > ?2 ORDER BY modseq LIMIT ?3 + 1) "
+        "UNION ALL SELECT * FROM "
+        "(SELECT modseq FROM tombstone WHERE mailbox = ?1 AND modseq > ?2 ORDER BY modseq LIMIT ?3 + 1) "
+        "UNION ALL SELECT * FROM "
+        "(SELECT modseq FROM delivery_key WHERE mailbox = ?1 AND modseq > ?2 ORDER BY modseq LIMIT ?3 + 1) "
+        "UNION ALL SELECT modseq FROM setting WHERE mailbox = ?1 AND modseq > ?2"
+        ") ORDER BY modseq LIMIT 2 OFFSET ?3 - 1",
+        (mailbox_no, after, limit),
+    ).fetchall()
+    return int(str(found[0][0])) if len(found) == 2 else None
+
+
+def segments_in_use(db: apsw.Connection) -> set[int]:
+    return {values[0] for values in db.execute("SELECT DISTINCT segment FROM item")}

@@ -1,0 +1,159 @@
+"""The catalogue's tables, and how its file is opened.
+
+Opened only here and only through SQLite: closing another descriptor on the file would drop SQLite's locks. Page
+checksums (`cksumvfs`) are on, so a damaged page is an error and never a wrong answer. `synchronous=NORMAL`: after
+power loss the catalogue may be behind the log, never ahead of it.
+"""
+
+import ctypes
+from pathlib import Path
+
+import apsw
+import apsw.sqlite_extra
+
+from store.errors import Corruption, StoreBroken, StoreBusy, StoreError, StoreFull
+from store.ids import LogHead, LogPosition, Signature
+
+SCHEMA_VERSION = 1
+_VFS = "cksmvfs"
+_RESERVED_BYTES = 8
+PAGE_BYTES = 8192
+
+SCHEMA = """
+CREATE TABLE meta (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    signature BLOB NOT NULL, generation INTEGER NOT NULL, offset INTEGER NOT NULL, chain BLOB NOT NULL
+);
+CREATE TABLE mailbox (
+    no INTEGER PRIMARY KEY, instance BLOB NOT NULL UNIQUE, mailbox_id BLOB NOT NULL,
+    mode INTEGER NOT NULL, token INTEGER NOT NULL, home TEXT NOT NULL,
+    head INTEGER NOT NULL, horizon INTEGER NOT NULL, created_ms INTEGER NOT NULL, keep_until_ms INTEGER
+);
+CREATE TABLE folder (
+    no INTEGER PRIMARY KEY, mailbox INTEGER NOT NULL, folder_id BLOB NOT NULL, parent_id BLOB NOT NULL,
+    name TEXT NOT NULL, modseq INTEGER NOT NULL, uidvalidity INTEGER NOT NULL, uidnext INTEGER NOT NULL,
+    special_use TEXT NOT NULL, subscribed INTEGER NOT NULL, hidden INTEGER NOT NULL, attributes TEXT NOT NULL,
+    items INTEGER NOT NULL, bytes INTEGER NOT NULL, equality BLOB NOT NULL, instance BLOB NOT NULL
+);
+CREATE UNIQUE INDEX folder_id ON folder (mailbox, folder_id);
+CREATE UNIQUE INDEX folder_place ON folder (mailbox, parent_id, name);
+CREATE TABLE item (
+    no INTEGER PRIMARY KEY, mailbox INTEGER NOT NULL, item_id BLOB NOT NULL, folder INTEGER NOT NULL,
+    uid INTEGER NOT NULL, modseq INTEGER NOT NULL, received_ms INTEGER NOT NULL, size INTEGER NOT NULL,
+    content_hash BLOB NOT NULL, segment INTEGER NOT NULL, offset INTEGER NOT NULL,
+    flags INTEGER NOT NULL, keywords TEXT NOT NULL, item_class TEXT NOT NULL, properties TEXT NOT NULL
+);
+CREATE UNIQUE INDEX item_id ON item (mailbox, item_id);
+CREATE UNIQUE INDEX item_uid ON item (folder, uid);
+CREATE INDEX item_modseq ON item (mailbox, modseq);
+CREATE TABLE tombstone (
+    mailbox INTEGER NOT NULL, id BLOB NOT NULL, kind INTEGER NOT NULL, modseq INTEGER NOT NULL,
+    PRIMARY KEY (mailbox, id)
+) WITHOUT ROWID;
+CREATE INDEX tombstone_modseq ON tombstone (mailbox, modseq);
+CREATE TABLE setting (
+    mailbox INTEGER NOT NULL, name TEXT NOT NULL, value TEXT, modseq INTEGER NOT NULL,
+    PRIMARY KEY (mailbox, name)
+) WITHOUT ROWID;
+CREATE TABLE delivery_key (
+    mailbox INTEGER NOT NULL, key BLOB NOT NULL, content_digest BLOB NOT NULL, accepted_ms INTEGER NOT NULL,
+    modseq INTEGER NOT NULL, PRIMARY KEY (mailbox, key)
+) WITHOUT ROWID;
+CREATE INDEX delivery_key_modseq ON delivery_key (mailbox, modseq);
+"""
+
+ITEM_TOMBSTONE = 0
+FOLDER_TOMBSTONE = 1
+
+
+def make_catalogue(path: Path, *, signature: Signature, head: LogHead) -> None:
+    """An empty catalogue at the beginning of a log. The caller syncs the folder."""
+    connection = _connect(path, create=True)
+    try:
+        reserved = ctypes.c_int(_RESERVED_BYTES)
+        connection.file_control("main", apsw.SQLITE_FCNTL_RESERVE_BYTES, ctypes.addressof(reserved))
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(SCHEMA)
+        connection.execute(
+            "INSERT INTO meta VALUES (1, ?, ?, ?, ?)",
+            (signature, head.position.generation, head.position.offset, head.chain),
+        )
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+
+
+def open_catalogue(path: Path) -> apsw.Connection:
+    """A connection to an existing catalogue.
+
+    Raises:
+        StoreBroken: there is none, or it is of a newer version, or it is damaged.
+    """
+    if not path.exists():
+        raise StoreBroken(path=str(path), why="the catalogue is missing; `moverq store rebuild` makes it from the log")
+    try:
+        connection = _connect(path, create=False)
+        version = connection.execute("PRAGMA user_version").get
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA cache_size=-16384")
+        connection.execute("PRAGMA wal_autocheckpoint=2000")
+    except apsw.Error as error:
+        raise catalogue_error(path, error) from error
+    if version != SCHEMA_VERSION:
+        connection.close()
+        raise StoreBroken(
+            path=str(path),
+            why=f"the catalogue has schema version {version}, this moverq reads {SCHEMA_VERSION}; "
+            "`moverq store rebuild` makes it anew from the log",
+        )
+    return connection
+
+
+def _connect(path: Path, *, create: bool) -> apsw.Connection:
+    if _VFS not in apsw.vfs_names():
+        loader = apsw.Connection(":memory:")
+        apsw.sqlite_extra.load(loader, "cksumvfs")
+        loader.close()
+    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+    connection = apsw.Connection(str(path), flags=flags, vfs=_VFS)
+    connection.set_busy_timeout(10_000)
+    return connection
+
+
+def catalogue_error(path: Path, error: apsw.Error) -> StoreError:
+    """Ours for what SQLite said."""
+    if isinstance(error, apsw.FullError):
+        return StoreFull(path=str(path), why="the disk is full")
+    if isinstance(error, (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError)):
+        return StoreFull(path=str(path), why=f"it cannot be opened for writing ({error})")
+    if isinstance(error, (apsw.BusyError, apsw.LockedError)):
+        return StoreBusy(path=str(path), why="another process holds the catalogue")
+    if isinstance(error, (apsw.CorruptError, apsw.NotADBError, apsw.IOError)):
+        return Corruption(
+            path=str(path),
+            offset=0,
+            expected="a sound page (`moverq store rebuild` makes the catalogue anew from the log)",
+            found=str(error),
+        )
+    return StoreBroken(path=str(path), why=f"SQLite says: {error}")
+
+
+def read_applied(connection: apsw.Connection) -> tuple[Signature, LogHead]:
+    """The timeline, and the place in the log that the catalogue stands at."""
+    found = connection.execute("SELECT signature, generation, offset, chain FROM meta").fetchone()
+    assert found is not None, "made with the catalogue"
+    signature, generation, offset, chain = found
+    return Signature(signature), LogHead(LogPosition(generation, offset), chain)
+
+
+def write_applied(connection: apsw.Connection, head: LogHead) -> None:
+    connection.execute(
+        "UPDATE meta SET generation = ?, offset = ?, chain = ?",
+        (head.position.generation, head.position.offset, head.chain),
+    )

@@ -1,0 +1,52 @@
+"""Bring the catalogue to the log's head: what every opener, and every commit after a death, begins with.
+
+The caller holds `commit.lock` and has begun an SQLite transaction; it commits. Idempotent, also when it dies itself:
+the log is not changed but for its own last frame (rewritten byte for byte) and a torn tail (zeroed).
+"""
+
+import apsw
+
+from store.catalogue.apply import Applier
+from store.catalogue.schema import read_applied, write_applied
+from store.errors import Corruption
+from store.frame import Frame, FrameKind
+from store.ids import LogHead
+from store.log.log import Log
+from store.records import decode
+
+
+def catch_up(db: apsw.Connection, log: Log, *, now_ms: int) -> LogHead:
+    """The catalogue stands at the log's head, which is certain; returns it.
+
+    Raises:
+        Corruption: the log is damaged where it was acknowledged.
+    """
+    _, applied = read_applied(db)
+    if log.is_quiet(applied):
+        return applied
+    head = replay(db, log, applied, now_ms=now_ms)
+    write_applied(db, head)
+    return head
+
+
+def replay(db: apsw.Connection, log: Log, applied: LogHead, *, now_ms: int) -> LogHead:
+    """Apply what lies behind `applied`; then make the log's end certain."""
+    applier = Applier(db)
+    last: Frame | None = None
+    for frame in log.read_all(applied):
+        last = frame
+        apply_frame(applier, frame, path=str(log))
+    return log.settle(applied, last, now_ms=now_ms)
+
+
+def apply_frame(applier: Applier, frame: Frame, *, path: str) -> None:
+    """The transactions of one frame, applied."""
+    if frame.kind is not FrameKind.GROUP:
+        return
+    try:
+        for transaction in decode(frame.payload):
+            applier.apply(transaction)
+    except (ValueError, KeyError, AssertionError) as error:
+        raise Corruption(
+            path=path, offset=frame.start.offset, expected="records that follow from those before", found=str(error)
+        ) from error
