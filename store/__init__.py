@@ -1,0 +1,75 @@
+"""A mailbox store: databases with a transaction log, content segments and a catalogue that follows from them.
+
+It has never heard of moves; but its guard, its change feed and its digests are what a mover needs.
+"""
+
+from store.catalogue.queries import FeedPage, FolderInfo, MailboxInfo
+from store.database import Database, Fetched, Statistics, create_database, open_database
+from store.errors import (
+    Corruption,
+    FeedTrimmed,
+    MailboxLocked,
+    MailboxMoved,
+    MailboxSealed,
+    NoSuchFolder,
+    NoSuchItem,
+    NoSuchMailbox,
+    QuotaExceeded,
+    Refused,
+    StaleToken,
+    StoreBroken,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    StoreFull,
+)
+from store.ids import FolderId, InstanceId, ItemId, MailboxId
+from store.mailbox import INBOX, RECOVERABLE_ITEMS, Added, Mailbox, NewItem
+from store.mover import FolderStepKind, MovedChanges, MovedFolder, MovedItem, Mover
+from store.records import DeliveryKeyRow, FolderPut, GoneRow, ItemRow, Mode
+
+__all__ = [
+    "INBOX",
+    "RECOVERABLE_ITEMS",
+    "Added",
+    "Corruption",
+    "Database",
+    "DeliveryKeyRow",
+    "FeedPage",
+    "FeedTrimmed",
+    "Fetched",
+    "FolderId",
+    "FolderInfo",
+    "FolderPut",
+    "FolderStepKind",
+    "GoneRow",
+    "InstanceId",
+    "ItemId",
+    "ItemRow",
+    "Mailbox",
+    "MailboxId",
+    "MailboxInfo",
+    "MailboxLocked",
+    "MailboxMoved",
+    "MailboxSealed",
+    "Mode",
+    "MovedChanges",
+    "MovedFolder",
+    "MovedItem",
+    "Mover",
+    "NewItem",
+    "NoSuchFolder",
+    "NoSuchItem",
+    "NoSuchMailbox",
+    "QuotaExceeded",
+    "Refused",
+    "StaleToken",
+    "Statistics",
+    "StoreBroken",
+    "StoreBusy",
+    "StoreClosed",
+    "StoreError",
+    "StoreFull",
+    "create_database",
+    "open_database",
+]

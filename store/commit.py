@@ -1,0 +1,312 @@
+"""A process's one committer: proposals in, outcomes out, many to one sync.
+
+A *proposal* is content to be written and a decision to be made: a function from the catalogue as it is inside the
+commit to records, or a refusal. Whatever queued during the last commit goes together; no timer.
+
+    queue ──stager──▶ content written and synced ──committer──▶ commit.lock, BEGIN IMMEDIATE, catch up,
+                                                               decide and apply each in a savepoint,
+                                                               one frame appended and synced, COMMIT, unlock, answer
+
+What always holds: an operation that cannot be applied is never logged; no acknowledged write is missing for a reader
+in any process (answers come after COMMIT); the catalogue is never ahead of the log. Any failure between the first
+byte of the frame and COMMIT leaves the outcome unknown to this process: it commits nothing more (`StoreBroken`), and
+the next opener settles it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+import apsw
+import attrs
+import trio
+
+from store.catalogue import queries
+from store.catalogue.apply import Applier
+from store.catalogue.queries import MailboxInfo
+from store.catalogue.schema import catalogue_error, write_applied
+from store.content.pool import SHARED, SegmentWriter
+from store.content.segment import NewContent
+from store.disk import File
+from store.errors import Refused, StoreBroken, StoreClosed, StoreError
+from store.ids import ContentRef, InstanceId
+from store.layout import Layout
+from store.limits import FRAME_BYTES_MAX, GROUP_BYTES_MAX, GROUP_ITEMS_MAX, QUEUE_BYTES_MAX
+from store.log.log import Log
+from store.offload import Offload
+from store.records import Record, encode
+from store.recovery import catch_up
+
+A = TypeVar("A")
+
+
+@attrs.define
+class Draft:
+    """One transaction being decided: the catalogue as it is, and the records so far."""
+
+    db: apsw.Connection
+    instance: InstanceId
+    now_ms: int
+    content: Sequence[ContentRef]
+    records: list[Record] = attrs.Factory(list)
+    _info: MailboxInfo | None = None
+    _modseq: int = 0
+
+    @property
+    def info(self) -> MailboxInfo:
+        """The mailbox instance. Raises `NoSuchMailbox`."""
+        if self._info is None:
+            self._info = queries.mailbox(self.db, self.instance)
+            self._modseq = self._info.head
+        return self._info
+
+    @property
+    def head(self) -> int:
+        """The mailbox's modseq, the changes decided so far included."""
+        return max(self._modseq, self.info.head)
+
+    def next_modseq(self) -> int:
+        """The mailbox's next change number."""
+        self._modseq = self.head + 1
+        return self._modseq
+
+    def see_modseq(self, modseq: int) -> None:
+        """A mover brings this change number along."""
+        self._modseq = max(self.head, modseq)
+
+
+@attrs.frozen
+class Proposal(Generic[A]):
+    """What a verb wants done. `decide` fills the draft's records and returns the verb's answer, or raises."""
+
+    instance: InstanceId
+    decide: Callable[[Draft], A]
+    content: Sequence[NewContent] = ()
+    stream: bytes = SHARED
+    items: int = 1
+    """How many items it may touch: what bounds a group's frame."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(item.content) for item in self.content)
+
+
+@attrs.define(eq=False)
+class _Waiting:
+    proposal: Proposal[Any]
+    bytes: int
+    done: trio.Event = attrs.Factory(trio.Event)
+    answer: Any = None
+    error: BaseException | None = None
+    settled: bool = False
+    refs: Sequence[ContentRef] = ()
+
+
+@attrs.define(eq=False)
+class Committer:
+    """See the module. Runs inside `run`; `submit` from any task of the process."""
+
+    _layout: Layout
+    _db: apsw.Connection
+    _log: Log
+    _writer: SegmentWriter
+    _commit_lock: File
+    _offload_content: Offload
+    _offload_log: Offload
+    _now_ms: Callable[[], int]
+    _on_commit: Callable[[], None]
+    _queue: deque[_Waiting] = attrs.Factory(deque)
+    _queued_bytes: int = 0
+    _changed: trio.Event = attrs.Factory(trio.Event)
+    _room: trio.Event = attrs.Factory(trio.Event)
+    _stopped: StoreError | None = None
+    commits: int = 0
+    transactions: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Committer {self._layout.root} {self.transactions} transactions in {self.commits} commits>"
+
+    async def submit(self, proposal: Proposal[A]) -> A:
+        """The proposal's transaction is committed; returns its answer.
+
+        Durable: everything it said. Cancelled: it may or may not have happened.
+        Raises: what `decide` raised (nothing happened); `StoreFull` (nothing happened); `StoreBroken` (unknown);
+            `StoreClosed`.
+        Bounded by: `QUEUE_BYTES_MAX` of content waiting; a larger proposal waits alone.
+        """
+        waiting = _Waiting(proposal, proposal.bytes)
+        while self._queue and self._queued_bytes + waiting.bytes > QUEUE_BYTES_MAX:
+            room = self._room
+            await room.wait()
+        if self._stopped is not None:
+            raise self._stopped
+        self._queue.append(waiting)
+        self._queued_bytes += waiting.bytes
+        self._changed.set()
+        try:
+            await waiting.done.wait()
+        except trio.Cancelled:
+            if waiting in self._queue:  # not begun: it did not happen
+                self._queue.remove(waiting)
+                self._queued_bytes -= waiting.bytes
+                self._make_room()
+            raise
+        if waiting.error is not None:
+            raise waiting.error
+        answer: A = waiting.answer
+        return answer
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; what waits then gets `StoreClosed`, what was begun is finished first."""
+        staged, to_commit = trio.open_memory_channel[list[_Waiting]](0)
+        try:
+            # Two tasks: the stager writes the next group's content while the committer commits this one's.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stage_groups, staged)
+                nursery.start_soon(self._commit_groups, to_commit)
+                task_status.started()
+        finally:
+            self._stop(StoreClosed(path=str(self._layout.root)))
+
+    def _stop(self, error: StoreError) -> None:
+        if self._stopped is None:
+            self._stopped = error
+        for waiting in self._queue:
+            _fail(waiting, self._stopped)
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._make_room()
+
+    def _make_room(self) -> None:
+        self._room.set()
+        self._room = trio.Event()
+
+    def _take_group(self) -> list[_Waiting]:
+        """What goes together: the queue from its front, one stream of content, bounded in bytes and number."""
+        group = [self._queue.popleft()]
+        size, stream, items = group[0].bytes, group[0].proposal.stream, group[0].proposal.items
+        while (
+            self._queue
+            and items + self._queue[0].proposal.items <= GROUP_ITEMS_MAX
+            and size + self._queue[0].bytes <= GROUP_BYTES_MAX
+            and (self._queue[0].proposal.stream == stream or not self._queue[0].bytes)
+        ):
+            group.append(self._queue.popleft())
+            size += group[-1].bytes
+            items += group[-1].proposal.items
+        self._queued_bytes -= size
+        self._make_room()
+        return group
+
+    async def _stage_groups(self, staged: trio.MemorySendChannel[list[_Waiting]]) -> None:
+        async with staged:
+            while True:
+                while not self._queue:
+                    self._changed = trio.Event()
+                    await self._changed.wait()
+                group = self._take_group()
+                try:
+                    with_content = [waiting for waiting in group if waiting.proposal.content]
+                    if with_content:
+                        await self._stage(with_content)
+                    await staged.send(group)
+                except StoreError as error:
+                    _fail_all(group, error)
+                except BaseException:
+                    _fail_all(group, StoreClosed(path=str(self._layout.root)))
+                    raise
+
+    async def _stage(self, group: list[_Waiting]) -> None:
+        stream = group[0].proposal.stream
+        content = [(waiting.proposal.instance, waiting.proposal.content) for waiting in group]
+        places = await self._offload_content(lambda: self._writer.write(stream, content))
+        for waiting, refs in zip(group, places, strict=True):
+            waiting.refs = refs
+
+    async def _commit_groups(self, to_commit: trio.MemoryReceiveChannel[list[_Waiting]]) -> None:
+        async for group in to_commit:
+            if self._stopped is not None:
+                _fail_all(group, self._stopped)
+                continue
+            try:
+                await self._offload_log(lambda group=group: self._commit(group))  # type: ignore[misc]
+            except StoreBroken as error:
+                self._stop(error)
+                _fail_all(group, error)
+            except StoreError as error:
+                _fail_all(group, error)
+            finally:
+                unknown = StoreBroken(
+                    path=str(self._layout.root), why="the commit was cut short; its outcome is unknown"
+                )
+                for waiting in group:
+                    if not waiting.settled:
+                        _fail(waiting, unknown)
+                    waiting.done.set()
+            self._on_commit()
+
+    def _commit(self, group: list[_Waiting]) -> None:
+        """Blocking: one commit, whole. Sets each member's answer or error."""
+        self._commit_lock.lock(exclusive=True, wait=True)
+        try:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                head = catch_up(self._db, self._log, now_ms=self._now_ms())
+                outcomes = [self._decide(waiting) for waiting in group]
+            except apsw.Error as error:
+                raise catalogue_error(self._layout.catalogue, error) from error
+            logged = [records for records, _, _ in outcomes if records]
+            payload = encode(logged)
+            if len(payload) > FRAME_BYTES_MAX:
+                raise Refused(why=f"{len(payload):,} bytes of changes are more than one commit takes: split them")
+            try:
+                if logged:
+                    head = self._log.append(payload, head=head, now_ms=self._now_ms())
+                    write_applied(self._db, head)
+                self._db.execute("COMMIT")
+            except Exception as error:
+                # From the first byte of the frame on, only a fresh opener can tell what happened.
+                raise StoreBroken(
+                    path=str(self._layout.root), why=f"a commit failed half-way ({error}); open the database again"
+                ) from error
+        finally:
+            self._roll_back()
+            self._commit_lock.unlock()
+        self.commits += 1
+        self.transactions += len(logged)
+        for waiting, (_, answer, refusal) in zip(group, outcomes, strict=True):
+            waiting.answer, waiting.error, waiting.settled = answer, refusal, True
+
+    def _decide(self, waiting: _Waiting) -> tuple[list[Record], Any, Exception | None]:
+        """Decide and apply one proposal in a savepoint: (records, answer, refusal). A refusal rolls back alone."""
+        proposal = waiting.proposal
+        draft = Draft(self._db, proposal.instance, self._now_ms(), waiting.refs)
+        self._db.execute("SAVEPOINT proposal")
+        try:
+            answer = proposal.decide(draft)
+            Applier(self._db).apply(draft.records)
+        except apsw.Error:
+            raise
+        except Exception as refusal:
+            self._db.execute("ROLLBACK TO proposal")
+            self._db.execute("RELEASE proposal")
+            return [], None, refusal
+        self._db.execute("RELEASE proposal")
+        return draft.records, answer, None
+
+    def _roll_back(self) -> None:
+        """Nothing of an unfinished commit stays in the catalogue; after a COMMIT there is nothing to do."""
+        if not self._db.get_autocommit():
+            with suppress(apsw.Error):
+                self._db.execute("ROLLBACK")
+
+
+def _fail(waiting: _Waiting, error: BaseException) -> None:
+    waiting.error, waiting.settled = error, True
+    waiting.done.set()
+
+
+def _fail_all(group: list[_Waiting], error: BaseException) -> None:
+    for waiting in group:
+        _fail(waiting, error)

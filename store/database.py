@@ -1,0 +1,423 @@
+"""A database, open: builds what a process needs to use it, and owns the tasks.
+
+    async with open_database(path) as database:
+        mailbox = database.mailbox(instance)
+        await mailbox.deliver(content, key=key)
+
+Any process may open a database, at the same time as others, without a daemon. Local file systems only: the mutex is a
+lock on a file. Work that needs a database alone (rebuild, restore) takes `open.lock` exclusively; everybody else holds
+it shared.
+
+Tasks: the committer's two, and the watch. Readers are connections of their own, handed out one at a time.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import apsw
+import attrs
+import trio
+
+from store import retention
+from store.catalogue import queries
+from store.catalogue.queries import FeedPage, FolderInfo, MailboxInfo
+from store.catalogue.schema import catalogue_error, make_catalogue, open_catalogue, read_applied
+from store.commit import Committer, Draft, Proposal
+from store.content.pool import SegmentReader, SegmentWriter
+from store.disk import Disk, File
+from store.errors import Corruption, FeedTrimmed, Refused, StoreBroken, StoreBusy
+from store.feed import Watch
+from store.ids import FolderId, InstanceId, ItemId, LogHead, MailboxId, Signature
+from store.layout import Layout
+from store.limits import FEED_CHANGES_MAX, FETCH_BYTES_MAX, READERS
+from store.log.checkpoint import Checkpoint, make_checkpoint
+from store.log.generation import GenerationHeader, make_generation
+from store.log.log import Log
+from store.mailbox import Mailbox, special_folders
+from store.mover import Mover
+from store.offload import InThread, Offload
+from store.records import ItemRow, MailboxMade, Mode
+from store.recovery import catch_up
+from store.retention import Maintained
+
+T = TypeVar("T")
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+@attrs.frozen(eq=False)
+class Reading:
+    """What a read has in hand, inside `Offload`: a connection, and the segments."""
+
+    db: apsw.Connection
+    content: SegmentReader
+
+
+@attrs.frozen
+class Fetched:
+    """An item with its bytes, or with why they cannot be had (`damage`, `raw`: whatever is there instead)."""
+
+    row: ItemRow
+    content: bytes | None
+    damage: Corruption | None = None
+    raw: bytes | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """A database in numbers."""
+
+    signature: str
+    generation: int
+    offset: int
+    generations: int
+    mailboxes: int
+    items: int
+    bytes: int
+    commits: int
+    transactions: int
+
+
+@attrs.define(eq=False)
+class Database:
+    """See the module. Made by `open_database`."""
+
+    path: Path
+    signature: Signature
+    _layout: Layout
+    _disk: Disk
+    _committer: Committer
+    _watch: Watch
+    _idle: trio.MemoryReceiveChannel[tuple[Offload, Reading]]
+    _give_back: trio.MemorySendChannel[tuple[Offload, Reading]]
+    _now_ms: Callable[[], int]
+
+    def __repr__(self) -> str:
+        return f"<Database {self.path}>"
+
+    # ---- who writes
+
+    def mailbox(self, instance: InstanceId) -> Mailbox:
+        """The verbs of clients and deliveries."""
+        return Mailbox(instance, self._committer, self._now_ms)
+
+    def mover(self, instance: InstanceId) -> Mover:
+        """The verbs of a mover."""
+        return Mover(instance, self._committer)
+
+    async def create_mailbox(self, mailbox_id: MailboxId, instance: InstanceId) -> None:
+        """An open, empty mailbox with an INBOX exists. Durable. Raises `Refused` where the instance exists."""
+
+        def decide(draft: Draft) -> None:
+            if queries.find_mailbox(draft.db, instance) is not None:
+                raise Refused(why=f"mailbox instance {instance.hex()} exists already")
+            draft.records.append(MailboxMade(instance, mailbox_id, Mode.OPEN, 0, draft.now_ms))
+            draft.records.extend(special_folders(draft))
+
+        await self._committer.submit(Proposal(instance, decide))
+
+    # ---- who reads
+
+    async def read(self, fn: Callable[[Reading], T]) -> T:
+        """`fn` with a connection and the segments of its own, off the loop. It keeps no transaction open."""
+        offload, reading = await self._idle.receive()
+        try:
+            return await offload(lambda: fn(reading))
+        except apsw.Error as error:
+            raise catalogue_error(self._layout.catalogue, error) from error
+        finally:
+            self._give_back.send_nowait((offload, reading))
+
+    async def info(self, instance: InstanceId) -> MailboxInfo:
+        """Raises `NoSuchMailbox`."""
+        return await self.read(lambda reading: queries.mailbox(reading.db, instance))
+
+    async def mailboxes(self) -> list[MailboxInfo]:
+        """Every instance, whatever its guard."""
+        return await self.read(lambda reading: queries.mailboxes(reading.db))
+
+    async def account(self, instance: InstanceId) -> tuple[MailboxInfo, list[FolderInfo], dict[str, str]]:
+        """The mailbox, its folders with their sums, and its settings, of one moment. O(folders)."""
+
+        def look(reading: Reading) -> tuple[MailboxInfo, list[FolderInfo], dict[str, str]]:
+            with reading.db:
+                info = queries.mailbox(reading.db, instance)
+                found = info, queries.folders(reading.db, info.no), queries.settings(reading.db, info.no)
+            return found
+
+        return await self.read(look)
+
+    async def folder_items(
+        self, instance: InstanceId, folder_id: FolderId, *, after_uid: int = 0, limit: int = 1000
+    ) -> list[ItemRow]:
+        """A folder's items by UID, a page at a time. Raises `NoSuchFolder`."""
+
+        def look(reading: Reading) -> list[ItemRow]:
+            info = queries.mailbox(reading.db, instance)
+            folder = queries.folder(reading.db, info.no, folder_id)
+            return queries.folder_items(reading.db, folder.no, after_uid=after_uid, limit=limit)
+
+        return await self.read(look)
+
+    async def items(self, instance: InstanceId, *, after: int = 0, limit: int = 1000) -> list[tuple[int, ItemRow]]:
+        """A mailbox's items in the order they were made; each with its number, to go on after."""
+        return await self.read(
+            lambda reading: queries.items_by_number(
+                reading.db, queries.mailbox(reading.db, instance).no, after=after, limit=limit
+            )
+        )
+
+    async def find(self, instance: InstanceId, item_ids: Sequence[ItemId]) -> list[ItemRow]:
+        """Those of these items that are there."""
+        return await self.read(
+            lambda reading: queries.find_items(reading.db, queries.mailbox(reading.db, instance).no, item_ids)
+        )
+
+    async def fetch(
+        self, instance: InstanceId, rows: Sequence[ItemRow], *, bytes_max: int = FETCH_BYTES_MAX
+    ) -> list[Fetched]:
+        """As many of these items, with bytes, from the first on, as fit in `bytes_max`; one at least.
+
+        Bytes are checked; a damaged item comes with its damage. An item purged meanwhile comes with neither content
+        nor damage.
+        """
+
+        def look(reading: Reading) -> list[Fetched]:
+            found: list[Fetched] = []
+            size = 0
+            for row in rows:
+                if found and size + row.size > bytes_max:
+                    break
+                size += row.size
+                found.append(_fetched(reading, instance, row))
+            return found
+
+        return await self.read(look)
+
+    async def feed(self, instance: InstanceId, *, after: int, limit: int = FEED_CHANGES_MAX) -> FeedPage:
+        """What differs since `after`, oldest first. Never waits. Raises `FeedTrimmed`."""
+        page = await self.read(lambda reading: queries.feed_page(reading.db, instance, after=after, limit=limit))
+        if page.signature != self.signature:
+            raise FeedTrimmed(after=str(after), horizon=f"timeline {page.signature.hex()[:8]}")
+        return page
+
+    async def wait_change(self, instance: InstanceId, *, after: int) -> None:
+        """Return as soon as the mailbox's head is beyond `after`, whoever moved it."""
+        while True:
+            armed = self._watch.armed()
+            if (await self.info(instance)).head > after:
+                return
+            await armed.wait()
+
+    async def statistics(self) -> Statistics:
+        def look(reading: Reading) -> Statistics:
+            signature, head = read_applied(reading.db)
+            log = Log(self._disk, self._layout, signature)
+            folders = [f for info in queries.mailboxes(reading.db) for f in queries.folders(reading.db, info.no)]
+            return Statistics(
+                signature=signature.hex(),
+                generation=head.position.generation,
+                offset=head.position.offset,
+                generations=len(log.generations()),
+                mailboxes=len(queries.mailboxes(reading.db)),
+                items=sum(folder.items for folder in folders),
+                bytes=sum(folder.bytes for folder in folders),
+                commits=self._committer.commits,
+                transactions=self._committer.transactions,
+            )
+
+        return await self.read(look)
+
+    # ---- upkeep
+
+    async def checkpoint(self) -> Checkpoint:
+        """A sealed checkpoint of now exists, and log that nothing needs any more is trimmed."""
+
+        def seal(reading: Reading) -> Checkpoint:
+            made = make_checkpoint(self._disk, self._layout, reading.db)
+            retention.trim_log(self._disk, self._layout)
+            return made
+
+        return await self.read(seal)
+
+    async def maintain(self) -> Maintained:
+        """What time brings: purge what was recoverable long enough, cut feeds, drop dead segments, checkpoint."""
+        purged = cut = 0
+        now = self._now_ms()
+        for info in await self.mailboxes():
+            if info.mode is Mode.OPEN:
+                purged += await retention.purge_recoverable(self._committer, info.instance, now_ms=now)
+            cut += await retention.cut_feed(self._committer, info.instance, now_ms=now)
+        dropped = await retention.drop_segments(self._committer, self.read_db, self._disk, self._layout)
+        checkpointed = await self.read(
+            lambda reading: retention.is_checkpoint_due(self._disk, self._layout, reading.db)
+        )
+        if checkpointed:
+            await self.checkpoint()
+        return Maintained(purged=purged, cut=cut, dropped=dropped, checkpointed=checkpointed)
+
+    async def read_db(self, fn: Callable[[apsw.Connection], T]) -> T:
+        """`read`, of the catalogue alone."""
+        return await self.read(lambda reading: fn(reading.db))
+
+
+def _fetched(reading: Reading, instance: InstanceId, row: ItemRow) -> Fetched:
+    try:
+        return Fetched(row, reading.content.read(row.ref))
+    except Corruption as damage:
+        info = queries.mailbox(reading.db, instance)
+        now = queries.find_items(reading.db, info.no, [row.item_id])
+        if not now or now[0].ref != row.ref:
+            return Fetched(row, None)  # purged meanwhile, and its segment dropped
+        try:
+            raw = reading.content.read_raw(row.ref)
+        except (Corruption, StoreBroken):
+            raw = None
+        return Fetched(row, None, damage, raw)
+
+
+def create_database(path: Path, *, disk: Disk | None = None, created_ms: int | None = None) -> None:
+    """An empty database is at `path`. Durable. Blocking.
+
+    Raises:
+        Refused: there is something there already.
+        StoreFull: it cannot be written.
+    """
+    disk = disk or Disk()
+    layout = Layout(path)
+    if layout.catalogue.exists() or disk.names(layout.log):
+        raise Refused(why=f"there is a database in {path} already")
+    for folder in (layout.root, layout.log, layout.content, layout.checkpoints):
+        disk.make_folder(folder)
+    for lock in (layout.commit_lock, layout.open_lock):
+        disk.open(lock, create=True).close()
+    signature = Signature(uuid4().bytes)
+    header = GenerationHeader(
+        signature=signature, number=1, created_ms=created_ms if created_ms is not None else now_ms(), chain=bytes(16)
+    )
+    make_generation(disk, layout, header)
+    try:
+        make_catalogue(layout.catalogue, signature=signature, head=header.head)
+    except apsw.Error as error:
+        raise catalogue_error(layout.catalogue, error) from error
+    disk.sync_folder(layout.root)
+    disk.sync_folder(layout.root.parent)
+
+
+@asynccontextmanager
+async def open_database(
+    path: Path,
+    *,
+    offload: Callable[[], Offload] = InThread,
+    disk: Disk | None = None,
+    clock: Callable[[], int] = now_ms,
+) -> AsyncIterator[Database]:
+    """The database, recovered and ready; its tasks end with the block. What was submitted and not answered by then
+    may or may not have happened.
+
+    Raises:
+        StoreBusy: somebody needs the database alone.
+        StoreBroken: there is no database at `path`.
+        Corruption: the log is damaged where it was acknowledged.
+    """
+    resources = _Resources(path, disk or Disk(), clock)
+    writer_offload = offload()
+    await writer_offload(resources.open)
+    try:
+        give_back, idle = trio.open_memory_channel[tuple[Offload, Reading]](READERS)
+        for reading in resources.readings:
+            give_back.send_nowait((offload(), reading))
+        watch = Watch(resources.watching)
+        committer = Committer(
+            resources.layout,
+            resources.committing,
+            resources.log,
+            resources.writer,
+            resources.commit_lock,
+            offload(),
+            writer_offload,
+            clock,
+            watch.poke,
+        )
+        database = Database(
+            path, resources.signature, resources.layout, resources.disk, committer, watch, idle, give_back, clock
+        )
+        # The committer and the watch live here; leaving the block ends them.
+        async with trio.open_nursery() as nursery:
+            await nursery.start(committer.run)
+            nursery.start_soon(watch.run)
+            try:
+                yield database
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        resources.close()
+
+
+class _Resources:
+    """The files and connections of an open database, opened and closed together; blocking."""
+
+    def __init__(self, path: Path, disk: Disk, clock: Callable[[], int]) -> None:
+        self.layout = Layout(path)
+        self.disk = disk
+        self._clock = clock
+        self._open: list[File | apsw.Connection | Log | SegmentWriter | SegmentReader] = []
+
+    def open(self) -> None:
+        try:
+            self._open_all()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_all(self) -> None:
+        layout, disk = self.layout, self.disk
+        try:
+            self.open_lock = self._keep(disk.open(layout.open_lock))
+            self.commit_lock = self._keep(disk.open(layout.commit_lock))
+        except FileNotFoundError:
+            raise StoreBroken(path=str(layout.root), why="there is no database here") from None
+        if not self.open_lock.lock(exclusive=False, wait=False):
+            raise StoreBusy(path=str(layout.root), why="another process works on it alone; try again when it is done")
+        self.committing = self._keep(open_catalogue(layout.catalogue))
+        try:
+            self.signature, _ = read_applied(self.committing)
+            self.log = self._keep(Log(disk, layout, self.signature))
+            self._recover()
+            self.watching = self._keep(open_catalogue(layout.catalogue))
+            self.readings = [
+                Reading(self._keep(open_catalogue(layout.catalogue)), self._keep(SegmentReader(disk, layout)))
+                for _ in range(READERS)
+            ]
+        except apsw.Error as error:
+            raise catalogue_error(layout.catalogue, error) from error
+        self.writer = self._keep(SegmentWriter(disk, layout))
+
+    def _recover(self) -> LogHead:
+        self.commit_lock.lock(exclusive=True, wait=True)
+        try:
+            self.committing.execute("BEGIN IMMEDIATE")
+            try:
+                head = catch_up(self.committing, self.log, now_ms=self._clock())
+                self.committing.execute("COMMIT")
+            finally:
+                if not self.committing.get_autocommit():
+                    self.committing.execute("ROLLBACK")
+            return head
+        finally:
+            self.commit_lock.unlock()
+
+    def _keep(self, resource: T) -> T:
+        self._open.append(resource)  # type: ignore[arg-type]  # every kind that is kept has close()
+        return resource
+
+    def close(self) -> None:
+        while self._open:
+            self._open.pop().close()

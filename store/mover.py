@@ -1,0 +1,267 @@
+"""What a mover may do with a mailbox instance: write states that come from elsewhere, and turn the guard.
+
+Every write is a *state* with a modseq, merged by `absent < live(modseq) < dead`: take the greater. So applying twice
+equals applying once, order does not matter, and a tombstone absorbs, also before the live state came. UIDs,
+UIDVALIDITY, ids and modseqs are the other side's, kept as they are: for a client the mailbox is the same one in
+another place.
+
+Every verb names the token; see `guard`. Durable on return; Cancelled: it may or may not have happened.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+import attrs
+
+from store import guard
+from store.catalogue import queries
+from store.catalogue.queries import FolderInfo
+from store.commit import Committer, Draft, Proposal
+from store.content.segment import NewContent
+from store.errors import NoSuchFolder, Refused
+from store.guard import require_mover
+from store.ids import FolderId, InstanceId, ItemId, MailboxId
+from store.limits import FOLDER_DEPTH_MAX
+from store.mailbox import check_name
+from store.records import (
+    DeliveryKeyRow,
+    DeliveryKeysPut,
+    FolderGone,
+    FolderPut,
+    FolderRoomRaised,
+    GoneRow,
+    ItemRow,
+    ItemsChanged,
+    ItemsGone,
+    ItemsPut,
+    ItemStateRow,
+    Mode,
+    SettingPut,
+)
+
+
+@attrs.frozen
+class MovedItem:
+    """An item from elsewhere. `row` without a place; its `content_hash`, where known, is checked against the bytes."""
+
+    row: ItemRow
+    content: bytes
+
+
+@attrs.frozen(kw_only=True)
+class MovedChanges:
+    """States from elsewhere, without bytes. `through`: the modseq up to which the other side is covered by this."""
+
+    through: int
+    items: Sequence[ItemRow] = ()
+    items_gone: Sequence[GoneRow] = ()
+    settings: Sequence[tuple[str, str | None, int]] = ()
+    delivery_keys: Sequence[DeliveryKeyRow] = ()
+
+
+class FolderStepKind(Enum):
+    """What happens to a folder."""
+
+    PUT = "put"
+    REMOVE = "remove"
+
+
+@attrs.frozen
+class MovedFolder:
+    """One step of bringing the folder tree to another's: after each one it is a tree with names once a parent."""
+
+    kind: FolderStepKind
+    folder: FolderPut
+
+
+@attrs.define(eq=False)
+class Mover:
+    """One mailbox instance, for a mover. Cheap to make; holds nothing but its stream of content."""
+
+    instance: InstanceId
+    _committer: Committer
+
+    def __repr__(self) -> str:
+        return f"<Mover {self.instance.hex()}>"
+
+    async def _do(self, decide: Callable[[Draft], object]) -> None:
+        await self._committer.submit(Proposal(self.instance, decide))
+
+    # ---- guard
+
+    async def create(self, mailbox_id: MailboxId, token: int) -> None:
+        """An empty sealed instance is there; one that was made before is claimed."""
+        await self._do(lambda draft: guard.make(draft, mailbox_id, mode=Mode.SEALED, token=token))
+
+    async def claim(self, token: int) -> None:
+        await self._do(lambda draft: guard.claim(draft, token))
+
+    async def lock(self, token: int) -> int:
+        """No client write is accepted from now on; returns the lock's own modseq."""
+        return await self._committer.submit(Proposal(self.instance, lambda draft: guard.lock(draft, token)))
+
+    async def unlock(self, token: int) -> None:
+        await self._do(lambda draft: guard.unlock(draft, token))
+
+    async def retire(self, token: int, home: str) -> None:
+        await self._do(lambda draft: guard.retire(draft, token, home))
+
+    async def seal(self, token: int) -> None:
+        await self._do(lambda draft: guard.seal(draft, token))
+
+    async def open(self, token: int) -> None:
+        await self._do(lambda draft: guard.open_(draft, token))
+
+    async def remove(self, token: int, *, keep_until_ms: int) -> None:
+        await self._do(lambda draft: guard.remove(draft, token, keep_until_ms=keep_until_ms))
+
+    async def purge(self, token: int) -> None:
+        await self._do(lambda draft: guard.purge(draft, token))
+
+    # ---- content
+
+    async def put_folders(self, steps: Sequence[MovedFolder], token: int) -> None:
+        """These steps are taken, in order, in one transaction.
+
+        Raises `Refused` where a name is taken, a folder would be inside itself, or one to be removed holds something.
+        """
+
+        def decide(draft: Draft) -> None:
+            require_mover(draft, token)
+            tree = {folder.folder_id: folder for folder in queries.folders(draft.db, draft.info.no)}
+            for step in steps:
+                if step.kind is FolderStepKind.REMOVE:
+                    _remove_folder(draft, tree, step.folder)
+                else:
+                    _put_folder(draft, tree, step.folder)
+
+        await self._committer.submit(Proposal(self.instance, decide, items=max(len(steps), 1)))
+
+    async def put_items(self, items: Sequence[MovedItem], token: int) -> None:
+        """These items are merged, bytes included.
+
+        Raises `NoSuchFolder` where one's folder is not here, `Refused` where bytes do not have the promised hash.
+        """
+        content = [
+            NewContent(item.row.item_id, item.row.folder_id, item.row.received_ms, item.row.flags, item.content)
+            for item in items
+        ]
+
+        def decide(draft: Draft) -> None:
+            require_mover(draft, token)
+            known = queries.known_modseqs(draft.db, draft.info.no, [item.row.item_id for item in items])
+            folders = {folder.folder_id for folder in queries.folders(draft.db, draft.info.no)}
+            new, changed = {}, []
+            for item, ref in zip(items, draft.content, strict=True):
+                row = item.row
+                if row.content_hash not in (b"", ref.content_hash):
+                    raise Refused(why=f"the bytes of item {row.item_id.hex()} are not what their hash promises")
+                if row.folder_id not in folders:
+                    raise NoSuchFolder(folder=row.folder_id.hex())
+                if row.item_id in known:
+                    if row.modseq > known[row.item_id]:
+                        changed.append(state_of(row))
+                elif not queries.is_dead(draft.db, draft.info.no, row.item_id):
+                    new[row.item_id] = row._replace(
+                        size=ref.size, content_hash=ref.content_hash, segment=ref.segment, offset=ref.offset
+                    )
+            if new:
+                draft.records.append(ItemsPut(self.instance, list(new.values())))
+            if changed:
+                draft.records.append(ItemsChanged(self.instance, changed))
+
+        await self._committer.submit(
+            Proposal(self.instance, decide, content, stream=self.instance, items=max(len(items), 1))
+        )
+
+    async def apply(self, changes: MovedChanges, token: int) -> list[ItemId]:
+        """These states are merged; returns the live items whose bytes are not here."""
+
+        def decide(draft: Draft) -> list[ItemId]:
+            require_mover(draft, token)
+            missing = _merge_items(draft, changes.items)
+            if changes.items_gone:
+                draft.records.append(ItemsGone(self.instance, list(changes.items_gone)))
+            no = draft.info.no
+            for name, value, modseq in changes.settings:
+                if modseq > queries.setting_modseq(draft.db, no, name):
+                    draft.records.append(SettingPut(self.instance, name, value, modseq))
+            new_keys = [
+                row
+                for row in changes.delivery_keys
+                if (seen := queries.delivery_key(draft.db, no, row.key)) is None or seen.modseq < row.modseq
+            ]
+            if new_keys:
+                draft.records.append(DeliveryKeysPut(self.instance, new_keys))
+            guard.raise_head(draft, changes.through)
+            return missing
+
+        number = len(changes.items) + len(changes.items_gone) + len(changes.delivery_keys) + 1
+        return await self._committer.submit(Proposal(self.instance, decide, items=number))
+
+
+def state_of(row: ItemRow) -> ItemStateRow:
+    """What of an item may change."""
+    return ItemStateRow(row.item_id, row.folder_id, row.uid, row.modseq, row.flags, row.keywords, row.properties)
+
+
+def _merge_items(draft: Draft, rows: Sequence[ItemRow]) -> list[ItemId]:
+    no = draft.info.no
+    known = queries.known_modseqs(draft.db, no, [row.item_id for row in rows])
+    changed = [state_of(row) for row in rows if row.item_id in known and row.modseq > known[row.item_id]]
+    if changed:
+        folders = {folder.folder_id for folder in queries.folders(draft.db, no)}
+        for row in changed:
+            if row.folder_id not in folders:
+                raise NoSuchFolder(folder=row.folder_id.hex())
+        draft.records.append(ItemsChanged(draft.instance, changed))
+    return [row.item_id for row in rows if row.item_id not in known and not queries.is_dead(draft.db, no, row.item_id)]
+
+
+def _put_folder(draft: Draft, tree: dict[FolderId, FolderInfo], put: FolderPut) -> None:
+    check_name(put.name)
+    at, depth = put.parent_id, 0
+    while at:
+        if at == put.folder_id or depth > FOLDER_DEPTH_MAX:
+            raise Refused(why=f"folder {put.name!r} would be inside itself")
+        if at not in tree:
+            raise NoSuchFolder(folder=at.hex())
+        at, depth = tree[FolderId(at)].parent_id, depth + 1
+    for other in tree.values():
+        if (other.parent_id, other.name) == (put.parent_id, put.name) and other.folder_id != put.folder_id:
+            raise Refused(why=f"there is a folder {put.name!r} already")
+    old = tree.get(put.folder_id)
+    new = FolderInfo(
+        no=old.no if old else 0,
+        folder_id=put.folder_id,
+        parent_id=put.parent_id,
+        name=put.name,
+        modseq=put.modseq,
+        uidvalidity=put.uidvalidity,
+        uidnext=max(put.uidnext, old.uidnext if old else 1),
+        special_use=put.special_use,
+        subscribed=put.subscribed,
+        hidden=put.hidden,
+        attributes=put.attributes,
+        items=old.items if old else 0,
+        bytes=old.bytes if old else 0,
+        equality=old.equality if old else 0,
+        instance=old.instance if old else 0,
+    )
+    if new == old:
+        return
+    tree[put.folder_id] = new
+    if old is not None and attrs.evolve(new, uidnext=old.uidnext) == old:
+        draft.records.append(FolderRoomRaised(draft.instance, put.folder_id, put.uidnext))
+    else:
+        draft.records.append(attrs.evolve(put, instance=draft.instance))
+
+
+def _remove_folder(draft: Draft, tree: dict[FolderId, FolderInfo], put: FolderPut) -> None:
+    old = tree.get(put.folder_id)
+    if old is None:
+        return
+    if old.items or any(other.parent_id == put.folder_id for other in tree.values()):
+        raise Refused(why=f"folder {old.name!r} still holds something")
+    del tree[put.folder_id]
+    draft.records.append(FolderGone(draft.instance, put.folder_id, max(draft.head, put.modseq)))

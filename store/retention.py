@@ -1,0 +1,158 @@
+"""What may go: items recoverable long enough, tombstones and delivery keys, dead segments, old log.
+
+Absence proves nothing: a mailbox instance that no directory entry names is never touched here. Item retention runs
+only while a mailbox is open (its own clients' rules), never on a sealed or retired one.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import apsw
+import attrs
+
+from store.catalogue import queries
+from store.catalogue.schema import read_applied
+from store.commit import Committer, Draft, Proposal
+from store.disk import Disk, File
+from store.errors import MailboxLocked, MailboxMoved, MailboxSealed
+from store.guard import require_client
+from store.ids import InstanceId
+from store.layout import Layout, generation_numbers, segment_numbers
+from store.limits import (
+    CHECKPOINT_LOG_BYTES,
+    CHECKPOINTS_KEPT,
+    DELIVERY_KEYS_KEPT_S,
+    ITEMS_PER_VERB_MAX,
+    RECOVERABLE_KEPT_S,
+    TOMBSTONES_KEPT,
+)
+from store.log.checkpoint import checkpoints
+from store.mailbox import DELETED_MS
+from store.records import FeedCut, GoneRow, ItemsGone, SegmentsDropped
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Maintained:
+    """What a round of upkeep did."""
+
+    purged: int
+    cut: int
+    dropped: int
+    checkpointed: bool
+
+
+class ReadDb(Protocol):
+    """How a database reads its catalogue off the loop."""
+
+    def __call__(self, fn: Callable[[apsw.Connection], T]) -> Awaitable[T]: ...
+
+
+async def purge_recoverable(committer: Committer, instance: InstanceId, *, now_ms: int) -> int:
+    """Items deleted longer ago than the mailbox's retention are gone for good; returns how many."""
+    purged = 0
+    while True:
+        try:
+            number = await committer.submit(
+                Proposal(instance, lambda draft: _purge_some(draft, now_ms), items=ITEMS_PER_VERB_MAX)
+            )
+        except (MailboxLocked, MailboxMoved, MailboxSealed):
+            return purged
+        purged += number
+        if number < ITEMS_PER_VERB_MAX:
+            return purged
+
+
+def _purge_some(draft: Draft, now_ms: int) -> int:
+    require_client(draft.info)
+    days = queries.settings(draft.db, draft.info.no).get("retention_days")
+    kept_ms = (int(days) * 86400 if days is not None else RECOVERABLE_KEPT_S) * 1000
+    expired = []
+    for folder in queries.folders(draft.db, draft.info.no):
+        if folder.hidden:
+            # In the order of deletion, so the first that stays ends it; at most one page a transaction.
+            for row in queries.folder_items(draft.db, folder.no, after_uid=0, limit=ITEMS_PER_VERB_MAX):
+                if int(dict(row.properties).get(DELETED_MS, now_ms)) + kept_ms > now_ms:
+                    break
+                expired.append(row.item_id)
+    del expired[ITEMS_PER_VERB_MAX:]
+    if expired:
+        draft.records.append(ItemsGone(draft.instance, [GoneRow(item, draft.next_modseq()) for item in expired]))
+    return len(expired)
+
+
+async def cut_feed(committer: Committer, instance: InstanceId, *, now_ms: int) -> int:
+    """Delivery keys kept long enough are dropped, and tombstones beyond `TOMBSTONES_KEPT`; returns how many."""
+    return await committer.submit(Proposal(instance, lambda draft: _cut(draft, now_ms)))
+
+
+def _cut(draft: Draft, now_ms: int) -> int:
+    no, db = draft.info.no, draft.db
+    keys_before = now_ms - DELIVERY_KEYS_KEPT_S * 1000
+    keys = db.execute("SELECT count(*) FROM delivery_key WHERE mailbox = ? AND accepted_ms < ?", (no, keys_before)).get
+    newest = db.execute(
+        "SELECT modseq FROM tombstone WHERE mailbox = ? ORDER BY modseq DESC LIMIT 1 OFFSET ?", (no, TOMBSTONES_KEPT)
+    ).fetchone()
+    horizon = int(newest[0]) if newest else 0
+    if not keys and horizon <= draft.info.horizon:
+        return 0
+    gone = db.execute("SELECT count(*) FROM tombstone WHERE mailbox = ? AND modseq <= ?", (no, horizon)).get
+    draft.records.append(FeedCut(draft.instance, horizon, keys_before))
+    return int(keys) + int(gone)
+
+
+async def drop_segments(committer: Committer, read: ReadDb, disk: Disk, layout: Layout) -> int:
+    """Segments that no item refers to, and nobody writes to, are gone; returns how many.
+
+    Each candidate's lease is taken first, so nothing can be written to it; then, if no item refers to it, none ever
+    will: a copy needs an item that does. The log says so before the files go.
+    """
+    leased: list[tuple[int, File]] = []
+    try:
+        used = await read(queries.segments_in_use)
+        for number in segment_numbers(disk.names(layout.content)):
+            if number in used:
+                continue
+            try:
+                file = disk.open(layout.segment(number))
+            except FileNotFoundError:
+                continue
+            if file.lock(exclusive=True, wait=False):
+                leased.append((number, file))
+            else:
+                file.close()
+        used = await read(queries.segments_in_use)
+        dead = tuple(number for number, _ in leased if number not in used)
+        if dead:
+            await committer.submit(Proposal(InstanceId(b""), lambda draft: draft.records.append(SegmentsDropped(dead))))
+            for number in dead:
+                disk.remove(layout.segment(number))
+        return len(dead)
+    finally:
+        for _, file in leased:
+            file.close()
+
+
+def is_checkpoint_due(disk: Disk, layout: Layout, db: apsw.Connection) -> bool:
+    """Lies more than `CHECKPOINT_LOG_BYTES` of log above the newest checkpoint?"""
+    _, head = read_applied(db)
+    sealed = checkpoints(disk, layout)
+    newest = sealed[-1].head.position.generation if sealed else 0
+    above = [n for n in generation_numbers(disk.names(layout.log)) if n > newest]
+    size = sum(layout.generation(number).stat().st_size for number in above if number < head.position.generation)
+    return size >= CHECKPOINT_LOG_BYTES
+
+
+def trim_log(disk: Disk, layout: Layout) -> int:
+    """Generations below the older of the two newest checkpoints are gone; returns how many."""
+    sealed = checkpoints(disk, layout)
+    if len(sealed) < CHECKPOINTS_KEPT:
+        return 0
+    keep_from = sealed[-CHECKPOINTS_KEPT].head.position.generation
+    old = [number for number in generation_numbers(disk.names(layout.log)) if number < keep_from]
+    for number in old:
+        disk.remove(layout.generation(number))
+    if old:
+        disk.sync_folder(layout.log)
+    return len(old)
