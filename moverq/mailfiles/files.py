@@ -1,0 +1,99 @@
+"""Files, carefully: reading without surprises, writing so that it lasts."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from moverq.errors import EndpointBroken, NotFound, RequestRefused
+from moverq.mailfiles.item import MESSAGE_BYTES_MAX, NotMail
+
+
+def read_file(path: Path, *, root: Path) -> tuple[bytes, os.stat_result] | NotMail:
+    """A regular file's bytes and its stat; or why not."""
+    try:
+        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            return NotMail(str(path), "a symbolic link that leads out of the folder; not followed")
+        # Non-blocking, for a pipe put there between look and open must not hold the reading up.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                return NotMail(str(path), "no regular file")
+            if found.st_size > MESSAGE_BYTES_MAX:
+                return NotMail(str(path), f"{found.st_size} bytes are more than one message may have")
+            return file.read(), found
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        return NotMail(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def entries(folder: Path) -> Iterator[os.DirEntry[str] | NotMail]:
+    """What lies in a folder, by name; or why it cannot be listed."""
+    try:
+        with os.scandir(folder) as scan:
+            found = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        yield NotMail(str(folder), f"cannot be listed: {error.strerror}")
+        return
+    yield from found
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def check_exists(path: Path) -> None:
+    """Raises `NotFound`."""
+    if not os.path.lexists(path):
+        raise NotFound(kind="file or folder", name=str(path))
+
+
+def make_target(path: Path) -> None:
+    """An empty folder for an export.
+
+    Raises:
+        RequestRefused: there is something in it; an export never mixes with what is there.
+        EndpointBroken: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise RequestRefused(why=f"{path} is not empty; name a new folder to write to")
+    except OSError as error:
+        raise broken(path, error) from error
+
+
+def broken(path: Path, error: OSError) -> EndpointBroken:
+    """The disk's refusal of a write, in words."""
+    return EndpointBroken(
+        endpoint=str(error.filename or path),
+        why=f"cannot be written: {error.strerror}; what was written so far is incomplete, delete it and write again",
+    )
+
+
+def write_file(path: Path, content: bytes, *, sync: bool) -> None:
+    """A new file with these bytes, on the disk before this returns (with `sync`)."""
+    with open(path, "xb", buffering=0) as file:
+        view = memoryview(content)
+        while view:
+            view = view[file.write(view) :]
+        if sync:
+            os.fsync(file.fileno())
+
+
+def sync_tree(root: Path) -> None:
+    """Every name below `root`, and its own, is on the disk."""
+    for folder, _, _ in os.walk(root):
+        sync_folder(Path(folder))
+    sync_folder(root.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

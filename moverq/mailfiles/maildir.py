@@ -1,0 +1,283 @@
+"""Maildir and Maildir++: a file a message, flags in its name.
+
+    <path>/cur,new,tmp                           INBOX
+    <path>/.Sent/cur,…   <path>/.A.B/cur,…       Sent; B in A (names in modified UTF-7)
+    <path>/A/cur,…                               the file system layout some servers use is read as well
+    cur/1700000000.M7.moverq,S=512,W=512:2,FSab  size, size as mail, flags; a, b are lines of `dovecot-keywords`
+
+`S=` and `W=` are Maildir++'s sizes on disk and as mail (CRLF). Where they are equal the bytes are exact, and are not
+touched; so a message with bare LFs alone, which the line-end rule would change, survives export and import. What the
+names cannot say stands in files of our own: `moverq-folder.json` (the true path of an oddly named folder) and
+`moverq-keywords.jsonl` (from the 27th keyword on, and such as no keyword file can hold).
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from moverq.mailfiles.files import (
+    broken,
+    entries,
+    is_folder,
+    make_target,
+    read_file,
+    sync_folder,
+    sync_tree,
+    write_file,
+)
+from moverq.mailfiles.item import MailItem, NotMail, canonical_folder
+from moverq.mailfiles.names import decode_name, encode_utf7, unique
+from moverq.mailfiles.text import split_from_line, with_crlf
+from moverq.model.change import INBOX, Flag
+
+LETTERS = {
+    "S": Flag.SEEN,
+    "R": Flag.ANSWERED,
+    "F": Flag.FLAGGED,
+    "T": Flag.DELETED,
+    "D": Flag.DRAFT,
+}
+PASSED = "$Forwarded"
+"""What the letter P ("passed on") is called as a keyword."""
+KEYWORD_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+KEYWORDS_FILE = "dovecot-keywords"
+MORE_KEYWORDS_FILE = "moverq-keywords.jsonl"
+FOLDER_FILE = "moverq-folder.json"
+INFO = re.compile(r"[:;!]2,([A-Za-z]*)$")
+MAIL_SIZE = re.compile(r",W=(\d+)")
+PLAIN_KEYWORD = re.compile(r"[!-~]+")
+SIDE_FILES = re.compile(
+    r"dovecot.*|\.dovecot.*|courier.*|maildir(folder|size)|subscriptions|\.?mailboxlist|moverq-.*\.jsonl?|"
+    r"\.uidvalidity|\.mbsyncstate.*|\.isyncuidmap.*|\.sieve.*|sieve.*|\.?lock"
+)
+"""What mail programs keep beside the mail: known, and no mail."""
+
+
+def is_maildir(path: Path) -> bool:
+    """`cur` makes a Maildir; version control and archives lose the folders that are empty."""
+    return (path / "cur").is_dir() or ((path / "new").is_dir() and (path / "tmp").is_dir())
+
+
+def read_maildir_folder(path: Path, folder: tuple[str, ...], *, root: Path) -> Iterator[MailItem | NotMail]:
+    """The messages of one Maildir folder, without those below it."""
+    keywords = _read_keywords(path / KEYWORDS_FILE)
+    more = _read_more_keywords(path / MORE_KEYWORDS_FILE)
+    folder = canonical_folder(_true_path(path) or folder)
+    for sub in ("cur", "new"):
+        if not (path / sub).is_dir():
+            continue
+        for entry in entries(path / sub):
+            if isinstance(entry, NotMail):
+                yield entry
+                continue
+            if entry.name.startswith("."):
+                yield NotMail(entry.path, "a hidden file, which is no mail in a Maildir")
+                continue
+            found = read_file(Path(entry.path), root=root)
+            if isinstance(found, NotMail):
+                yield found
+                continue
+            content, status = found
+            if not content and mail_size(entry.name) != 0:
+                yield NotMail(entry.path, "empty")
+                continue
+            flags, names = flags_of(entry.name, keywords)
+            yield MailItem(
+                folder=folder,
+                content=as_mail(content, entry.name),
+                received_ms=status.st_mtime_ns // 1_000_000,
+                flags=flags,
+                keywords=tuple(sorted({*names, *more.get(base_name(entry.name), ())})),
+                source=entry.path,
+            )
+    if (path / "tmp").is_dir():
+        for entry in entries(path / "tmp"):
+            yield entry if isinstance(entry, NotMail) else NotMail(entry.path, "a delivery that was never finished")
+
+
+def subfolder_names(name: str) -> tuple[str, ...] | None:
+    """The path that a Maildir++ folder's file name says, `.A.B` → (A, B); None where it is none."""
+    if len(name) < 2 or name[0] != "." or name == "..":
+        return None
+    return tuple(decode_name(level) for level in name[1:].split("."))
+
+
+def is_subfolder(entry: os.DirEntry[str]) -> bool:
+    return is_folder(entry) and entry.name.startswith(".") and is_maildir(Path(entry.path))
+
+
+def base_name(name: str) -> str:
+    """A message's name without its flags: what stays when they change."""
+    return INFO.sub("", name)
+
+
+def mail_size(name: str) -> int | None:
+    match = MAIL_SIZE.search(name)
+    return int(match.group(1)) if match else None
+
+
+def flags_of(name: str, keywords: dict[str, str]) -> tuple[int, tuple[str, ...]]:
+    """Flags and keywords as the name's info part says."""
+    match = INFO.search(name)
+    if match is None:
+        return 0, ()
+    flags, names = Flag(0), []
+    for letter in match.group(1):
+        if letter in LETTERS:
+            flags |= LETTERS[letter]
+        elif letter == "P":
+            names.append(PASSED)
+        elif letter in keywords:
+            names.append(keywords[letter])
+    return int(flags), tuple(sorted(set(names)))
+
+
+def as_mail(content: bytes, name: str) -> bytes:
+    """The message in a Maildir file: exact where the name says that nothing is to be added, else by the rule."""
+    if mail_size(name) == len(content):
+        return content
+    return with_crlf(split_from_line(content)[1])
+
+
+def _true_path(path: Path) -> tuple[str, ...] | None:
+    """The path our own side file gives, if the folder still has the name it was written for."""
+    try:
+        said = json.loads((path / FOLDER_FILE).read_bytes())
+        if said["name"] == path.name and said["path"] and all(isinstance(name, str) for name in said["path"]):
+            return tuple(said["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _read_keywords(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        number, _, name = line.partition(" ")
+        if number.isdecimal() and int(number) < len(KEYWORD_LETTERS) and name:
+            found[KEYWORD_LETTERS[int(number)]] = name
+    return found
+
+
+def _read_more_keywords(path: Path) -> dict[str, tuple[str, ...]]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        try:
+            said = json.loads(line)
+            found[str(said["file"])] = tuple(str(name) for name in said["keywords"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def write_maildir(path: Path | str, items: Iterable[MailItem], *, sync: bool = True) -> int:
+    """A new Maildir++ with these messages; returns how many. Blocking.
+
+    Durable: on return, all of it; and each message is whole wherever it is cut short (tmp, fsync, rename).
+    Bounded by: one message, and a name for each folder.
+
+    Raises:
+        RequestRefused: `path` is not empty.
+        EndpointBroken: the disk refuses.
+    """
+    root = Path(path)
+    make_target(root)
+    writer = _Writer(root, sync=sync)
+    try:
+        for item in items:
+            writer.write(item)
+        writer.finish()
+    except OSError as error:
+        raise broken(root, error) from error
+    return writer.count
+
+
+class _Writer:
+    def __init__(self, root: Path, *, sync: bool) -> None:
+        self._root = root
+        self._sync = sync
+        self._folders: dict[tuple[str, ...], _Folder] = {}
+        self._taken: set[str] = set()
+        self.count = 0
+        self._folder((INBOX,))
+
+    def write(self, item: MailItem) -> None:
+        self.count += 1
+        self._folder(canonical_folder(item.folder)).write(item, self.count)
+
+    def finish(self) -> None:
+        for folder in self._folders.values():
+            folder.finish()
+        if self._sync:
+            sync_tree(self._root)
+
+    def _folder(self, names: tuple[str, ...]) -> "_Folder":
+        if names not in self._folders:
+            self._folders[names] = _Folder(self._place(names), names, sync=self._sync)
+        return self._folders[names]
+
+    def _place(self, names: tuple[str, ...]) -> Path:
+        if names == (INBOX,):
+            return self._root
+        # A level may hold what Maildir++ has another use for, or a slash that became one in modified UTF-7.
+        levels = [encode_utf7(re.sub(r"[\x00-\x1f\x7f./\\]", "_", name) or "_") for name in names]
+        return self._root / unique("." + ".".join(levels), self._taken)
+
+
+class _Folder:
+    def __init__(self, path: Path, names: tuple[str, ...], *, sync: bool) -> None:
+        self._path = path
+        self._sync = sync
+        self._letters: dict[str, str] = {}
+        self._more: list[bytes] = []
+        for sub in ("cur", "new", "tmp"):
+            (path / sub).mkdir(parents=True)
+        if names != (INBOX,):
+            write_file(path / "maildirfolder", b"", sync=False)
+            if subfolder_names(path.name) != names:
+                said = {"name": path.name, "path": names}
+                write_file(path / FOLDER_FILE, json.dumps(said).encode() + b"\n", sync=sync)
+
+    def write(self, item: MailItem, number: int) -> None:
+        size = len(item.content)
+        base = f"{item.received_ms // 1000}.M{number:09}.moverq,S={size},W={size}"
+        letters = [letter for letter, flag in LETTERS.items() if item.flags & flag]
+        left = []
+        for keyword in item.keywords:
+            letter = "P" if keyword == PASSED else self._letter(keyword)
+            if letter:
+                letters.append(letter)
+            else:
+                left.append(keyword)
+        if left:
+            self._more.append(json.dumps({"file": base, "keywords": left}).encode() + b"\n")
+        temporary = self._path / "tmp" / base
+        write_file(temporary, item.content, sync=self._sync)
+        os.utime(temporary, ns=(item.received_ms * 1_000_000, item.received_ms * 1_000_000))
+        os.rename(temporary, self._path / "cur" / f"{base}:2,{''.join(sorted(letters))}")
+
+    def finish(self) -> None:
+        if self._letters:
+            lines = [f"{number} {keyword}\n" for number, keyword in enumerate(self._letters)]
+            write_file(self._path / KEYWORDS_FILE, "".join(lines).encode(), sync=self._sync)
+        if self._more:
+            write_file(self._path / MORE_KEYWORDS_FILE, b"".join(self._more), sync=self._sync)
+        if self._sync:
+            sync_folder(self._path / "cur")
+
+    def _letter(self, keyword: str) -> str | None:
+        if keyword not in self._letters:
+            if len(self._letters) == len(KEYWORD_LETTERS) or not PLAIN_KEYWORD.fullmatch(keyword):
+                return None
+            self._letters[keyword] = KEYWORD_LETTERS[len(self._letters)]
+        return self._letters[keyword]
