@@ -1,0 +1,53 @@
+"""Two databases of each kind of endpoint, and what stands in them when a test of the contract begins."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from moverq.endpoints.base import Target
+from moverq.model.ids import InstanceId, MailboxId, new_id
+from tests.support.endpoints import KITS, Kit, Mailbox, open_mailbox
+from tests.support.mover import converge_folders
+
+
+@pytest.fixture(params=sorted(KITS))
+def endpoint_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def here(endpoint_kind: str, tmp_path: Path) -> AsyncIterator[Kit]:
+    async with KITS[endpoint_kind]("here", tmp_path / "here") as kit:
+        yield kit
+
+
+@pytest.fixture
+async def there(endpoint_kind: str, tmp_path: Path) -> AsyncIterator[Kit]:
+    async with KITS[endpoint_kind]("there", tmp_path / "there") as kit:
+        yield kit
+
+
+@pytest.fixture
+async def mailbox(here: Kit) -> Mailbox:
+    """An open mailbox with an INBOX, `here`."""
+    return await open_mailbox(here)
+
+
+@pytest.fixture
+def target_instance() -> InstanceId:
+    return InstanceId(new_id())
+
+
+@pytest.fixture
+async def target(there: Kit, mailbox: Mailbox, target_instance: InstanceId) -> Target:
+    """The sealed target of the mailbox, `there`, with token 1 and the same folders."""
+    made = there.endpoint.target(target_instance)
+    await made.create((await mailbox.source.summary()).mailbox_id, token=1)
+    await converge_folders(made, await mailbox.source.read_hierarchy(), token=1)
+    return made
+
+
+@pytest.fixture
+def mailbox_id() -> MailboxId:
+    return MailboxId(new_id())
