@@ -41,10 +41,11 @@ FOLDERS: tuple[tuple[tuple[str, ...], int], ...] = (
 KEYWORDS: tuple[tuple[str, ...], ...] = ((), (), (), (), ("$Label1",), ("$Forwarded", "work"), ("NonJunk",))
 FLAGS: tuple[int, ...] = (0, 0, Flag.SEEN, Flag.SEEN, Flag.SEEN, Flag.SEEN | Flag.ANSWERED, Flag.FLAGGED, Flag.DRAFT)
 NAMES = ("anna", "bert", "carla", "dimitri", "eve", "farid", "gao", "hélène")
-WORDS = (
+TEXT = (
     "the quarter report meeting on Monday please find attached minutes of our call regards invoice budget plan review "
     "server maintenance window tonight holiday list lunch contract draft version final corrections thanks for your help"
-).split()  # noqa: SIM905 (a sentence is easier to read than a list)
+)
+WORDS = tuple(TEXT.split())
 
 
 def make_mail(seed: int, count: int, median_bytes: int = MEDIAN_BYTES) -> Iterator[MailItem]:
