@@ -48,28 +48,37 @@ def open_sqlite(
     where = str(path)
     _load_checksums()
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-    with sqlite_errors(where):
-        connection = apsw.Connection(where, flags=flags, vfs=CHECKSUM_VFS)
-        try:
-            connection.set_busy_timeout(busy_ms)
-            connection.reserve_bytes("main", CHECKSUM_BYTES)  # no effect once the first page is written
-            # Left to itself WAL mode is set again by every opener: asking first spares the lock.
-            if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
-                raise EndpointBroken(
-                    endpoint=where, why="this file system cannot hold a shared SQLite file; put it on a local disk"
-                )
-            connection.pragma("synchronous", synchronous)
-            connection.pragma("foreign_keys", True)
-            if connection.pragma("checksum_verification") != "1":
-                raise EndpointBroken(
-                    endpoint=where,
-                    why="the file has no page checksums, so moverq did not make it, or its header is damaged; "
-                    "restore it from a backup",
-                )
-        except BaseException:
+    # The extension decides by the header whether to check and write checksums, when the file is opened. Who opens an
+    # empty file that another process is just making has missed that; by the second time there is a header.
+    for _ in range(2):
+        with sqlite_errors(where):
+            connection = apsw.Connection(where, flags=flags, vfs=CHECKSUM_VFS)
+            try:
+                _set_up(connection, synchronous, busy_ms)
+                if connection.pragma("checksum_verification") == "1":
+                    return connection
+            except BaseException:
+                connection.close()
+                raise
             connection.close()
-            raise
-    return connection
+    raise EndpointBroken(
+        endpoint=where,
+        why="the file has no page checksums, so moverq did not make it, or its header is damaged; "
+        "restore it from a backup",
+    )
+
+
+def _set_up(connection: apsw.Connection, synchronous: str, busy_ms: int) -> None:
+    connection.set_busy_timeout(busy_ms)
+    connection.reserve_bytes("main", CHECKSUM_BYTES)  # no effect once the first page is written
+    # Left to itself WAL mode is set again by every opener: asking first spares the lock.
+    if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
+        raise EndpointBroken(
+            endpoint=connection.filename,
+            why="this file system cannot hold a shared SQLite file; put it on a local disk",
+        )
+    connection.pragma("synchronous", synchronous)
+    connection.pragma("foreign_keys", True)
 
 
 def bring_up(connection: apsw.Connection, *, kind: str, application_id: bytes, steps: Sequence[str]) -> None:

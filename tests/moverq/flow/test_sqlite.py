@@ -1,6 +1,8 @@
 """SQLite as moverq opens it: checked pages, refused strangers, errors in words, and waiting for others' commits."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import apsw
 import pytest
@@ -68,6 +70,26 @@ def test_durability_is_as_asked_for(tmp_path: Path) -> None:
         assert connection.pragma("synchronous") == level
         assert connection.pragma("journal_mode") == "wal"
         connection.close()
+
+
+def test_many_who_make_one_file_at_once_all_write_checksums(tmp_path: Path) -> None:
+    """Who opened it while it was empty would write pages that the others then take for damaged."""
+    for round_ in range(20):
+        path = tmp_path / f"{round_}.sqlite"
+        barrier = Barrier(6)
+
+        def make(path: Path = path, barrier: Barrier = barrier) -> None:
+            barrier.wait()
+            connection = open_sqlite(path, synchronous="NORMAL")
+            bring_up(connection, steps=STEPS, **KIND)
+            with transaction(connection):
+                connection.execute("INSERT INTO t (b) VALUES ('x')")
+            connection.close()
+
+        with ThreadPoolExecutor(6) as pool:
+            for done in [pool.submit(make) for _ in range(6)]:
+                done.result()
+        assert read_everything(path) == 6
 
 
 def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path) -> None:
