@@ -16,12 +16,11 @@ from moverq.model.change import Watermark
 
 @attrs.frozen(kw_only=True)
 class Preflighted:
-    """The move was looked at and nothing speaks against it. `fixed_ms`: the final steps as rehearsed."""
+    """The move was looked at and nothing speaks against it."""
 
     kind: ClassVar[str] = "preflighted"
     epoch: int
     offline: bool
-    fixed_ms: float
     fence: str
     items: int
     bytes: int
@@ -31,9 +30,10 @@ class Preflighted:
 
 @attrs.frozen(kw_only=True)
 class TargetMade:
-    """The sealed target exists."""
+    """The sealed target exists. `fixed_ms`: what the final steps took when they were rehearsed on it."""
 
     kind: ClassVar[str] = "target_made"
+    fixed_ms: float
 
 
 @attrs.frozen(kw_only=True)

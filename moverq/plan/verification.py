@@ -13,9 +13,7 @@ from moverq.endpoints.base import MailboxAccount
 from moverq.model.change import FolderState
 from moverq.model.digest import MODULUS, FolderDigest, folder_paths, mailbox_digest
 from moverq.model.ids import FolderId
-
-PARKED_PREFIX = ".mv-park-"
-"""A folder that a swap or a cycle put aside; none is left when a plan has run through."""
+from moverq.plan.hierarchy import is_parked
 
 
 @attrs.frozen(kw_only=True)
@@ -159,7 +157,7 @@ def _check_parked(target: tuple[FolderState, ...]) -> list[str]:
     return [
         f"folder {folder.name!r} is still parked at the target"
         for folder in target
-        if folder.name.startswith(PARKED_PREFIX)
+        if is_parked(folder.name)
     ]
 
 

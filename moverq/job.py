@@ -1,0 +1,349 @@
+"""A move job: one request through its phases, from whatever the ledger and the register say.
+
+    begin (token, take over, settle) ─▶ advance: the phase that the facts call for, then the next ─▶ …
+          ▲                                   │ an error, with its remedy
+          └──────────── backoff ◀─────────────┘
+
+There is no other retry: an error ends the tenure, the next begins with a higher token and `settle`, and so gives the
+source back if the last one had locked it. Only then is it waited. What an operator must cure makes the request
+Failed, and `resume` enters again. After the commit nothing makes it Failed: the mailbox is in use, the rest is
+patience.
+"""
+
+import random
+import traceback
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import attrs
+import trio
+
+from moverq.endpoints.base import Endpoint, GuardMode
+from moverq.errors import MoveError, NotFound, Remedy, StaleToken, TooManyBadItems, leaves, remedy_for
+from moverq.flow.backoff import backoff_s, wait_first
+from moverq.flow.bell import Bell
+from moverq.model.facts import (
+    CleanedUp,
+    Committed,
+    Facts,
+    Preflighted,
+    PurgeAllowed,
+    Purged,
+    SeedCursor,
+    SourceRemoved,
+    TargetMade,
+)
+from moverq.model.ids import RequestId
+from moverq.model.progress import Progress
+from moverq.model.report import EntryKind, ReportEntry
+from moverq.model.request import Status, SyncStage
+from moverq.model.standing import Change, Standing
+from moverq.model.status_detail import StatusDetail
+from moverq.phases.abort import abort, unlock_source
+from moverq.phases.clean_up import clean_up, finish, purge, taken_back
+from moverq.phases.create import create_checkpoint, create_target, lock_for_offline
+from moverq.phases.finalize import Attempt, finalize
+from moverq.phases.incremental_sync import incremental_sync
+from moverq.phases.preflight import preflight
+from moverq.phases.seed import create_hierarchy, reseed, seed
+from moverq.phases.settle import claim_sides, give_source_back, settle_register
+from moverq.phases.soak import soak
+from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure, Tools
+
+Endpoints = Callable[[str], Awaitable[Endpoint]]
+"""The endpoint of a database, by the name it has in the directory."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Job:
+    """One request at work in this process. `run` it; it ends when there is nothing to do for it now."""
+
+    request_id: RequestId
+    tools: Tools
+    endpoints: Endpoints
+    rng: random.Random
+    bell: Bell = attrs.field(factory=Bell)
+    tenure: Tenure | None = attrs.field(default=None, init=False)
+    waiting: bool = attrs.field(default=False, init=False)
+    """In a backoff."""
+    was_taken_over: bool = attrs.field(default=False, init=False)
+    """It ended because a higher token was seen."""
+    _token: int | None = attrs.field(default=None, init=False)
+    """The last one that took the ledger over."""
+
+    def __repr__(self) -> str:
+        return f"<Job {self.request_id[:8]} {self.tenure!r}>"
+
+    @property
+    def is_quiet(self) -> bool:
+        """Waiting for changes, a date, an operator or the next try: it takes nothing from anybody."""
+        return self.waiting or (self.tenure is not None and self.tenure.quiet)
+
+    async def run(self) -> None:
+        """The request is done, at rest, or somebody else's.
+
+        Cancelled: a polite crash; the next job goes on from the ledger.
+        """
+        todo: tuple[Exception, ...] = ()
+        while True:
+            caught: list[BaseException] = []
+            try:
+                tenure = await self._begin()
+                try:
+                    if not todo:
+                        await advance(tenure)
+                        return
+                    seconds = await self._act(tenure, todo)
+                finally:
+                    with trio.move_on_after(1, shield=True):
+                        await tenure.item_map.close()
+                todo = ()
+                if seconds is None or not await self._wait(seconds):
+                    return
+            except* Exception as group:
+                caught = leaves(group)
+            errors = tuple(error for error in caught if isinstance(error, Exception))
+            left = [error for error in errors if isinstance(error, LeaveAtSafePoint)]
+            errors = tuple(error for error in errors if not isinstance(error, LeaveAtSafePoint))
+            if not errors:
+                if left and not await self._leave(left[0].reason):
+                    return
+                continue
+            if any(_remedy(error) is Remedy.STOP for error in errors):
+                self.was_taken_over = True
+                return
+            if not todo:
+                todo = errors
+                continue
+            # Even settling failed: an endpoint or the directory is away, or an operator must look. Nothing can be
+            # given back before that; wait, and settle again.
+            if not await self._note_unsettled(errors) or not await self._wait(self._delay_s(1)):
+                return
+
+    async def _begin(self) -> Tenure:
+        """A new tenure: the token is ours everywhere, the register settled, the source given back if it was locked."""
+        ledger, directory = self.tools.ledger, self.tools.directory
+        standing = await ledger.get(self.request_id)
+        request = standing.request
+        token = await directory.take_token(request.mailbox_id)
+        standing = await ledger.take_over(self.request_id, token)
+        self._token = token
+        facts = await ledger.facts(self.request_id)
+        from_end, to_end = await self.endpoints(request.source.database), await self.endpoints(request.target_database)
+        source, target = from_end.source(request.source.instance), to_end.target(request.target_instance)
+        if owns_sides(standing, facts):
+            register, facts = await settle_register(ledger, directory, request, token=token, facts=facts)
+            source_mode, _ = await claim_sides(source, target, token=token)
+            if register.home == request.source and source_mode is GuardMode.LOCKED:
+                facts = await give_source_back(ledger, source, request, token=token, facts=facts)
+        else:
+            register = (await directory.recipient(request.mailbox_id)).register
+        item_map = await ledger.open_map(self.request_id)
+        if owns_sides(standing, facts):
+            await item_map.take_over(token)
+        counters = standing.counters
+        self.tenure = Tenure(
+            tools=self.tools,
+            token=token,
+            standing=standing,
+            facts=facts,
+            register=register,
+            source=source,
+            target=target,
+            source_as_target=from_end.target(request.source.instance),
+            target_as_source=to_end.source(request.target_instance),
+            item_map=item_map,
+            bell=self.bell,
+            progress=Progress(
+                request_id=self.request_id,
+                stage=standing.stage,
+                at_ms=ledger.now_ms(),
+                items=counters.items_transferred,
+                items_total=counters.mailbox_items,
+                bytes=counters.bytes_transferred,
+                bytes_total=counters.mailbox_bytes,
+            ),
+        )
+        return self.tenure
+
+    async def _act(self, t: Tenure, errors: tuple[Exception, ...]) -> float | None:
+        """What the errors call for, in a settled tenure. Seconds until the next try; None: there is none."""
+        remedy = max(_remedy(error) for error in errors)
+        message = str(errors[0]) or repr(errors[0])
+        bug = not isinstance(errors[0], MoveError)
+        failure = t.entry(
+            EntryKind.FAILURE,
+            message,
+            failure_type=type(errors[0]).__name__,
+            remedy=remedy.name,
+            sync_stage=t.standing.stage.value,
+            stack_trace="".join(traceback.format_exception(errors[0])) if bug else None,
+        )
+        tries = t.standing.counters.failed_tries + 1
+        counters = {"failed_tries": tries}
+        delay = self._delay_s(tries)
+        committed = t.register.home == t.target_home or t.facts.has(Committed)
+        if committed:
+            warned = {**counters, "warnings": t.standing.counters.warnings + (remedy is not Remedy.WAIT)}
+            await t.write(entries=(failure,), counters=warned, message=message)
+            return max(delay, t.limits.reverse_interval_s)
+        if remedy is Remedy.RESEED and tries <= t.limits.max_retries:
+            await t.write(entries=(failure,), counters=counters)
+            await reseed(t)
+            return 0.0
+        if remedy is Remedy.WAIT and tries <= t.limits.max_retries:
+            await t.write(
+                entries=(failure,),
+                counters=counters,
+                status=Status.IN_PROGRESS,
+                detail=StatusDetail.TRANSIENT_FAILURE,
+                message=message,
+                next_try_ms=t.now_ms() + int(delay * 1000),
+            )
+            return delay
+        if t.register.home == t.source_home:
+            await unlock_source(t)
+        detail = (
+            StatusDetail.FAILED_BAD_ITEM_LIMIT if isinstance(errors[0], TooManyBadItems) else StatusDetail.FAILED_OTHER
+        )
+        await t.write(
+            entries=(failure,),
+            counters={**counters, "failure_ms": t.now_ms()},
+            status=Status.FAILED,
+            detail=detail,
+            message=message,
+            taken_wishes=("retry",),
+        )
+        await t.show_status()
+        return None
+
+    async def _note_unsettled(self, errors: tuple[Exception, ...]) -> bool:
+        """What keeps this move from being settled is in its row. False: only an operator can help."""
+        if self._token is None:
+            return True
+        hopeless = max(_remedy(error) for error in errors) >= Remedy.OPERATOR
+        entry = ReportEntry(
+            at_ms=self.tools.now_ms(),
+            kind=EntryKind.FAILURE,
+            text=str(errors[0]) or repr(errors[0]),
+            data={"failure_type": type(errors[0]).__name__},
+        )
+        change = Change(
+            status=Status.FAILED if hopeless else None, message=entry.text, taken_wishes=("retry",) if hopeless else ()
+        )
+        try:
+            await self.tools.ledger.write(self.request_id, self._token, entries=(entry,), change=change)
+        except StaleToken:
+            return False
+        return not hopeless
+
+    async def _leave(self, reason: Reason) -> bool:
+        """At a safe point, with the tenure still ours. True: there is more to do after all."""
+        if reason is Reason.STOP:
+            return False
+        t = await self._begin()
+        try:
+            if reason is Reason.REMOVE:
+                await abort(t)
+                return False
+            if t.register.home == t.source_home:
+                await unlock_source(t)
+            await t.write(
+                status=Status.SUSPENDED,
+                message="suspended by an operator; goes on with `moverq move resume`",
+                counters={"suspended_ms": t.now_ms()},
+                taken_wishes=("retry",),
+            )
+            await t.show_status()
+        finally:
+            with trio.move_on_after(1, shield=True):
+                await t.item_map.close()
+        return False
+
+    async def _wait(self, seconds: float) -> bool:
+        """The backoff is over, or an operator cut it short. False: the service stops."""
+        self.waiting = True
+        try:
+            until = trio.current_time() + seconds
+            while not self.tools.stopping.is_set() and (left := until - trio.current_time()) > 0:
+                seen = self.bell.version
+                wishes = (await self.tools.ledger.get(self.request_id)).wishes
+                if wishes.remove or wishes.suspend or wishes.retry:
+                    break
+                await wait_first(partial(self.bell.wait, seen), self.tools.stopping.wait, at_most_s=left)
+            return not self.tools.stopping.is_set()
+        finally:
+            self.waiting = False
+
+    def _delay_s(self, tries: int) -> float:
+        limits = self.tools.limits
+        return backoff_s(tries - 1, first_s=limits.retry_delay_s, most_s=limits.retry_delay_max_s, rng=self.rng)
+
+
+def owns_sides(standing: Standing, facts: Facts) -> bool:
+    """May this request's job claim the guards? Not when its part is over: another request may own them by now."""
+    return not facts.has(PurgeAllowed) and not (facts.has(Committed) and standing.wishes.superseded_by is not None)
+
+
+async def advance(t: Tenure) -> None:
+    """From where the facts and the register stand, phase by phase to the end.
+
+    Raises: what a phase raises; `LeaveAtSafePoint`.
+    """
+    if t.standing.wishes.remove:
+        raise LeaveAtSafePoint(Reason.REMOVE)
+    if t.facts.has(PurgeAllowed):
+        await _after_soak(t)
+        return
+    if t.facts.has(CleanedUp) and t.standing.wishes.superseded_by is not None:
+        await taken_back(t)
+        return
+    attempt: Attempt | None = None
+    if t.register.home != t.target_home:
+        attempt = await _to_the_commit(t)
+    if not t.facts.has(CleanedUp):
+        await clean_up(t, attempt)
+    if await soak(t):
+        await finish(t)
+    else:
+        await taken_back(t)
+
+
+async def _to_the_commit(t: Tenure) -> Attempt:
+    await t.safe_point()
+    if t.standing.status is not Status.IN_PROGRESS or t.standing.wishes.retry:
+        await t.write(status=Status.IN_PROGRESS, taken_wishes=("retry",), message="")
+    if not t.facts.has(Preflighted):
+        await preflight(t)
+        await t.safe_point()
+    if not t.facts.has(TargetMade):
+        await create_target(t)
+    if t.facts.need(Preflighted).offline:
+        await lock_for_offline(t)
+    if not t.facts.has(SeedCursor):
+        await create_checkpoint(t)
+    cursor = t.facts.need(SeedCursor)
+    if not (cursor.done and cursor.swept):
+        await create_hierarchy(t)
+        await seed(t)
+    await incremental_sync(t)
+    return await finalize(t)
+
+
+async def _after_soak(t: Tenure) -> None:
+    if t.standing.stage is not SyncStage.SYNC_FINISHED or not t.facts.has(SourceRemoved):
+        await finish(t)
+    removed = t.facts.need(SourceRemoved)
+    if not t.facts.has(Purged) and t.now_ms() >= removed.keep_until_ms:
+        await purge(t)
+
+
+def _remedy(error: BaseException) -> Remedy:
+    """A missing thing (a database taken out of the directory) is an operator's matter; so is a redirect."""
+    if isinstance(error, NotFound):
+        return Remedy.STOP if error.kind == "move request" else Remedy.OPERATOR
+    remedy = remedy_for(error)
+    return Remedy.OPERATOR if remedy in (Remedy.CALLER, Remedy.REDIRECT) else remedy
+
+
+__all__ = ["Endpoints", "Job", "advance", "owns_sides"]

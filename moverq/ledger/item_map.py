@@ -1,0 +1,334 @@
+"""The item map of one move: what of the source is at the target, one row an item, with the sums that verify it.
+
+It is the third witness at Verify: the source's sums and the target's could agree by a common mistake, this one is
+the mover's own account of what it carried. And it is what a trimmed feed is compared against. A file of its own,
+`moves/<request_id>.sqlite`, so that a hundred moves do not queue for one writer, and so that the end of the soak is
+one unlink.
+
+    target durable  →  map (this file, synchronous=FULL)  →  cursor or watermark fact (the ledger)
+
+Rows merge by the same rule as everywhere: `absent < live(modseq) < dead`, and at one modseq `bad < carried`. So a
+batch that is recorded twice, or in another order, leaves the same rows; and a row that is ahead of the fact (a crash
+between the two) is met again by the replay. What always holds: `sums` is the sum over `items`, kept in the same
+transaction; a row that is bad is in the bad sums only. A lower token than the owner's changes nothing.
+
+Bounded by: a row per item, about 90 bytes; a transaction per batch. Measured at 4 to 6 µs an item.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+import attrs
+
+from moverq.errors import StaleToken
+from moverq.flow.offload import Offload
+from moverq.flow.sqlite import bring_up, open_sqlite, sqlite_errors, transaction
+from moverq.ledger.codec import Codec
+from moverq.ledger.schema import MAP_APPLICATION_ID, MAP_STEPS
+from moverq.model.change import BadItem, FolderState, Gone, ItemState, SettingState
+from moverq.model.digest import MODULUS, FolderDigest, item_digest
+from moverq.model.ids import FolderId, ItemId
+from moverq.plan.verification import LedgerAccount
+
+T = TypeVar("T")
+
+_NO_FOLDER = b""
+_NO_DIGEST = bytes(16)
+
+
+@attrs.frozen(slots=True)
+class _Row:
+    folder_id: bytes
+    modseq: int
+    dead: bool
+    digest: bytes
+    size: int
+    bad: str | None
+    seen: int
+
+    @property
+    def rank(self) -> tuple[bool, int, bool]:
+        """absent < live(modseq) < dead, and at one modseq what is carried beats what is bad."""
+        return (self.dead, 0 if self.dead else self.modseq, self.bad is None)
+
+
+class ItemMap:
+    """One move's map. Blocking work goes through `offload`, one call a batch."""
+
+    def __init__(self, path: Path, connection: apsw.Connection, offload: Offload, codec: Codec) -> None:
+        self.path = path
+        self._db = connection
+        self._offload = offload
+        self._codec = codec
+
+    def __repr__(self) -> str:
+        return f"<ItemMap {self.path.name}>"
+
+    @classmethod
+    async def open(cls, path: Path, offload: Offload, codec: Codec) -> "ItemMap":
+        def connect() -> apsw.Connection:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            db = open_sqlite(path, synchronous="FULL")
+            bring_up(db, kind="item map", application_id=MAP_APPLICATION_ID, steps=MAP_STEPS)
+            return db
+
+        return cls(path, await offload(connect), offload, codec)
+
+    async def close(self) -> None:
+        await self._offload(self._db.close)
+
+    async def take_over(self, token: int) -> None:
+        """From now on every lower token is stale here too. Raises `StaleToken`."""
+
+        def raise_token() -> None:
+            with transaction(self._db):
+                seen = self._owner()
+                if token < seen:
+                    raise StaleToken(held=token, seen=seen)
+                self._db.execute("UPDATE owner SET token = ?", (token,))
+
+        await self._offload(raise_token)
+
+    async def record(
+        self,
+        token: int,
+        *,
+        carried: Sequence[ItemState] = (),
+        bad: Sequence[BadItem] = (),
+        gone: Iterable[Gone] = (),
+        settings: Sequence[SettingState] = (),
+        hierarchy: Sequence[FolderState] | None = None,
+        seen: int = 1,
+    ) -> None:
+        """The batch is in the map, merged.
+
+        Durable: all of it or nothing.
+        Raises: StaleToken.
+        """
+
+        def write() -> None:
+            with self._turn(token):
+                self._merge(
+                    {
+                        **{ItemId(g.id): _Row(_NO_FOLDER, g.modseq, True, _NO_DIGEST, 0, None, seen) for g in gone},
+                        **{b.state.item_id: _row(b.state, b.kind, seen) for b in bad},
+                        **{state.item_id: _row(state, None, seen) for state in carried},
+                    }
+                )
+                self._db.executemany(
+                    "INSERT INTO settings VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
+                    "SET value = excluded.value, modseq = excluded.modseq WHERE excluded.modseq > modseq",
+                    [(s.name, s.value, s.modseq) for s in settings],
+                )
+                if hierarchy is not None:
+                    self._db.execute("UPDATE owner SET hierarchy = ?", (self._codec.pack(list(hierarchy)),))
+
+        await self._offload(write)
+
+    async def account(self) -> LedgerAccount:
+        """What the ledger believes the target holds, in O(folders)."""
+        return await self._read(self._account)
+
+    async def hierarchy(self) -> tuple[FolderState, ...] | None:
+        """The last folder tree carried."""
+        return await self._read(self._hierarchy)
+
+    async def bad_items(self) -> tuple[ItemId, ...]:
+        """Items that are alive at the source and could not be carried."""
+        return await self._read(
+            lambda: tuple(
+                ItemId(i) for (i,) in self._rows("SELECT item_id FROM items WHERE bad IS NOT NULL AND NOT dead")
+            )
+        )
+
+    async def bad_count(self) -> int:
+        return await self._read(lambda: sum(n for (n,) in self._rows("SELECT bad_items FROM sums")))
+
+    async def unseen(self, generation: int, *, after: bytes, limit: int) -> tuple[ItemId, ...]:
+        """Live items that the listing `generation` did not have, a page at a time."""
+        return await self._read(
+            lambda: tuple(
+                ItemId(i)
+                for (i,) in self._rows(
+                    "SELECT item_id FROM items WHERE item_id > ? AND seen < ? AND NOT dead ORDER BY item_id LIMIT ?",
+                    (after, generation, limit),
+                )
+            )
+        )
+
+    async def unknown(self, item_ids: Sequence[ItemId]) -> tuple[ItemId, ...]:
+        """Those of `item_ids` that are not in the map as live."""
+
+        def ask() -> tuple[ItemId, ...]:
+            known = self._present(item_ids)
+            return tuple(i for i in item_ids if i not in known or known[i].dead)
+
+        return await self._read(ask)
+
+    async def is_sound(self) -> bool:
+        """Do the maintained sums equal the sums over the rows? O(items): for tests, never under a lock."""
+
+        def recount() -> bool:
+            good: dict[bytes, FolderDigest] = {}
+            bad: dict[bytes, FolderDigest] = {}
+            for folder_id, digest, size, kind in self._rows(
+                "SELECT folder_id, digest, size, bad FROM items WHERE NOT dead"
+            ):
+                sums = good if kind is None else bad
+                sums[folder_id] = _plus(sums.get(folder_id, FolderDigest()), 1, size, digest)
+            account = self._account()
+            nothing = FolderDigest()
+            return {k: v for k, v in account.digests.items() if v != nothing} == good and {
+                k: v for k, v in account.bad.items() if v != nothing
+            } == bad
+
+        return await self._read(recount)
+
+    async def copy_to(self, path: Path) -> None:
+        """A map for the move that takes this one back: the same rows, made durable, then named `path`."""
+
+        def copy() -> None:
+            draft = path.with_suffix(".draft")
+            for leftover in (draft, Path(f"{draft}-wal"), Path(f"{draft}-shm")):
+                leftover.unlink(missing_ok=True)
+            with sqlite_errors(str(path)):
+                made = open_sqlite(draft, synchronous="FULL")
+                try:
+                    bring_up(made, kind="item map", application_id=MAP_APPLICATION_ID, steps=MAP_STEPS)
+                    with transaction(made):
+                        made.executemany(
+                            "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._rows("SELECT * FROM items")
+                        )
+                        made.executemany(
+                            "INSERT INTO sums VALUES (?, ?, ?, ?, ?, ?, ?)", self._rows("SELECT * FROM sums")
+                        )
+                        made.executemany("INSERT INTO settings VALUES (?, ?, ?)", self._rows("SELECT * FROM settings"))
+                        made.executemany("UPDATE owner SET hierarchy = ?", self._rows("SELECT hierarchy FROM owner"))
+                finally:
+                    made.close()  # the last connection to go folds the write-ahead log in
+            path.with_name(f"{path.name}-wal").unlink(missing_ok=True)
+            os.replace(draft, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+        await self._offload(copy)
+
+    # --- blocking, inside the offload -------------------------------------------------------------------------
+
+    @contextmanager
+    def _turn(self, token: int) -> Iterator[None]:
+        with transaction(self._db):
+            seen = self._owner()
+            if token != seen:
+                raise StaleToken(held=token, seen=seen)
+            yield
+
+    async def _read(self, question: Callable[[], T]) -> T:
+        def ask() -> T:
+            with sqlite_errors(str(self.path)):
+                return question()
+
+        return await self._offload(ask)
+
+    def _rows(self, sql: str, bindings: tuple[object, ...] = ()) -> Iterator[tuple]:  # type: ignore[type-arg]
+        return self._db.execute(sql, bindings)
+
+    def _owner(self) -> int:
+        (token,) = next(self._rows("SELECT token FROM owner"))
+        assert isinstance(token, int)
+        return token
+
+    def _hierarchy(self) -> tuple[FolderState, ...] | None:
+        (packed,) = next(self._rows("SELECT hierarchy FROM owner"))
+        return None if packed is None else self._codec.unpack(packed, tuple[FolderState, ...])
+
+    def _account(self) -> LedgerAccount:
+        digests: dict[FolderId, FolderDigest] = {}
+        bad: dict[FolderId, FolderDigest] = {}
+        for folder_id, items, size, total, bad_items, bad_size, bad_total in self._rows("SELECT * FROM sums"):
+            digests[folder_id] = FolderDigest(items, size, int.from_bytes(total, "big"))
+            bad[folder_id] = FolderDigest(bad_items, bad_size, int.from_bytes(bad_total, "big"))
+        return LedgerAccount(
+            folders=self._hierarchy() or (),
+            settings=tuple(self._rows("SELECT name, value FROM settings WHERE value IS NOT NULL ORDER BY name")),
+            digests=digests,
+            bad=bad,
+        )
+
+    def _present(self, item_ids: Iterable[bytes]) -> dict[ItemId, _Row]:
+        wanted = list(item_ids)
+        found: dict[ItemId, _Row] = {}
+        for at in range(0, len(wanted), 500):  # below SQLite's bound on the variables of one statement
+            some = wanted[at : at + 500]
+            marks = ",".join("?" * len(some))
+            for item_id, *row in self._rows(
+                f"SELECT item_id, folder_id, modseq, dead, digest, size, bad, seen FROM items "
+                f"WHERE item_id IN ({marks})",
+                tuple(some),
+            ):
+                found[item_id] = _Row(row[0], row[1], bool(row[2]), row[3], row[4], row[5], row[6])
+        return found
+
+    def _merge(self, rows: dict[ItemId, _Row]) -> None:
+        present = self._present(rows)
+        write: list[tuple[bytes, bytes, int, bool, bytes, int, str | None, int]] = []
+        touched: list[bytes] = []
+        sums: dict[bytes, list[FolderDigest]] = {}
+        for item_id, row in rows.items():
+            before = present.get(item_id)
+            if before is not None and before.rank >= row.rank:
+                if before.seen < row.seen:
+                    touched.append(item_id)
+                continue
+            if before is not None and not before.dead:
+                pair = sums.setdefault(before.folder_id, [FolderDigest(), FolderDigest()])
+                side = before.bad is not None
+                pair[side] = _plus(pair[side], -1, before.size, before.digest)
+            if not row.dead:
+                pair = sums.setdefault(row.folder_id, [FolderDigest(), FolderDigest()])
+                side = row.bad is not None
+                pair[side] = _plus(pair[side], 1, row.size, row.digest)
+            write.append((item_id, row.folder_id, row.modseq, row.dead, row.digest, row.size, row.bad, row.seen))
+        self._db.executemany(
+            "INSERT OR REPLACE INTO items (item_id, folder_id, modseq, dead, digest, size, bad, seen) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            write,
+        )
+        if touched:
+            generation = max(row.seen for row in rows.values())
+            self._db.executemany("UPDATE items SET seen = ? WHERE item_id = ?", [(generation, i) for i in touched])
+        self._add_sums(sums)
+
+    def _add_sums(self, deltas: dict[bytes, list[FolderDigest]]) -> None:
+        for folder_id, (good, bad) in deltas.items():
+            found = list(self._rows("SELECT * FROM sums WHERE folder_id = ?", (folder_id,)))
+            _, items, size, total, bad_items, bad_size, bad_total = found[0] if found else (0, 0, 0, b"", 0, 0, b"")
+            row = (
+                folder_id,
+                items + good.items,
+                size + good.bytes,
+                ((int.from_bytes(total, "big") + good.total) % MODULUS).to_bytes(16, "big"),
+                bad_items + bad.items,
+                bad_size + bad.bytes,
+                ((int.from_bytes(bad_total, "big") + bad.total) % MODULUS).to_bytes(16, "big"),
+            )
+            assert row[1] >= 0, "more items left a folder of the map than were in it"
+            assert row[4] >= 0, "more bad items left a folder of the map than were in it"
+            self._db.execute("INSERT OR REPLACE INTO sums VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _row(state: ItemState, bad: str | None, seen: int) -> _Row:
+    digest = item_digest(state).to_bytes(16, "big")
+    return _Row(state.folder_id, state.modseq, False, digest, state.size, bad, seen)
+
+
+def _plus(sum_: FolderDigest, sign: int, size: int, digest: bytes) -> FolderDigest:
+    total = (sum_.total + sign * int.from_bytes(digest, "big")) % MODULUS
+    return FolderDigest(sum_.items + sign, sum_.bytes + sign * size, total)

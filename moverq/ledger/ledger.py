@@ -1,0 +1,494 @@
+"""The ledger: every move request of this mover, durable, with the facts a restart goes on from.
+
+    <root>/ledger.sqlite               requests, facts, report entries, operators' wishes
+    <root>/moves/<request_id>.sqlite   the move's item map (`item_map`)
+    <root>/quarantine/<request_id>/    raw bytes of its bad items
+
+Two kinds of writer. **Operators** (any process) add requests and leave wishes: columns of their own, so that neither
+overwrites the other. **An orchestrator** writes everything else, and each of its writes is one transaction
+`… WHERE token = :t`: one that was taken over by a higher token changes nothing and gets `StaleToken`. So a fact, what
+it does to the request's row and what the report says of it are there together or not at all.
+
+What always holds: a request's token only rises. A fact is one row per kind. Every write is durable on return
+(`synchronous=FULL`). What it leaves to others: which fact belongs before which effect (`phases/`).
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+import attrs
+import trio
+
+from moverq.errors import NotFound, RequestRefused, StaleToken
+from moverq.flow.offload import Offload
+from moverq.flow.sqlite import Watcher, bring_up, open_sqlite, sqlite_errors, transaction
+from moverq.ledger.codec import Codec
+from moverq.ledger.item_map import ItemMap
+from moverq.ledger.schema import APPLICATION_ID, LEDGER_STEPS
+from moverq.limits import Limits
+from moverq.model.facts import Fact, Facts, PurgeAllowed
+from moverq.model.ids import MailboxId, RequestId
+from moverq.model.progress import Progress
+from moverq.model.report import EntryKind, ReportEntry
+from moverq.model.request import MoveRequest, Status, SyncStage
+from moverq.model.standing import Change, Counters, Standing, Wishes
+from moverq.model.status_detail import StatusDetail, detail_of
+
+T = TypeVar("T")
+
+_COLUMNS = (
+    "request, token, status, detail, stage, since_ms, updated_ms, percent, message, next_try_ms, counters, progress, "
+    "wish_suspend, wish_retry, wish_complete, wish_finish, wish_remove, superseded_by"
+)
+_WISHES = ("suspend", "retry", "complete", "finish", "remove")
+
+
+class Ledger:
+    """One connection to the ledger. `open` it; several processes may."""
+
+    def __init__(
+        self, root: Path, connection: apsw.Connection, *, make_offload: Callable[[], Offload], now_ms: Callable[[], int]
+    ) -> None:
+        self.root = root
+        self.now_ms = now_ms
+        self.limits = Limits()
+        self._db = connection
+        self._make_offload = make_offload
+        self._offload = make_offload()
+        self._codec = Codec()
+        self._watcher: Watcher | None = None
+        self._watching: apsw.Connection | None = None
+        self._changes = 0
+        self._changed = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Ledger {self.root}>"
+
+    @classmethod
+    async def open(
+        cls,
+        root: Path,
+        *,
+        make_offload: Callable[[], Offload],
+        now_ms: Callable[[], int],
+        watch: bool = True,
+    ) -> "Ledger":
+        """The ledger under `root`, made where there is none. `watch`: also wake on other processes' writes.
+
+        Raises:
+            EndpointBroken: not a ledger, damaged, of a newer release, or not to be written.
+        """
+        offload = make_offload()
+
+        def connect() -> apsw.Connection:
+            root.mkdir(parents=True, exist_ok=True)
+            db = open_sqlite(root / "ledger.sqlite", synchronous="FULL")
+            bring_up(db, kind="move ledger", application_id=APPLICATION_ID, steps=LEDGER_STEPS)
+            return db
+
+        ledger = cls(root, await offload(connect), make_offload=make_offload, now_ms=now_ms)
+        if watch:
+            ledger._watching = await offload(lambda: open_sqlite(root / "ledger.sqlite", synchronous="FULL"))
+            ledger._watcher = Watcher(ledger._watching, make_offload())
+        return ledger
+
+    async def close(self) -> None:
+        def close() -> None:
+            self._db.close()
+            if self._watching is not None:
+                self._watching.close()
+
+        await self._offload(close)
+
+    # --- what everybody may read ------------------------------------------------------------------------------
+
+    async def get(self, request_id: RequestId) -> Standing:
+        """Raises `NotFound`."""
+        return await self._read(lambda: self._standing(request_id))
+
+    async def find(
+        self,
+        *,
+        statuses: Iterable[Status] | None = None,
+        batch_name: str | None = None,
+        mailbox_id: MailboxId | None = None,
+        source_database: str | None = None,
+        target_database: str | None = None,
+        limit: int = 1000,
+    ) -> list[Standing]:
+        """Requests by what is asked of them, oldest first."""
+        where, bindings = ["1"], list[Any]()
+        if statuses is not None:
+            wanted = [status.value for status in statuses]
+            where.append(f"status IN ({','.join('?' * len(wanted))})")
+            bindings += wanted
+        for column, value in (
+            ("batch_name", batch_name),
+            ("mailbox_id", mailbox_id),
+            ("source_database", source_database),
+            ("target_database", target_database),
+        ):
+            if value is not None:
+                where.append(f"{column} = ?")
+                bindings.append(value)
+        sql = f"SELECT {_COLUMNS} FROM requests WHERE {' AND '.join(where)} ORDER BY queued_ms, request_id LIMIT ?"
+        return await self._read(lambda: [self._of_row(row) for row in self._db.execute(sql, (*bindings, limit))])
+
+    async def due(self) -> list[Standing]:
+        """Requests that a worker has something to do for, now or at `next_try_ms`."""
+        sql = (
+            f"SELECT {_COLUMNS} FROM requests WHERE wish_remove OR wish_retry "
+            f"OR status IN ('Queued', 'InProgress', 'AutoSuspended', 'CompletionInProgress') "
+            f"OR (status IN ('Completed', 'CompletedWithWarning') "
+            f"AND (stage != 'SyncFinished' OR next_try_ms NOTNULL)) "
+            f"ORDER BY queued_ms, request_id"
+        )
+        return await self._read(lambda: [self._of_row(row) for row in self._db.execute(sql)])
+
+    async def by_key(self, idempotency_key: str) -> Standing | None:
+        sql = f"SELECT {_COLUMNS} FROM requests WHERE idempotency_key = ?"
+        found = await self._read(lambda: [self._of_row(row) for row in self._db.execute(sql, (idempotency_key,))])
+        return found[0] if found else None
+
+    async def facts(self, request_id: RequestId) -> Facts:
+        sql = "SELECT kind, payload FROM facts WHERE request_id = ?"
+
+        def read() -> Facts:
+            found = [self._codec.unpack_fact(kind, payload) for kind, payload in self._db.execute(sql, (request_id,))]
+            return Facts().plus(*(fact for fact in found if fact is not None))
+
+        return await self._read(read)
+
+    async def entries(self, request_id: RequestId) -> tuple[ReportEntry, ...]:
+        """The report's entries, in the order they were written."""
+        sql = "SELECT at_ms, kind, text, data FROM report WHERE request_id = ? ORDER BY entry_id"
+
+        def read() -> tuple[ReportEntry, ...]:
+            return tuple(
+                ReportEntry(at_ms=at_ms, kind=EntryKind(kind), text=text, data=self._codec.unpack(data, dict[str, Any]))
+                for at_ms, kind, text, data in self._db.execute(sql, (request_id,))
+            )
+
+        return await self._read(read)
+
+    @property
+    def version(self) -> int:
+        """Rises with every change seen; take it before reading, then `wait_changed`."""
+        return self._changes + (self._watcher.version if self._watcher is not None else 0)
+
+    async def wait_changed(self, seen: int) -> None:
+        """Return when the ledger may have changed since `version` was `seen`."""
+        await trio.lowlevel.checkpoint()
+        if self._watcher is None:
+            while self.version == seen:
+                await self._changed.wait()
+        elif self.version == seen:
+            await self._watcher.wait_changed(self._watcher.version)
+
+    # --- operators --------------------------------------------------------------------------------------------
+
+    async def add(self, request: MoveRequest, *, suspended: bool = False) -> Standing:
+        """The request is durable and Queued; one with the same idempotency key is returned as it stands.
+
+        A rollback (`parent`) takes its place in the same transaction in which the parent learns of it, so that the
+        parent's soak cannot end with a purge between the two.
+
+        Raises:
+            RequestRefused: the parent cannot be taken back any more, or is being taken back already.
+        """
+
+        def insert() -> Standing:
+            same = list(
+                self._db.execute(
+                    "SELECT request_id FROM requests WHERE idempotency_key = ?", (request.idempotency_key,)
+                )
+            )
+            if same:
+                return self._standing(RequestId(str(same[0][0])))
+            if request.parent is not None:
+                self._supersede(request.parent, request.request_id)
+            now = self.now_ms()
+            self._db.execute(
+                "INSERT INTO requests (request_id, idempotency_key, mailbox_id, address, source_database, "
+                "target_database, batch_name, queued_ms, request, status, detail, stage, since_ms, updated_ms, "
+                "counters, wish_suspend) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    request.request_id,
+                    request.idempotency_key,
+                    request.mailbox_id,
+                    request.address,
+                    request.source.database,
+                    request.target_database,
+                    request.batch_name,
+                    request.queued_ms,
+                    self._codec.pack(request),
+                    Status.QUEUED.value,
+                    StatusDetail.QUEUED.value,
+                    SyncStage.QUEUED.value,
+                    now,
+                    now,
+                    self._codec.pack(Counters()),
+                    suspended,
+                ),
+            )
+            return self._standing(request.request_id)
+
+        return await self._write(insert)
+
+    async def wish(self, request_id: RequestId, decide: Callable[[Standing], Mapping[str, bool]]) -> Standing:
+        """Wishes are as `decide` says, given how the request stands at that moment. It may refuse by raising."""
+
+        def write() -> Standing:
+            for name, value in decide(self._standing(request_id)).items():
+                assert name in _WISHES, name
+                self._db.execute(f"UPDATE requests SET wish_{name} = ? WHERE request_id = ?", (value, request_id))
+            return self._standing(request_id)
+
+        return await self._write(write)
+
+    async def amend(self, request_id: RequestId, decide: Callable[[Standing], MoveRequest]) -> Standing:
+        """What Set-MoveRequest may change of the request is changed."""
+
+        def write() -> Standing:
+            request = decide(self._standing(request_id))
+            self._db.execute(
+                "UPDATE requests SET request = ?, target_database = ?, batch_name = ? WHERE request_id = ?",
+                (self._codec.pack(request), request.target_database, request.batch_name, request_id),
+            )
+            return self._standing(request_id)
+
+        return await self._write(write)
+
+    # --- the orchestrator -------------------------------------------------------------------------------------
+
+    async def take_over(self, request_id: RequestId, token: int) -> Standing:
+        """From now on every lower token's writes are refused. Raises `StaleToken` where a higher one was here."""
+
+        def write() -> Standing:
+            self._db.execute(
+                "UPDATE requests SET token = ? WHERE request_id = ? AND token <= ?", (token, request_id, token)
+            )
+            self._check_turn(request_id, token)
+            return self._standing(request_id)
+
+        return await self._write(write)
+
+    async def write(
+        self,
+        request_id: RequestId,
+        token: int,
+        *,
+        facts: Sequence[Fact] = (),
+        forget: Sequence[type[Fact]] = (),
+        entries: Sequence[ReportEntry] = (),
+        change: Change | None = None,
+    ) -> Standing:
+        """An orchestrator's one kind of write: facts, what they do to the row, what the report says of them.
+
+        Durable: all of it.
+        Raises:
+            StaleToken: a higher token has taken over; nothing changed.
+            RequestRefused: `PurgeAllowed` of a move that is being taken back.
+        """
+
+        def write() -> Standing:
+            now = self.now_ms()
+            if change is not None:
+                self._apply(request_id, token, change, now)
+            else:
+                self._check_turn(request_id, token)
+            if any(isinstance(fact, PurgeAllowed) for fact in facts):
+                self._check_not_superseded(request_id)
+            self._db.executemany(
+                "DELETE FROM facts WHERE request_id = ? AND kind = ?", [(request_id, kind.kind) for kind in forget]
+            )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)",
+                [(request_id, fact.kind, token, now, self._codec.pack(fact)) for fact in facts],
+            )
+            self._db.executemany(
+                "INSERT INTO report (request_id, at_ms, kind, text, data) VALUES (?, ?, ?, ?, ?)",
+                [(request_id, e.at_ms, e.kind.value, e.text, self._codec.pack(dict(e.data))) for e in entries],
+            )
+            return self._standing(request_id)
+
+        return await self._write(write)
+
+    async def publish(self, token: int, progress: Progress) -> None:
+        """Progress is there for other processes. Best effort in content, but still by token."""
+
+        def write() -> None:
+            self._db.execute(
+                "UPDATE requests SET progress = ? WHERE request_id = ? AND token = ?",
+                (self._codec.pack(progress), progress.request_id, token),
+            )
+
+        await self._write(write)
+
+    async def disown(self, request_id: RequestId, token: int) -> None:
+        """The request is gone, its facts and report with it, and a parent it would have taken back goes on. Its map
+        goes too. For `remove`, at its end."""
+
+        def write() -> None:
+            self._check_turn(request_id, token)
+            self._db.execute(
+                "UPDATE requests SET superseded_by = NULL, stage = 'Soak', message = '' WHERE superseded_by = ?",
+                (request_id,),
+            )
+            self._db.execute("DELETE FROM requests WHERE request_id = ?", (request_id,))
+
+        await self._write(write)
+        await self.drop_map(request_id)
+
+    async def open_map(self, request_id: RequestId) -> ItemMap:
+        return await ItemMap.open(self.map_path(request_id), self._make_offload(), self._codec)
+
+    async def drop_map(self, request_id: RequestId) -> None:
+        """The map's file is gone. Again: nothing happens."""
+        path = self.map_path(request_id)
+
+        def unlink() -> None:
+            for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+                name.unlink(missing_ok=True)
+
+        await self._effect("drop_map", lambda: self._offload(unlink))
+
+    def map_path(self, request_id: RequestId) -> Path:
+        return self.root / "moves" / f"{request_id}.sqlite"
+
+    def lock_path(self, request_id: RequestId) -> Path:
+        return self.root / "moves" / f"{request_id}.lock"
+
+    async def quarantine(self, request_id: RequestId, name: str, raw: bytes) -> Path:
+        """The raw bytes lie in a file of their own, durable. Again, with the same name: the same file."""
+        folder = self.root / "quarantine" / request_id
+        path = folder / name
+
+        def write() -> Path:
+            folder.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(".draft")
+            with open(draft, "wb") as file:
+                file.write(raw[: self.limits.quarantine_item_bytes_max])
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+            return path
+
+        return await self._offload(write)
+
+    # --- blocking, inside the offload -------------------------------------------------------------------------
+
+    async def _read(self, question: Callable[[], T]) -> T:
+        def ask() -> T:
+            with sqlite_errors(self._db.filename):
+                return question()
+
+        return await self._offload(ask)
+
+    async def _write(self, statements: Callable[[], T]) -> T:
+        def commit() -> T:
+            with transaction(self._db):
+                return statements()
+
+        answer = await self._effect("write", lambda: self._offload(commit))
+        self._changes += 1
+        self._changed.set()
+        self._changed = trio.Event()
+        return answer
+
+    async def _effect(self, _verb: str, effect: Callable[[], Awaitable[T]]) -> T:
+        """Every durable effect passes here: the place where tests stop the world."""
+        return await effect()
+
+    def _standing(self, request_id: RequestId) -> Standing:
+        rows = list(self._db.execute(f"SELECT {_COLUMNS} FROM requests WHERE request_id = ?", (request_id,)))
+        if not rows:
+            raise NotFound(kind="move request", name=request_id)
+        return self._of_row(rows[0])
+
+    def _of_row(self, row: Sequence[Any]) -> Standing:
+        return Standing(
+            request=self._codec.unpack(row[0], MoveRequest),
+            token=row[1],
+            status=Status(row[2]),
+            detail=StatusDetail(row[3]),
+            stage=SyncStage(row[4]),
+            since_ms=row[5],
+            updated_ms=row[6],
+            percent=row[7],
+            message=row[8],
+            next_try_ms=row[9],
+            counters=self._codec.unpack(row[10], Counters),
+            progress=None if row[11] is None else self._codec.unpack(row[11], Progress),
+            wishes=Wishes(
+                suspend=bool(row[12]),
+                retry=bool(row[13]),
+                complete=bool(row[14]),
+                finish=bool(row[15]),
+                remove=bool(row[16]),
+                superseded_by=None if row[17] is None else RequestId(row[17]),
+            ),
+        )
+
+    def _apply(self, request_id: RequestId, token: int, change: Change, now: int) -> None:
+        before = self._standing(request_id)
+        status, stage = change.status or before.status, change.stage or before.stage
+        counters = attrs.evolve(before.counters, **change.counters)
+        moved = status is not before.status
+        if moved:
+            spent = dict(counters.spent_ms)
+            spent[before.status.value] = spent.get(before.status.value, 0) + max(0, now - before.since_ms)
+            counters = attrs.evolve(counters, spent_ms=spent)
+        explicit = change.status is not None or change.stage is not None
+        detail = change.detail or (detail_of(status, stage) if explicit else before.detail)
+        self._db.execute(
+            "UPDATE requests SET status = ?, stage = ?, detail = ?, since_ms = ?, updated_ms = ?, percent = ?, "
+            "message = ?, next_try_ms = ?, counters = ? WHERE request_id = ? AND token = ?",
+            (
+                status.value,
+                stage.value,
+                detail.value,
+                now if moved else before.since_ms,
+                now,
+                before.percent if change.percent is None else change.percent,
+                before.message if change.message is None else change.message,
+                change.next_try_ms if explicit or change.next_try_ms is not None else before.next_try_ms,
+                self._codec.pack(counters),
+                request_id,
+                token,
+            ),
+        )
+        self._check_turn(request_id, token)
+        for wish in change.taken_wishes:
+            self._db.execute(f"UPDATE requests SET wish_{wish} = 0 WHERE request_id = ?", (request_id,))
+
+    def _check_turn(self, request_id: RequestId, token: int) -> None:
+        """Inside the transaction, so the whole of it is undone for a stale token."""
+        rows = list(self._db.execute("SELECT token FROM requests WHERE request_id = ?", (request_id,)))
+        if not rows:
+            raise NotFound(kind="move request", name=request_id)
+        seen = rows[0][0]
+        assert isinstance(seen, int)
+        if seen != token:
+            raise StaleToken(held=token, seen=seen)
+
+    def _supersede(self, parent: RequestId, child: RequestId) -> None:
+        if list(self._db.execute("SELECT 1 FROM facts WHERE request_id = ? AND kind = 'purge_allowed'", (parent,))):
+            raise RequestRefused(
+                why="the old mailbox has been soft-deleted already, so the move cannot be taken back; "
+                "move the mailbox to its old database with an ordinary new move"
+            )
+        if not list(self._db.execute("SELECT 1 FROM facts WHERE request_id = ? AND kind = 'cleaned_up'", (parent,))):
+            raise RequestRefused(why="this move has not been completed, so there is nothing to take back; remove it")
+        standing = self._standing(parent)
+        if standing.wishes.superseded_by is not None:
+            raise RequestRefused(why=f"request {standing.wishes.superseded_by} is taking this move back already")
+        self._db.execute("UPDATE requests SET superseded_by = ? WHERE request_id = ?", (child, parent))
+
+    def _check_not_superseded(self, request_id: RequestId) -> None:
+        by = self._standing(request_id).wishes.superseded_by
+        if by is not None:
+            raise RequestRefused(why=f"request {by} is taking this move back; its source stays")

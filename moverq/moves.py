@@ -1,0 +1,338 @@
+"""The verbs of moverq, for the command line and for scripts.
+
+None of them does the moving: they write what is wanted into the ledger, where a worker (`service`) finds it, at once
+if it runs and at its next start if not. So every verb returns quickly, may be repeated, and works while no worker is
+up. A refusal is `RequestRefused` with a sentence that says what to do instead.
+"""
+
+from collections.abc import Iterable
+from uuid import uuid4
+
+import attrs
+
+from moverq.directory.directory import Directory
+from moverq.endpoints.base import Home
+from moverq.errors import NotFound, RequestRefused
+from moverq.ledger.ledger import Ledger
+from moverq.model.facts import CleanedUp, Committed, PurgeAllowed
+from moverq.model.ids import InstanceId, RequestId, new_id
+from moverq.model.report import MoveReport
+from moverq.model.request import MoveRequest, Priority, Status, SyncStage
+from moverq.model.standing import Standing
+from moverq.model.statistics import MoveStatistics, from_standing
+from moverq.plan.explanation import Explanation, explain_standing
+from moverq.plan.versions import decide
+
+
+async def new_move(
+    ledger: Ledger,
+    directory: Directory,
+    address: str,
+    target_database: str,
+    *,
+    idempotency_key: str | None = None,
+    batch_name: str | None = None,
+    priority: Priority = Priority.NORMAL,
+    offline: bool = False,
+    suspended: bool = False,
+    suspend_when_ready_to_complete: bool = False,
+    complete_after_ms: int | None = None,
+    bad_item_limit: int | None = 0,
+    accept_large_data_loss: bool = False,
+    lock_budget_ms: int = 1000,
+    soak_s: float = 14 * 86400.0,
+    retention_s: float = 30 * 86400.0,
+) -> Standing:
+    """The request is durable and Queued, and the directory shows it on the user. Asking again with the same
+    `idempotency_key` gives the same request.
+
+    Durable: request, and the directory's claim.
+    Raises:
+        RequestRefused: no such mailbox or database, already there, already moving, a limit that needs confirming.
+    """
+    if idempotency_key is not None:
+        known = await ledger.by_key(idempotency_key)
+        if known is not None:
+            return known
+    limit_max = ledger.limits.bad_item_limit_unconfirmed_max
+    if (bad_item_limit is None or bad_item_limit > limit_max) and not accept_large_data_loss:
+        raise RequestRefused(
+            why=f"a bad item limit above {limit_max} may lose much; confirm it with --accept-large-data-loss"
+        )
+    try:
+        recipient = await directory.locate(address)
+    except (NotFound, ValueError) as error:
+        raise RequestRefused(why=f"there is no mailbox {address} in the directory") from error
+    try:
+        database = await directory.database(target_database)
+    except NotFound as error:
+        raise RequestRefused(why=f"there is no database {target_database} in the directory") from error
+    home = recipient.register.home
+    if home.database == target_database:
+        raise RequestRefused(why=f"{recipient.address} is in {target_database} already")
+    if recipient.active_move is not None:
+        raise RequestRefused(why=await _already_moving(ledger, recipient.address, recipient.active_move))
+    versions = decide(
+        (await directory.server((await directory.database(home.database)).server)).version,
+        (await directory.server(database.server)).version,
+    )
+    request = MoveRequest(
+        request_id=RequestId(uuid4().hex),
+        idempotency_key=idempotency_key if idempotency_key is not None else uuid4().hex,
+        mailbox_id=recipient.mailbox_id,
+        address=recipient.address,
+        source=home,
+        target_database=target_database,
+        target_instance=InstanceId(new_id()),
+        batch_name=batch_name,
+        priority=priority,
+        offline=offline or not versions.online,
+        suspend_when_ready_to_complete=suspend_when_ready_to_complete,
+        complete_after_ms=complete_after_ms,
+        bad_item_limit=bad_item_limit,
+        lock_budget_ms=lock_budget_ms,
+        soak_s=soak_s,
+        retention_s=retention_s,
+        queued_ms=ledger.now_ms(),
+    )
+    standing = await ledger.add(request, suspended=suspended)
+    return await _claim(ledger, directory, standing, of=request)
+
+
+async def rollback(
+    ledger: Ledger,
+    directory: Directory,
+    request_id: RequestId,
+    *,
+    idempotency_key: str | None = None,
+    lock_budget_ms: int | None = None,
+) -> Standing:
+    """A new request takes this move back: roles swapped, the retired source becomes the target, and what has come
+    since is carried with it. Only until the old mailbox is soft-deleted.
+
+    Raises:
+        RequestRefused: not completed, taken back already, or the old mailbox is gone.
+    """
+    parent = await ledger.get(request_id)
+    facts = await ledger.facts(request_id)
+    key = idempotency_key if idempotency_key is not None else f"rollback of {request_id}"
+    known = await ledger.by_key(key)
+    if known is not None:
+        return known
+    if not facts.has(Committed) or not facts.has(CleanedUp):
+        raise RequestRefused(
+            why=f"the move of {parent.request.address} has not been completed, so there is nothing to take back; "
+            f"`moverq move remove` gives it up"
+        )
+    if facts.has(PurgeAllowed):
+        raise RequestRefused(
+            why=f"the old mailbox of {parent.request.address} has been soft-deleted; "
+            f"move it to {parent.request.source.database} with an ordinary new move"
+        )
+    old = parent.request
+    request = attrs.evolve(
+        old,
+        request_id=RequestId(uuid4().hex),
+        idempotency_key=key,
+        source=Home(old.target_database, old.target_instance),
+        target_database=old.source.database,
+        target_instance=old.source.instance,
+        parent=old.request_id,
+        suspend_when_ready_to_complete=False,
+        complete_after_ms=None,
+        lock_budget_ms=old.lock_budget_ms if lock_budget_ms is None else lock_budget_ms,
+        queued_ms=ledger.now_ms(),
+    )
+    # The parent's claim in the directory is handed over by the rollback's own job, once the parent has stopped.
+    return await ledger.add(request)
+
+
+async def list_moves(
+    ledger: Ledger,
+    *,
+    statuses: Iterable[Status] | None = None,
+    batch_name: str | None = None,
+    source_database: str | None = None,
+    target_database: str | None = None,
+    limit: int = 1000,
+) -> list[MoveStatistics]:
+    """Requests in numbers, oldest first."""
+    found = await ledger.find(
+        statuses=statuses,
+        batch_name=batch_name,
+        source_database=source_database,
+        target_database=target_database,
+        limit=limit,
+    )
+    return [from_standing(standing, now_ms=ledger.now_ms()) for standing in found]
+
+
+async def get(ledger: Ledger, request_id: RequestId) -> MoveStatistics:
+    """Raises `NotFound`."""
+    return from_standing(await ledger.get(request_id), now_ms=ledger.now_ms())
+
+
+async def find_request(ledger: Ledger, directory: Directory, name: str) -> RequestId:
+    """The request that an operator means by an address, a request id, or the beginning of one.
+
+    Of several for one address, the one that is not over; else the newest.
+
+    Raises:
+        NotFound: no such request.
+        RequestRefused: the beginning fits several.
+    """
+    if "@" in name:
+        recipient = await directory.locate(name)
+        mine = await ledger.find(mailbox_id=recipient.mailbox_id)
+        if not mine:
+            raise NotFound(kind="move request for", name=name)
+        open_ = [standing for standing in mine if standing.stage is not SyncStage.SYNC_FINISHED]
+        return (open_ or mine)[-1].request.request_id
+    fitting = [s.request.request_id for s in await ledger.find(limit=100_000) if s.request.request_id.startswith(name)]
+    if not fitting:
+        raise NotFound(kind="move request", name=name)
+    if len(fitting) > 1:
+        raise RequestRefused(why=f"{name} is the beginning of {len(fitting)} requests; give more of it")
+    return fitting[0]
+
+
+async def report(ledger: Ledger, request_id: RequestId) -> MoveReport:
+    """Everything about one request. Raises `NotFound`."""
+    return MoveReport(statistics=await get(ledger, request_id), entries=await ledger.entries(request_id))
+
+
+async def explain(ledger: Ledger, request_id: RequestId) -> Explanation:
+    """Why it stands where it stands. Always an answer. Raises `NotFound`."""
+    return explain_standing(await ledger.get(request_id), await ledger.facts(request_id))
+
+
+async def suspend(ledger: Ledger, request_id: RequestId) -> Standing:
+    """The job leaves at its next safe point; the user's mailbox is as usable as before.
+
+    Raises:
+        RequestRefused: the cutover has begun, or the move is over.
+    """
+
+    def decide_wish(standing: Standing) -> dict[str, bool]:
+        if standing.status.is_final:
+            raise RequestRefused(why=f"the move of {standing.request.address} is {standing.status.value} already")
+        if standing.status is Status.COMPLETION_IN_PROGRESS:
+            raise RequestRefused(
+                why=f"the move of {standing.request.address} is being completed; that takes moments and cannot be "
+                f"suspended"
+            )
+        return {"suspend": True, "retry": False}
+
+    return await ledger.wish(request_id, decide_wish)
+
+
+async def resume(ledger: Ledger, request_id: RequestId, *, bad_item_limit: int | None = -1) -> Standing:
+    """A suspended or failed move goes on, with another bad item limit if one is given (None: unlimited).
+
+    Raises:
+        RequestRefused: it is over.
+    """
+
+    def decide_wish(standing: Standing) -> dict[str, bool]:
+        if standing.status.is_final:
+            raise RequestRefused(why=f"the move of {standing.request.address} is {standing.status.value} already")
+        if standing.status is Status.AUTO_SUSPENDED:
+            return {"suspend": False, "complete": True}
+        return {"suspend": False, "retry": True}
+
+    if bad_item_limit != -1:
+        await ledger.amend(request_id, lambda s: attrs.evolve(s.request, bad_item_limit=bad_item_limit))
+    return await ledger.wish(request_id, decide_wish)
+
+
+async def complete(ledger: Ledger, request_id: RequestId) -> Standing:
+    """The move goes on to its cutover as soon as it is ready, whatever it was told to wait for. Of a completed one,
+    the soak ends now and the old mailbox is soft-deleted."""
+
+    def decide_wish(standing: Standing) -> dict[str, bool]:
+        if standing.status.is_final:
+            if standing.wishes.superseded_by is not None:
+                raise RequestRefused(why=f"request {standing.wishes.superseded_by} is taking this move back")
+            return {"finish": True}
+        return {"complete": True, "suspend": False, "retry": standing.status is Status.SUSPENDED}
+
+    return await ledger.wish(request_id, decide_wish)
+
+
+async def set_move(
+    ledger: Ledger,
+    request_id: RequestId,
+    *,
+    bad_item_limit: int | None = -1,
+    complete_after_ms: int | None = -1,
+    suspend_when_ready_to_complete: bool | None = None,
+    priority: Priority | None = None,
+    batch_name: str | None = None,
+    accept_large_data_loss: bool = False,
+) -> Standing:
+    """What may be changed of a request that runs already; -1 and None (where None means nothing) leave it."""
+
+    def change(standing: Standing) -> MoveRequest:
+        request = standing.request
+        if bad_item_limit != -1:
+            most = ledger.limits.bad_item_limit_unconfirmed_max
+            if (bad_item_limit is None or bad_item_limit > most) and not accept_large_data_loss:
+                raise RequestRefused(
+                    why=f"a bad item limit above {most} may lose much; confirm it with --accept-large-data-loss"
+                )
+            request = attrs.evolve(request, bad_item_limit=bad_item_limit)
+        if complete_after_ms != -1:
+            request = attrs.evolve(request, complete_after_ms=complete_after_ms)
+        if suspend_when_ready_to_complete is not None:
+            request = attrs.evolve(request, suspend_when_ready_to_complete=suspend_when_ready_to_complete)
+        if priority is not None:
+            request = attrs.evolve(request, priority=priority)
+        if batch_name is not None:
+            request = attrs.evolve(request, batch_name=batch_name)
+        return request
+
+    return await ledger.amend(request_id, change)
+
+
+async def remove(ledger: Ledger, request_id: RequestId) -> Standing:
+    """A worker gives the move up at its next safe point: before the commit the source is its users' again and the
+    target gone; after it only the request's record goes. The mailbox at its home is never touched.
+
+    Raises:
+        RequestRefused: another request is taking this one back.
+    """
+
+    def decide_wish(standing: Standing) -> dict[str, bool]:
+        if standing.wishes.superseded_by is not None and standing.stage is not SyncStage.SYNC_FINISHED:
+            raise RequestRefused(
+                why=f"request {standing.wishes.superseded_by} is taking this move back; remove that one"
+            )
+        return {"remove": True}
+
+    return await ledger.wish(request_id, decide_wish)
+
+
+async def _claim(ledger: Ledger, directory: Directory, standing: Standing, *, of: MoveRequest) -> Standing:
+    """The directory shows the request. Lost against another one at the same moment: the record goes again."""
+    request = standing.request
+    if request.request_id != of.request_id:
+        return standing
+    try:
+        await directory.claim_move(request.mailbox_id, request.request_id)
+    except RequestRefused:
+        await ledger.disown(request.request_id, standing.token)
+        raise
+    return standing
+
+
+async def _already_moving(ledger: Ledger, address: str, active: RequestId) -> str:
+    try:
+        other = await ledger.get(active)
+    except NotFound:
+        return f"{address} is being moved by request {active}, of another ledger"
+    if other.status.is_final:
+        return (
+            f"{address} was moved by request {active} and its soak is not over; "
+            f"end it with `moverq move complete {active}`, or take it back with `moverq move rollback {active}`"
+        )
+    return f"{address} is being moved by request {active} ({other.status.value}); see `moverq move explain {active}`"

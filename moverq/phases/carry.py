@@ -1,0 +1,127 @@
+"""Carrying: bring batches from a reader to a writer, in the order of writes. Not a phase; four of them use it.
+
+    target durable  →  item map  →  the fact (a cursor, a watermark), by whoever called
+
+The same code carries forward (source to target) and, in the soak, back (target to the retired source): the item map
+says what both sides hold, whichever way it came.
+
+What always holds: the map never says that an item is at the writer which is not. The writer leaves out an item of a
+folder it does not have, so before bytes are written the tree is looked at, and an item whose folder is gone again by
+then is dropped: it has changed since, so the feed brings it.
+"""
+
+from collections.abc import Sequence
+
+import attrs
+
+from moverq.endpoints.base import Source, StepKind, Target
+from moverq.errors import RequestRefused
+from moverq.ledger.item_map import ItemMap
+from moverq.limits import Limits
+from moverq.model.change import BadItem, ChangeBatch, FolderState, Gone, ItemContent, ItemState, Watermark
+from moverq.model.ids import FolderId, ItemId
+from moverq.plan.hierarchy import plan_hierarchy
+
+
+@attrs.frozen
+class Carried:
+    """What one batch came to. `read` counts bytes that were really carried."""
+
+    items: int
+    bytes: int
+    changes: int
+    bad: tuple[BadItem, ...]
+
+
+@attrs.define(eq=False, kw_only=True)
+class Carrier:
+    """One direction of one move, with its token."""
+
+    reader: Source
+    writer: Target
+    token: int
+    item_map: ItemMap
+    limits: Limits
+    generation: int = 1
+    """Of the listing at work: what it has seen is marked with it."""
+    _folders: frozenset[FolderId] | None = None
+    """Folders the writer has; None: not looked yet."""
+    _unfinished: bool = True
+    """The writer may have folders, parked or unwanted, that a plan had to leave because items were in them."""
+
+    async def bring_tree(self, wanted: Sequence[FolderState]) -> None:
+        """The writer's folders are as `wanted`, but for unwanted ones that still hold items."""
+        present = await self.writer.read_hierarchy()
+        steps = plan_hierarchy(present, wanted, occupied=await self.writer.occupied_folders())
+        if steps:
+            try:
+                await self.writer.apply_folders(steps, self.token)
+            except RequestRefused:
+                # A folder that was empty when we looked holds an item now: only the mover writes here, so it was
+                # another tenure's last batch. Looking again finds it.
+                self._unfinished = True
+                raise
+        removed = {step.folder.folder_id for step in steps if step.kind is StepKind.REMOVE}
+        have = {folder.folder_id for folder in present} - removed | {folder.folder_id for folder in wanted}
+        self._folders = frozenset(have)
+        self._unfinished = have != {folder.folder_id for folder in wanted}
+        await self.item_map.record(self.token, hierarchy=wanted)
+
+    async def finish_tree(self) -> None:
+        """After the items of a batch: folders that had to wait for them go now."""
+        if self._unfinished:
+            wanted = await self.item_map.hierarchy()
+            if wanted is not None:
+                await self.bring_tree(wanted)
+
+    async def apply(self, batch: ChangeBatch) -> Carried:
+        """The writer durably holds this batch, and the map says so. The watermark is the caller's to write."""
+        if batch.hierarchy is not None:
+            await self.bring_tree(batch.hierarchy)
+        missing = frozenset(await self.writer.apply_changes(batch, self.token))
+        fetched: list[ItemState] = []
+        bad: list[BadItem] = []
+        bytes_ = 0
+        left: tuple[ItemId, ...] = tuple(state.item_id for state in batch.items if state.item_id in missing)
+        while left:
+            contents, unreadable, left = await self.reader.fetch(left, bytes_max=self.limits.batch_bytes_max)
+            written, refused = await self._write(contents)
+            fetched += written
+            bad += [*unreadable, *refused]
+            bytes_ += sum(state.size for state in written)
+        await self.item_map.record(
+            self.token,
+            carried=[*(state for state in batch.items if state.item_id not in missing), *fetched],
+            bad=bad,
+            gone=batch.items_gone,
+            settings=batch.settings,
+            seen=self.generation,
+        )
+        if not batch.more:
+            await self.finish_tree()
+        return Carried(len(fetched), bytes_, batch.changes, tuple(bad))
+
+    async def write(self, contents: Sequence[ItemContent], unreadable: Sequence[BadItem] = ()) -> Carried:
+        """The writer durably holds these items, but for the bad ones, and the map says so."""
+        written, refused = await self._write(contents)
+        bad = (*unreadable, *refused)
+        await self.item_map.record(self.token, carried=written, bad=bad, seen=self.generation)
+        return Carried(len(written), sum(state.size for state in written), 0, bad)
+
+    async def bury(self, item_ids: Sequence[ItemId], at: Watermark) -> None:
+        """These items, which the reader no longer has, are dead at the writer and in the map."""
+        gone = tuple(Gone(item_id, at.modseq) for item_id in item_ids)
+        await self.writer.apply_changes(ChangeBatch(through=at, more=True, items_gone=gone), self.token)
+        await self.item_map.record(self.token, gone=gone)
+
+    async def _write(self, contents: Sequence[ItemContent]) -> tuple[list[ItemState], tuple[BadItem, ...]]:
+        if self._folders is None:
+            self._folders = frozenset(folder.folder_id for folder in await self.writer.read_hierarchy())
+        if any(item.state.folder_id not in self._folders for item in contents):
+            await self.bring_tree(await self.reader.read_hierarchy())
+            contents = [item for item in contents if item.state.folder_id in self._folders]
+        if not contents:
+            return [], ()
+        refused = await self.writer.write_items(contents, self.token)
+        bad_ids = {bad.state.item_id for bad in refused}
+        return [item.state for item in contents if item.state.item_id not in bad_ids], refused

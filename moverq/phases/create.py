@@ -1,0 +1,121 @@
+"""CreatingMailbox, and CreatingInitialSyncCheckpoint: the sealed target, and where the feed stood before the listing.
+
+The target's id was chosen with the request, so a restart looks for it by that id and finds what it made. A rollback
+makes nothing: the retired instance that the reverse feed has followed is sealed and becomes the target, with the map
+and the watermark of the move it takes back.
+
+The final steps are rehearsed on the real target as soon as there is one: the guard set and read, the directory and
+the ledger written, both accounts taken. What they took is the fixed part of every predicted lock time.
+"""
+
+import trio
+
+from moverq.errors import NotFound, RequestRefused
+from moverq.model.change import Watermark
+from moverq.model.facts import (
+    FeedWatermark,
+    OfflineLocked,
+    PurgeAllowed,
+    ReverseWatermark,
+    SeedCursor,
+    SeedWatermark,
+    TargetMade,
+)
+from moverq.model.report import EntryKind
+from moverq.model.request import SyncStage
+from moverq.phases.tenure import Tenure
+
+
+async def create_target(t: Tenure) -> None:
+    """The sealed target is there, and the final steps have been rehearsed on it."""
+    await t.enter(SyncStage.CREATING_MAILBOX)
+    if t.request.parent is not None:
+        await t.target.seal(t.token)
+    else:
+        await t.target.create(t.request.mailbox_id, t.token)
+    await t.write(TargetMade(fixed_ms=await _rehearse(t)))
+
+
+async def create_checkpoint(t: Tenure) -> None:
+    """The feed's place is durable, and the listing has not begun: what comes from here on is never missed."""
+    await t.enter(SyncStage.CREATING_INITIAL_SYNC_CHECKPOINT)
+    inherited = await _inherit(t) if t.request.parent is not None else None
+    if inherited is not None:
+        await t.write(
+            SeedWatermark(watermark=inherited),
+            SeedCursor(cursor=b"", done=True),
+            FeedWatermark(watermark=inherited),
+            entries=(t.entry(EntryKind.LINE, f"The way back is short: the reverse feed stands at {inherited}."),),
+        )
+        return
+    watermark = await t.source.head()
+    # A target that held items before this move (a rollback whose reverse feed was lost) must be swept afterwards.
+    await t.write(
+        SeedWatermark(watermark=watermark),
+        SeedCursor(cursor=b"", done=False, swept=t.request.parent is None),
+        FeedWatermark(watermark=watermark),
+    )
+
+
+async def lock_for_offline(t: Tenure) -> None:
+    """Offline path: the source is locked from here to the end. Announced first, so that a restart knows why."""
+    if not t.facts.has(OfflineLocked):
+        await t.write(
+            OfflineLocked(),
+            entries=(t.entry(EntryKind.LINE, "Offline move: the source is locked for the whole copy."),),
+        )
+    await t.source.lock(t.token)
+
+
+async def _inherit(t: Tenure) -> Watermark | None:
+    """The map and the reverse watermark of the move this one takes back; None where the reverse feed was lost.
+
+    The parent is taken over with this token first, in the ledger and in its map, so that neither moves any more
+    while they are read; both sides were claimed when this tenure began.
+    """
+    parent = t.request.parent
+    assert parent is not None
+    try:
+        await t.ledger.take_over(parent, t.token)
+    except NotFound:
+        return None  # its record was removed: the old mailbox is compared in full
+    facts = await t.ledger.facts(parent)
+    if facts.has(PurgeAllowed):
+        raise RequestRefused(why="the old mailbox has been soft-deleted; move it there with an ordinary new move")
+    reverse = facts.get(ReverseWatermark)
+    if reverse is None or not t.ledger.map_path(parent).exists():
+        return None
+    parents_map = await t.ledger.open_map(parent)
+    try:
+        await parents_map.take_over(t.token)
+        await t.item_map.close()
+        await parents_map.copy_to(t.item_map.path)
+    finally:
+        await parents_map.close()
+    t.item_map = await t.ledger.open_map(t.request_id)
+    await t.item_map.take_over(t.token)
+    return reverse.watermark
+
+
+async def _rehearse(t: Tenure) -> float:
+    """What the fixed steps of a finalize take, in ms, and whether they can be done at all.
+
+    Raises whatever a step raises: better here than under the lock.
+    """
+    begun = trio.current_time()
+    await t.source.claim(t.token)
+    await t.source.account()
+    await t.target.account()
+    await t.item_map.account()
+    await t.write(entries=(t.entry(EntryKind.LINE, "Rehearsing the final steps."),))
+    await t.show_status()
+    await t.directory.recipient(t.request.mailbox_id)
+    await t.target.claim(t.token)
+    guard = await t.target.guard()
+    took = (trio.current_time() - begun) * 1000
+    if guard.token != t.token:
+        raise RequestRefused(why=f"the target's guard did not keep token {t.token}; it says {guard.token}")
+    if t.target.capabilities.has_feed:
+        # The way back: the target can be followed from where it stands.
+        await t.target_as_source.read_feed(await t.target_as_source.head(), changes_max=1)
+    return took

@@ -1,0 +1,177 @@
+"""IncrementalSync: follow the feed until the gate lets the move finalize. It may stay here for weeks.
+
+Each round drains what the feed has, measures how fast that went and how much came meanwhile, and asks the gate
+(`plan.readiness`). The watermark moves after each batch, so a crash costs one batch. While an operator's date or word
+is awaited the target goes on following, so that the cutover finds little to do.
+"""
+
+import trio
+
+from moverq.errors import CannotConverge, SourceChanged, VerificationFailed
+from moverq.flow.backoff import wait_first
+from moverq.model.change import Watermark
+from moverq.model.facts import FeedWatermark, OfflineLocked, SeedWatermark, TargetMade
+from moverq.model.report import EntryKind
+from moverq.model.request import Status, SyncStage
+from moverq.model.status_detail import StatusDetail
+from moverq.phases.carry import Carrier
+from moverq.phases.seed import forward, note_bad
+from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure
+from moverq.plan.readiness import Readiness, Round, Verdict, check_ready
+from moverq.plan.verification import check_accounts, check_target
+
+MISMATCHES_MAX = 3
+"""Looks in a row at which source and target differ with nothing left to follow, before they are compared anew."""
+
+
+async def incremental_sync(t: Tenure) -> Readiness:
+    """The backlog is small, both sides agree, and nobody asks the move to wait: it may finalize.
+
+    Raises:
+        CannotConverge: three rounds in a row did not shrink the backlog.
+        SourceChanged, VerificationFailed: the sides differ although everything was carried.
+    """
+    done = {"seeding_completed_ms": t.now_ms()} if t.standing.counters.seeding_completed_ms is None else {}
+    await t.enter(SyncStage.INCREMENTAL_SYNC, status=Status.IN_PROGRESS, counters=done)
+    carrier = forward(t)
+    await retry_bad_items(t, carrier)
+    rounds: list[Round] = []
+    mismatches = 0
+    offline = t.facts.has(OfflineLocked)
+    while True:
+        rounds = [*rounds[-9:], await _round(t, carrier)]
+        t.check_bad_items()
+        found = await _compare(t)
+        readiness = check_ready(
+            rounds,
+            budget_ms=None if offline else float(t.request.lock_budget_ms),
+            fixed_ms=t.facts.need(TargetMade).fixed_ms,
+            discrepancies=found,
+            limits=t.limits,
+        )
+        await t.publish(backlog=rounds[-1].backlog_after, predicted_lock_ms=readiness.predicted_lock_ms)
+        mismatches = mismatches + 1 if found else 0
+        if mismatches >= MISMATCHES_MAX:
+            _promote(t, found)
+        if readiness.verdict is Verdict.CANNOT_CONVERGE:
+            raise CannotConverge(change_rate=readiness.change_rate, copy_rate=readiness.copy_rate)
+        if readiness.verdict is Verdict.READY:
+            why = _why_wait(t)
+            if why is None:
+                t.quiet = False
+                return readiness
+            await _wait(t, *why)
+            rounds = []
+
+
+async def drain(t: Tenure, carrier: Carrier, *, until: Watermark | None = None) -> int:
+    """The target holds all that the feed had when it was last read, and at least `until`. Returns changes applied."""
+    applied = 0
+    passes = 0
+    while True:
+        watermark = t.facts.need(FeedWatermark).watermark
+        batch = await t.source.read_feed(watermark, changes_max=t.limits.feed_changes_max)
+        if batch.changes or batch.through != watermark:
+            carried = await carrier.apply(batch)
+            counters = t.carried(items=carried.items, bytes_=carried.bytes, changes=carried.changes)
+            entries = await note_bad(t, carried.bad)
+            if carried.bad or batch.items_gone:
+                counters["bad_items"] = await t.item_map.bad_count()
+            await t.write(FeedWatermark(watermark=batch.through), entries=entries, counters=counters)
+            applied += carried.changes
+        if not batch.more:
+            await carrier.finish_tree()
+            reached = t.facts.need(FeedWatermark).watermark.modseq
+            if until is None or reached >= until.modseq:
+                return applied
+            passes += 1
+            if passes > t.limits.final_passes_max:
+                raise SourceChanged(why=f"the feed ends at {reached} and never reaches the lock at {until}")
+        if until is None:
+            await t.safe_point()
+
+
+async def retry_bad_items(t: Tenure, carrier: Carrier) -> None:
+    """What could not be carried is tried once more: an operator may have repaired it, or raised the target's limit."""
+    left = await t.item_map.bad_items()
+    if not left:
+        return
+    while left:
+        contents, bad, left = await t.source.fetch(left, bytes_max=t.limits.batch_bytes_max)
+        await carrier.write(contents, bad)
+        await t.safe_point()
+    await t.write(counters={"bad_items": await t.item_map.bad_count()})
+
+
+async def _round(t: Tenure, carrier: Carrier) -> Round:
+    begun = trio.current_time()
+    before = await _backlog(t)
+    applied = await drain(t, carrier)
+    elapsed = trio.current_time() - begun
+    await t.safe_point()
+    return Round(backlog_before=before, backlog_after=await _backlog(t), applied=applied, elapsed_s=elapsed)
+
+
+async def _backlog(t: Tenure) -> int:
+    """Changes the target lacks, at most: several changes of one item count each."""
+    return max(0, (await t.source.head()).modseq - t.facts.need(FeedWatermark).watermark.modseq)
+
+
+async def _compare(t: Tenure) -> tuple[str, ...]:
+    """Discrepancies up to the watermark. The source is compared only where it stands exactly there: O(folders)."""
+    ledger = await t.item_map.account()
+    target = await t.target.account()
+    source = await t.source.account()
+    if source.head == t.facts.need(FeedWatermark).watermark:
+        return check_accounts(source, target, ledger, exact=False)
+    return check_target(target, ledger)
+
+
+def _promote(t: Tenure, found: tuple[str, ...]) -> None:
+    """A difference that stays goes to the coarser, surer pass; one that stays even then goes to the operator."""
+    if t.facts.need(SeedWatermark).generation > 1:
+        raise VerificationFailed(discrepancies=found)
+    raise SourceChanged(why=f"source and target differ although everything was carried: {found[0]}")
+
+
+def _why_wait(t: Tenure) -> tuple[Status, str, int | None] | None:
+    """What keeps a ready move from its cutover: the status to show, the sentence, and the date if there is one."""
+    request, wishes = t.request, t.standing.wishes
+    if wishes.complete:
+        return None
+    if request.suspend_when_ready_to_complete:
+        return Status.AUTO_SUSPENDED, "ready to complete; waits for `moverq move complete`", None
+    if request.complete_after_ms is not None and t.now_ms() < request.complete_after_ms:
+        return Status.IN_PROGRESS, "ready to complete; waits for its date", request.complete_after_ms
+    return None
+
+
+async def _wait(t: Tenure, status: Status, message: str, until_ms: int | None) -> None:
+    """Until the feed has more, an operator says something, or the date comes."""
+    seen = t.bell.version
+    if (status, message) != (t.standing.status, t.standing.message):
+        detail = StatusDetail.AUTO_SUSPENDED if status is Status.AUTO_SUSPENDED else StatusDetail.INCREMENTAL_SYNC
+        suspended = {"suspended_ms": t.now_ms()} if status is Status.AUTO_SUSPENDED else {}
+        entry = t.entry(EntryKind.LINE, message[0].upper() + message[1:] + ".")
+        await t.write(
+            status=status, detail=detail, message=message, next_try_ms=until_ms, counters=suspended, entries=(entry,)
+        )
+        await t.show_status()
+    await t.safe_point()
+    if _why_wait(t) is None:
+        return
+    t.quiet = True
+    if t.tools.drain:
+        raise LeaveAtSafePoint(Reason.STOP)
+    watermark = t.facts.need(FeedWatermark).watermark
+    at_most = t.limits.poll_wishes_s
+    if until_ms is not None:
+        at_most = min(at_most, max(0.0, (until_ms - t.now_ms()) / 1000))
+    await wait_first(
+        lambda: t.source.wait_feed(watermark),
+        lambda: t.bell.wait(seen),
+        t.tools.stopping.wait,
+        at_most_s=at_most,
+    )
+    t.quiet = False
+    await t.safe_point()

@@ -1,0 +1,183 @@
+"""CreatingFolderHierarchy, LoadingMessages, CopyingMessages: the bulk copy while the user works on.
+
+A reader a few batches ahead of a writer, the channel between them bounded in bytes, so that the source is read while
+the target syncs. The copy is fuzzy: what it carries may be older or newer than its neighbours, and the feed from the
+watermark before the listing straightens all of it out.
+
+    read_seed(cursor) ─▶ ByteChannel ─▶ write_items ─▶ item map ─▶ SeedCursor fact     per batch
+
+Entered again it goes on behind the last durable cursor. A reseed (the feed was trimmed) is the same listing once
+more, as the next generation: what is at the target already is left as it is, and in the end what the listing has not
+seen is asked for by name and, if the source no longer has it, buried.
+"""
+
+import attrs
+import trio
+
+from moverq.endpoints.base import SeedPage
+from moverq.flow.byte_channel import ByteChannel
+from moverq.model.change import BadItem, ChangeBatch
+from moverq.model.facts import FeedWatermark, SeedCursor, SeedWatermark
+from moverq.model.ids import ItemId
+from moverq.model.progress import seeding_progress
+from moverq.model.report import EntryKind, ReportEntry
+from moverq.model.request import SyncStage
+from moverq.model.status_detail import percent_complete
+from moverq.phases.carry import Carrier
+from moverq.phases.tenure import Tenure
+
+
+async def create_hierarchy(t: Tenure) -> None:
+    """The target has the source's folders."""
+    await t.enter(SyncStage.CREATING_FOLDER_HIERARCHY)
+    await forward(t).bring_tree(await t.source.read_hierarchy())
+
+
+async def seed(t: Tenure) -> None:
+    """Everything the listing had is durable at the target, and the cursor says so."""
+    await t.enter(SyncStage.LOADING_MESSAGES)
+    summary = await t.source.summary()
+    await t.enter(SyncStage.COPYING_MESSAGES, counters={"mailbox_items": summary.items, "mailbox_bytes": summary.bytes})
+    t.progress = attrs.evolve(t.progress, items_total=summary.items, bytes_total=summary.bytes)
+    channel: ByteChannel[SeedPage] = ByteChannel(t.limits.seed_ahead_bytes_max)
+    # In the nursery: the reader, which ends at the last page, and the writer, which ends when the channel is empty.
+    async with t.tools.budget.holding(t.limits.move_bytes_max), trio.open_nursery() as nursery:
+        nursery.start_soon(_read, t, channel)
+        nursery.start_soon(_write, t, channel)
+    cursor = t.facts.need(SeedCursor)
+    if not cursor.swept:
+        await _sweep(t)
+        await t.write(attrs.evolve(cursor, swept=True))
+
+
+async def reseed(t: Tenure) -> None:
+    """The feed cannot go on from our watermark: a new watermark and a new listing, compared with what is there."""
+    before = t.facts.need(SeedWatermark)
+    watermark = await t.source.head()
+    generation = before.generation + 1
+    await t.write(
+        SeedWatermark(watermark=watermark, generation=generation),
+        SeedCursor(cursor=b"", done=False, generation=generation, swept=False),
+        FeedWatermark(watermark=watermark),
+        entries=(
+            t.entry(EntryKind.LINE, f"Comparing source and target anew from {watermark} (listing {generation})."),
+        ),
+    )
+
+
+def forward(t: Tenure) -> Carrier:
+    """Source to target, under this tenure's token."""
+    generation = t.facts.get(SeedWatermark)
+    return Carrier(
+        reader=t.source,
+        writer=t.target,
+        token=t.token,
+        item_map=t.item_map,
+        limits=t.limits,
+        generation=generation.generation if generation is not None else 1,
+    )
+
+
+async def note_bad(t: Tenure, bad: tuple[BadItem, ...]) -> tuple[ReportEntry, ...]:
+    """Each bad item's bytes lie in quarantine; the entries tell of them."""
+    entries = []
+    for item in bad:
+        state = item.state
+        name = f"{state.item_id.hex()}.{item.kind}"
+        where = await t.ledger.quarantine(t.request_id, name, item.raw) if item.raw is not None else None
+        entries.append(
+            t.entry(
+                EntryKind.BAD_ITEM,
+                f"{item.kind}: item {state.item_id.hex()} (UID {state.uid}, {state.size:,} bytes): {item.why}",
+                bad_item_kind=item.kind,
+                item_id=state.item_id.hex(),
+                folder_id=state.folder_id.hex(),
+                uid=state.uid,
+                size=state.size,
+                why=item.why,
+                quarantine=str(where) if where is not None else None,
+            )
+        )
+    return tuple(entries)
+
+
+async def _read(t: Tenure, channel: ByteChannel[SeedPage]) -> None:
+    fact = t.facts.need(SeedCursor)
+    cursor, done = fact.cursor or None, fact.done
+    while not done:
+        page = await t.source.read_seed(cursor, bytes_max=t.limits.batch_bytes_max, items_max=t.limits.batch_items_max)
+        await channel.send(page, sum(len(item.content) for item in page.items))
+        cursor, done = page.cursor, page.done
+    channel.close()
+
+
+async def _write(t: Tenure, channel: ByteChannel[SeedPage]) -> None:
+    carrier = forward(t)
+    begun, items, bytes_ = trio.current_time(), t.progress.items, t.progress.bytes
+    while (page := await channel.receive()) is not None:
+        await t.safe_point()
+        if page.settings or page.delivery_keys:
+            extras = ChangeBatch(
+                through=t.facts.need(SeedWatermark).watermark,
+                more=True,
+                settings=page.settings,
+                delivery_keys=page.delivery_keys,
+            )
+            await carrier.apply(extras)
+        carried = await carrier.write(page.items, page.bad)
+        items, bytes_ = items + carried.items, bytes_ + carried.bytes
+        counters = t.carried(items=carried.items, bytes_=carried.bytes)
+        entries = await note_bad(t, carried.bad)
+        if carried.bad:
+            counters["bad_items"] = await t.item_map.bad_count()
+        await t.write(
+            attrs.evolve(t.facts.need(SeedCursor), cursor=page.cursor, done=page.done),
+            entries=entries,
+            counters=counters,
+            percent=percent_complete(SyncStage.COPYING_MESSAGES, bytes_done=bytes_, bytes_total=t.progress.bytes_total),
+        )
+        t.check_bad_items()
+        seen = seeding_progress(
+            t.progress, items=items, bytes_=bytes_, elapsed_s=trio.current_time() - begun, at_ms=t.now_ms()
+        )
+        t.progress = seen
+        await t.publish()
+
+
+async def _sweep(t: Tenure) -> None:
+    """What is at the target, or in the map, and was not seen by this listing: carried if the source still has it,
+    buried if not. Ids never come back, so what the source does not have is dead for good."""
+    carrier = forward(t)
+    generation = t.facts.need(SeedCursor).generation
+    after = b""
+    while True:
+        await t.safe_point()
+        page = await t.item_map.unseen(generation, after=after, limit=t.limits.batch_items_max)
+        if not page:
+            break
+        await _settle_doubtful(t, carrier, page)
+        after = page[-1]
+    # The target may also hold what no map row tells of: a crash came between the two.
+    cursor, done = None, False
+    while not done:
+        await t.safe_point()
+        listed = await t.target_as_source.read_seed(
+            cursor, bytes_max=t.limits.batch_bytes_max, items_max=t.limits.batch_items_max
+        )
+        unknown = await t.item_map.unknown([item.state.item_id for item in listed.items])
+        if unknown:
+            await _settle_doubtful(t, carrier, unknown)
+        cursor, done = listed.cursor, listed.done
+
+
+async def _settle_doubtful(t: Tenure, carrier: Carrier, item_ids: tuple[ItemId, ...]) -> None:
+    alive: set[ItemId] = set()
+    left = item_ids
+    while left:
+        contents, bad, left = await t.source.fetch(left, bytes_max=t.limits.batch_bytes_max)
+        alive |= {item.state.item_id for item in contents} | {item.state.item_id for item in bad}
+        await carrier.write(contents, bad)
+    # `left` only ever holds what the source has: what is in none of the three is gone.
+    gone = [item_id for item_id in item_ids if item_id not in alive]
+    if gone:
+        await carrier.bury(gone, t.facts.need(SeedWatermark).watermark)

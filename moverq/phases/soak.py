@@ -1,0 +1,88 @@
+"""Soak: the move is over for the user, and the way back is kept short by the reverse feed, target to retired source.
+
+What clients do at the new home is carried back as it happens, under this move's token, on the retired instance that
+no client can reach. A rollback then finds an old home that lacks a batch at most. Nothing here may disturb the
+mailbox that people use: an error is reported, waited out and tried again, and never makes the move a failed one.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from moverq.endpoints.base import FenceClass
+from moverq.errors import FeedTrimmed
+from moverq.flow.backoff import wait_first
+from moverq.model.facts import FeedWatermark, ReverseWatermark, SoakUntil
+from moverq.model.report import EntryKind
+from moverq.phases.carry import Carrier
+from moverq.phases.seed import note_bad
+from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure
+
+
+async def soak(t: Tenure) -> bool:
+    """The soak is over: True when its time is (or an operator said so), False when a rollback was asked for."""
+    await _look_for_stragglers(t)
+    carrier = Carrier(
+        reader=t.target_as_source, writer=t.source_as_target, token=t.token, item_map=t.item_map, limits=t.limits
+    )
+    until_ms = t.facts.need(SoakUntil).until_ms
+    while True:
+        seen = t.bell.version
+        await t.safe_point()
+        if t.standing.wishes.superseded_by is not None:
+            return False
+        if t.standing.wishes.finish or t.now_ms() >= until_ms:
+            return True
+        await _carry_back(t, carrier)
+        t.quiet = True
+        if t.tools.drain:
+            raise LeaveAtSafePoint(Reason.STOP)
+        left_s = max(0.0, (until_ms - t.now_ms()) / 1000)
+        waits: list[Callable[[], Awaitable[object]]] = [partial(t.bell.wait, seen), t.tools.stopping.wait]
+        reverse = t.facts.get(ReverseWatermark)
+        if reverse is not None:
+            waits.append(partial(t.target_as_source.wait_feed, reverse.watermark))
+        await wait_first(*waits, at_most_s=min(left_s, t.limits.poll_wishes_s))
+
+
+async def _carry_back(t: Tenure, carrier: Carrier) -> None:
+    """The retired source holds all that the target's feed had. Without a reverse watermark there is nothing to do."""
+    while (reverse := t.facts.get(ReverseWatermark)) is not None:
+        try:
+            batch = await t.target_as_source.read_feed(reverse.watermark, changes_max=t.limits.feed_changes_max)
+        except FeedTrimmed as error:
+            await t.write(
+                forget=(ReverseWatermark,),
+                entries=(t.entry(EntryKind.WARNING, f"The way back is no longer short: {error}"),),
+                counters={"warnings": t.standing.counters.warnings + 1},
+            )
+            return
+        if batch.changes or batch.through != reverse.watermark:
+            carried = await carrier.apply(batch)
+            await t.write(ReverseWatermark(watermark=batch.through), entries=await note_bad(t, carried.bad))
+        if not batch.more:
+            return
+        await t.safe_point()
+
+
+async def _look_for_stragglers(t: Tenure) -> None:
+    """Fence classes B to D: did a writer get past the lock? What came to the retired source after the last drain is
+    reported, item by item. It is not written to the target: that is open, and its user's alone."""
+    if t.source.capabilities.fence is FenceClass.A:
+        return
+    await trio.lowlevel.checkpoint()
+    batch = await t.source.read_feed(t.facts.need(FeedWatermark).watermark, changes_max=t.limits.feed_changes_max)
+    if batch.items:
+        await t.write(
+            entries=[
+                t.entry(
+                    EntryKind.STRAGGLER,
+                    f"Item {state.item_id.hex()} ({state.size:,} bytes) came to the source after the lock.",
+                    item_id=state.item_id.hex(),
+                    size=state.size,
+                )
+                for state in batch.items
+            ],
+            counters={"warnings": t.standing.counters.warnings + len(batch.items)},
+        )

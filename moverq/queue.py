@@ -1,0 +1,68 @@
+"""Which requests run now: the ledger's due requests and the running jobs, as `plan.scheduling` wants to see them."""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+
+from moverq.limits import Limits
+from moverq.model.ids import RequestId
+from moverq.model.request import Status, SyncStage
+from moverq.model.standing import Standing
+from moverq.plan.scheduling import Candidate, Choice, choose
+
+
+def choose_requests(
+    due: Sequence[Standing],
+    *,
+    running: Mapping[RequestId, bool],
+    resting: Set[RequestId],
+    server_of: Mapping[str, str],
+    now_ms: int,
+    limits: Limits,
+) -> Choice:
+    """`running`: the jobs of this worker and whether each is quiet. `resting`: not to be started now."""
+    by_id = {standing.request.request_id: standing for standing in due}
+    at_work = [
+        _candidate(by_id[request_id], quiet=quiet) for request_id, quiet in running.items() if request_id in by_id
+    ]
+    queued = [
+        _candidate(standing, quiet=_is_quiet(standing))
+        for standing in due
+        if standing.request.request_id not in running
+        and standing.request.request_id not in resting
+        and is_startable(standing, now_ms=now_ms)
+    ]
+    return choose(queued, at_work, server_of=server_of, limits=limits)
+
+
+def is_startable(standing: Standing, *, now_ms: int) -> bool:
+    """Would a job find something to do?"""
+    if standing.wishes.remove:
+        return True
+    if standing.status is Status.AUTO_SUSPENDED and standing.wishes.suspend:
+        return standing.wishes.retry
+    if standing.stage is SyncStage.SYNC_FINISHED:
+        return standing.next_try_ms is not None and now_ms >= standing.next_try_ms
+    return True
+
+
+def next_date_ms(due: Iterable[Standing]) -> int | None:
+    """The next date at which a request becomes startable by itself."""
+    dates = [s.next_try_ms for s in due if s.next_try_ms is not None and s.stage is SyncStage.SYNC_FINISHED]
+    return min(dates, default=None)
+
+
+def _is_quiet(standing: Standing) -> bool:
+    """Does its job start with waiting rather than with copying?"""
+    return standing.status.is_final or standing.status is Status.AUTO_SUSPENDED
+
+
+def _candidate(standing: Standing, *, quiet: bool) -> Candidate:
+    request = standing.request
+    return Candidate(
+        request_id=request.request_id,
+        mailbox_id=request.mailbox_id,
+        source_database=request.source.database,
+        target_database=request.target_database,
+        priority=request.priority,
+        queued_ms=request.queued_ms,
+        quiet=quiet,
+    )

@@ -1,0 +1,166 @@
+"""The worker: takes requests from the ledger and runs their jobs until it is told to stop.
+
+    run ─┬─ jobs nursery     one task a move job; a job's errors stay with its request
+         └─ intake nursery   one task: the ledger changed, a job ended, a date came → what starts now?
+
+`stop` ends the intake and asks every job to leave at its next safe point; what the deadline cuts short goes on from
+the ledger at the next start. So does all that a killed worker leaves: there is no state that lives only here.
+
+Two workers may share a ledger. A file lock for each move keeps them out of each other's way, for efficiency alone:
+where it fails, the higher token wins and the other stops.
+"""
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+import trio
+
+from moverq.directory.directory import Directory
+from moverq.flow.backoff import wait_first
+from moverq.flow.bell import Bell
+from moverq.flow.byte_budget import ByteBudget
+from moverq.flow.file_lock import FileLock
+from moverq.flow.offload import Offload
+from moverq.job import Endpoints, Job
+from moverq.ledger.ledger import Ledger
+from moverq.limits import Limits
+from moverq.model.ids import RequestId
+from moverq.model.progress import Progress
+from moverq.model.standing import Standing
+from moverq.phases.tenure import OnProgress, Tools
+from moverq.queue import choose_requests, next_date_ms
+
+INTAKE_INTERVAL_S = 0.05
+"""Between two looks at the ledger: every write of every job rings, one look answers many."""
+
+
+class Service:
+    """One worker. `run` it once."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        directory: Directory,
+        endpoints: Endpoints,
+        make_offload: Callable[[], Offload],
+        rng: random.Random,
+        limits: Limits | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._directory = directory
+        self._endpoints = endpoints
+        self._offload = make_offload()
+        self._rng = rng
+        self._limits = limits if limits is not None else Limits()
+        self._budget = ByteBudget(self._limits.process_bytes_max)
+        self._on_progress = on_progress
+        self._stop = trio.Event()
+        self._jobs: dict[RequestId, Job] = {}
+        self._told: dict[RequestId, tuple[object, object]] = {}
+        self._resting: set[RequestId] = set()
+        self._ended = Bell()
+        self.waiting: dict[RequestId, str] = {}
+        """Why requests that could run are not run now, as of the last look."""
+
+    def __repr__(self) -> str:
+        return f"<Service {len(self._jobs)} jobs>"
+
+    @property
+    def progress(self) -> dict[RequestId, Progress]:
+        """How far the moves are that this worker has at work."""
+        return {i: job.tenure.progress for i, job in self._jobs.items() if job.tenure is not None}
+
+    def stop(self) -> None:
+        """The intake ends; jobs leave at their next safe point, or are cut short at the deadline."""
+        self._stop.set()
+
+    async def run(self, *, drain: bool = False) -> None:
+        """Until `stop`; with `drain` until every request is over or waits for an operator, a date or its soak.
+
+        Cancelled: a polite crash.
+        """
+        tools = Tools(
+            ledger=self._ledger,
+            directory=self._directory,
+            limits=self._limits,
+            budget=self._budget,
+            on_progress=self._on_progress,
+            drain=drain,
+        )
+        # In the outer nursery: the jobs; they end by themselves, at a safe point, or by the deadline.
+        async with trio.open_nursery() as jobs:
+            # In the inner nursery: the intake, ended by `stop` or, draining, by itself.
+            async with trio.open_nursery() as intake:
+                intake.start_soon(self._take_in, jobs, tools, intake.cancel_scope)
+                await self._stop.wait()
+                intake.cancel_scope.cancel()
+            tools.stopping.set()
+            if self._stop.is_set():
+                jobs.cancel_scope.deadline = trio.current_time() + self._limits.stop_deadline_s
+
+    async def _take_in(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> None:
+        while True:
+            changed, ended = self._ledger.version, self._ended.version
+            due = await self._ledger.due()
+            self._tell(due)
+            choice = choose_requests(
+                due,
+                running={i: job.is_quiet for i, job in self._jobs.items()},
+                resting=self._resting,
+                server_of={entry.name: entry.server for entry in await self._directory.databases()},
+                now_ms=self._ledger.now_ms(),
+                limits=self._limits,
+            )
+            self.waiting = dict(choice.waiting)
+            for request_id in choice.start:
+                await self._start(request_id, jobs, tools)
+            if tools.drain and not self._jobs and not choice.start:
+                intake.cancel()
+                return
+            await wait_first(
+                partial(self._ledger.wait_changed, changed),
+                partial(self._ended.wait, ended),
+                at_most_s=self._rest_s(due),
+            )
+            if not tools.drain:
+                self._resting.clear()
+            await trio.sleep(INTAKE_INTERVAL_S)
+
+    async def _start(self, request_id: RequestId, jobs: trio.Nursery, tools: Tools) -> None:
+        lock = FileLock(self._ledger.lock_path(request_id))
+        if not await self._offload(lock.try_acquire):
+            self._resting.add(request_id)
+            return
+        job = Job(request_id=request_id, tools=tools, endpoints=self._endpoints, rng=self._rng)
+        self._jobs[request_id] = job
+        jobs.start_soon(self._run, job, lock)
+
+    async def _run(self, job: Job, lock: FileLock) -> None:
+        try:
+            await job.run()
+        finally:
+            lock.release()
+            del self._jobs[job.request_id]
+            if not job.was_taken_over:
+                self._resting.add(job.request_id)
+            self._ended.ring()
+
+    def _tell(self, due: list[Standing]) -> None:
+        """Jobs whose request an operator has changed look at it."""
+        for standing in due:
+            request_id = standing.request.request_id
+            wanted = (standing.wishes, standing.request)
+            if request_id in self._jobs and self._told.get(request_id) != wanted:
+                self._jobs[request_id].bell.ring()
+            self._told[request_id] = wanted
+
+    def _rest_s(self, due: list[Standing]) -> float:
+        date = next_date_ms(due)
+        most = self._limits.poll_wishes_s
+        return most if date is None else min(most, max(0.0, (date - self._ledger.now_ms()) / 1000))
+
+
+__all__ = ["Service"]
