@@ -25,6 +25,8 @@ from moverq.mailfiles.text import from_line_ms, header_ms, split_from_line, with
 from moverq.model.change import Flag
 
 INDEX_FILE = "index.jsonl"
+UNFINISHED_FILE = "index.jsonl.unfinished"
+"""The index while it is being written."""
 FLAG_NAMES = {
     "Seen": Flag.SEEN,
     "Answered": Flag.ANSWERED,
@@ -130,7 +132,7 @@ def write_eml(path: Path | str, items: Iterable[MailItem], *, sync: bool = True)
     make_target(root)
     writer = _Writer(root, sync=sync)
     count = 0
-    unfinished = root / f"{INDEX_FILE}.unfinished"
+    unfinished = root / UNFINISHED_FILE
     try:
         with open(unfinished, "xb") as index:
             for item in items:

@@ -64,7 +64,7 @@ def read_maildir_folder(path: Path, folder: tuple[str, ...], *, root: Path) -> I
     """The messages of one Maildir folder, without those below it."""
     keywords = _read_keywords(path / KEYWORDS_FILE)
     more = _read_more_keywords(path / MORE_KEYWORDS_FILE)
-    folder = canonical_folder(_true_path(path) or folder)
+    folder = canonical_folder(folder)
     for sub in ("cur", "new"):
         if not (path / sub).is_dir():
             continue
@@ -95,6 +95,11 @@ def read_maildir_folder(path: Path, folder: tuple[str, ...], *, root: Path) -> I
     if (path / "tmp").is_dir():
         for entry in entries(path / "tmp"):
             yield entry if isinstance(entry, NotMail) else NotMail(entry.path, "a delivery that was never finished")
+
+
+def subfolder_path(path: Path) -> tuple[str, ...] | None:
+    """The folder that `path` is, below the Maildir it lies in; None where it is none."""
+    return _true_path(path) or subfolder_names(path.name)
 
 
 def subfolder_names(name: str) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ import unicodedata
 
 NAME_BYTES_MAX = 180
 """Below the 255 bytes of a file name, with room for endings."""
-RESERVED = frozenset({"cur", "new", "tmp", "index.jsonl", "folders.jsonl"})
+RESERVED = frozenset({"cur", "new", "tmp", "index.jsonl", "index.jsonl.unfinished", "folders.jsonl"})
 """Names that mean something to a reader."""
 UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ud800-\udfff]')
 SHIFTED = re.compile(rb"&([^-&]*)-")

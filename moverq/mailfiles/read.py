@@ -11,7 +11,7 @@ that mail programs are known to keep.
 from collections.abc import Iterator
 from pathlib import Path
 
-from moverq.mailfiles.eml import INDEX_FILE, eml_item, read_indexed
+from moverq.mailfiles.eml import INDEX_FILE, UNFINISHED_FILE, eml_item, read_indexed
 from moverq.mailfiles.files import check_exists, entries, is_folder, read_file
 from moverq.mailfiles.item import MailItem, NotMail, canonical_folder
 from moverq.mailfiles.maildir import (
@@ -20,7 +20,7 @@ from moverq.mailfiles.maildir import (
     is_maildir,
     is_subfolder,
     read_maildir_folder,
-    subfolder_names,
+    subfolder_path,
 )
 from moverq.mailfiles.mbox import FOLDERS_FILE, folder_name, is_mbox, read_folder_names, read_mbox
 from moverq.mailfiles.names import decode_name
@@ -63,9 +63,13 @@ class _Reader:
             return
         if (path / INDEX_FILE).is_file():
             yield from read_indexed(path, folder, self._seen)
+        if (path / UNFINISHED_FILE).is_file():
+            self._seen.add(path / UNFINISHED_FILE)
+            yield NotMail(str(path), "an export that was cut short: messages, flags and keywords may be missing")
         if (path / FOLDERS_FILE).is_file():
             self._seen.add(path / FOLDERS_FILE)
-            self._names |= {path / file: names for file, names in read_folder_names(path / FOLDERS_FILE).items()}
+            said = read_folder_names(path / FOLDERS_FILE)
+            self._names |= {path / file: (*folder, *names) for file, names in said.items()}
         maildir = is_maildir(path)
         if maildir:
             yield from read_maildir_folder(path, folder, root=self._root)
@@ -79,7 +83,7 @@ class _Reader:
                     yield from self.read_file(below, folder)
             elif maildir and entry.name in ("cur", "new", "tmp"):
                 continue
-            elif maildir and is_subfolder(entry) and (names := subfolder_names(entry.name)):
+            elif maildir and is_subfolder(entry) and (names := subfolder_path(below)):
                 yield from self.read(below, (*folder, *names))
             else:
                 yield from self.read(below, (*folder, decode_name(entry.name)))

@@ -7,7 +7,7 @@ import re
 import socket
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moverq.errors import NotFound, RequestRefused
+from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.mailfiles import MailItem, NotMail, read_mail, write_eml, write_maildir, write_mbox
 from moverq.mailfiles.item import canonical_folder
 from moverq.mailfiles.names import decode_name, encode_utf7, safe_name
@@ -242,6 +242,39 @@ def test_an_edited_eml_is_read_as_it_is_and_reported_a_new_one_joins(tmp_path: P
     said = complaints(tmp_path / "x")
     assert "differs" in said["Sent/000001.eml"]
     assert "cannot be read" in said["Sent/000002.eml"]
+
+
+def test_an_export_that_was_cut_short_is_read_and_said(tmp_path: Path) -> None:
+    def dying() -> Iterator[MailItem]:
+        yield MailItem(("Sent",), HEADER, 0, Flag.SEEN, ())
+        raise KeyboardInterrupt
+
+    for write in (write_eml, write_maildir, write_mbox):
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / write.__name__, dying())
+        assert [item.content for item in mail(tmp_path / write.__name__)] == [HEADER]
+        with pytest.raises(RequestRefused, match="not empty"):
+            write(tmp_path / write.__name__, [])
+    assert "cut short" in complaints(tmp_path / "write_eml")["."]
+
+
+@pytest.mark.parametrize("write", [write_eml, write_maildir, write_mbox])
+def test_a_place_that_cannot_be_written_says_so(tmp_path: Path, write: Callable[..., int]) -> None:
+    put(tmp_path / "file")
+    with pytest.raises(EndpointBroken, match="cannot be written: Not a directory"):
+        write(tmp_path / "file" / "below", [])
+
+
+def test_exports_below_one_folder_are_read_each_below_its_own(tmp_path: Path) -> None:
+    given = [MailItem(("INBOX",), HEADER, 5, Flag.FLAGGED, ("k",)), MailItem(("a/b",), BARE, 6, 0, ())]
+    write_eml(tmp_path / "anna", given)
+    write_mbox(tmp_path / "bert", given[1:])
+    write_maildir(tmp_path / "carl", given[1:])
+    assert [key(item) for item in mail(tmp_path)][:2] == [
+        (("anna", "INBOX"), HEADER, 5, Flag.FLAGGED, ("k",)),
+        (("anna", "a/b"), BARE, 6, 0, ()),
+    ]
+    assert [item.folder for item in mail(tmp_path)][2:] == [("bert", "a/b"), ("carl", "a/b")]
 
 
 def test_an_index_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
