@@ -72,6 +72,8 @@ SCHEMA = (
 class Deliver(Protocol):
     """Puts a message into its mailbox, durably, once for each (key, content): then it returns.
 
+    It should not wait for a lock to go: it holds a worker, which others may need.
+
     Raises:
         MoveError: one whose remedy is to wait keeps the message queued; another makes it failed.
     """

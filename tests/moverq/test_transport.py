@@ -281,6 +281,22 @@ async def test_in_threads_nothing_is_lost_either(tmp_path: Path, mailboxes: Mail
     assert sorted(int(content) for mail in mailboxes.mail.values() for content in mail) == list(range(60))
 
 
+async def test_two_on_one_queue_deliver_everything_and_once_by_key(opened, mailboxes: Mailboxes) -> None:
+    other = Mailboxes()
+    other.keys, other.mail = mailboxes.keys, mailboxes.mail
+    async with opened(workers=0) as transport:
+        for number in range(30):
+            await transport.submit("s@x.org", f"u{number % 5}@example.org", b"%02d" % number)
+    async with opened() as first:
+        mine, mailboxes.deliver = mailboxes.deliver, other.deliver
+        async with opened() as second:
+            mailboxes.deliver = mine
+            await first.wait_idle()
+            await second.wait_idle()
+            assert await first.queue() == []
+    assert all(mail == sorted(mail) and len(mail) == 6 for mail in mailboxes.mail.values())
+
+
 def test_a_delivery_key_keeps_its_parts_apart() -> None:
     assert delivery_key("a", "b", b"c").hex() == "bd735517dea8b04bba91d58ed956ea9ce3296d2f39b4a6e1103884815dd71d0d"
     keys = {delivery_key("ab", "c", b""), delivery_key("a", "bc", b""), delivery_key("a", "b", b"c")}
