@@ -118,6 +118,17 @@ async def test_a_state_with_a_lower_modseq_changes_nothing(
     assert await read_back(there, target_instance, old.state.item_id) == new
 
 
+async def test_another_state_with_the_same_modseq_changes_nothing(
+    mailbox: Mailbox, there: Kit, target: Target, target_instance: InstanceId
+) -> None:
+    first = item(mailbox.inbox)
+    second = later(first, flags=9, modseq=first.state.modseq)
+    await target.write_items([first], 1)
+    await target.write_items([second], 1)
+    assert await target.apply_changes(batch(second.state), 1) == ()
+    assert await read_back(there, target_instance, first.state.item_id) == first
+
+
 async def test_a_state_with_a_higher_modseq_replaces_the_one_there(
     mailbox: Mailbox, there: Kit, target: Target, target_instance: InstanceId
 ) -> None:
@@ -263,6 +274,11 @@ async def test_a_uid_that_is_taken_is_not_freed(
     (bad,) = await target.write_items([second], 1)
     assert bad.state.item_id == second.state.item_id
     assert list(await contents(there, target_instance)) == [first.state.item_id]
+    third = item(mailbox.inbox, uid=6)
+    await target.write_items([third], 1)
+    onto_the_first = later(third, uid=5).state
+    assert await target.apply_changes(batch(onto_the_first), 1) == (third.state.item_id,)
+    assert await contents(there, target_instance) == {i.state.item_id: i for i in (first, third)}
 
 
 async def test_an_item_of_a_folder_that_is_not_there_yet_is_left_out_and_comes_later(
@@ -437,7 +453,7 @@ async def test_folders_are_occupied_while_they_hold_a_live_item(mailbox: Mailbox
 async def test_source_and_target_have_one_digest_after_a_plain_copy(mailbox: Mailbox, target: Target) -> None:
     for n in range(10):
         await mailbox.client.append(mailbox.inbox, b"item %d" % (n // 2), flags=n)
-    await mailbox.client.set_setting("rules", "{}")
+    await mailbox.client.set_setting("rules", "[]")
     assert await digest_of(mailbox.source) != await digest_of(target)
     await seed(mailbox.source, target, 1)
     assert await digest_of(mailbox.source) == await digest_of(target)
