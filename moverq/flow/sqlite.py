@@ -11,14 +11,21 @@ what lies on the disk does not depend on the host, and it has the extension buil
 What always holds: a failed transaction changed nothing as far as this process can see. After an error *of the disk*
 at COMMIT the outcome is open until the file is read again, as it is after a lost answer of any server.
 
-What it leaves to others: threads (`Offload`), schemas, and policy. One limit that checksums do not lift: SQLite ends
-its recovery of the write-ahead log at the first frame that does not fit, and so takes damage there for a torn tail.
+SQLite ends its recovery of the write-ahead log at the first frame that does not fit, taking damage in the middle for
+a torn tail, and what was committed behind it is gone in silence. A durable file is looked at for that when it is
+opened: with FULL each transaction is on the disk before the next begins, so a frame that does not fit with the ends
+of two transactions behind it was not torn. What cannot be told from a torn tail is damage in the very last
+transaction.
+
+What it leaves to others: threads (`Offload`), schemas, and policy.
 """
 
+import struct
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import apsw
 import apsw.sqlite_extra
@@ -31,6 +38,9 @@ CHECKSUM_VFS = "cksmvfs"
 CHECKSUM_BYTES = 8
 BUSY_MS = 10_000
 """How long one transaction waits for another process's: longer than any of ours lasts, disk stalls included."""
+RETRY_S = 0.01
+WAL_HEADER_BYTES = 32
+WAL_FRAME_HEADER_BYTES = 24
 WATCH_MS = 5
 """How often `Watcher` looks while somebody waits."""
 
@@ -44,28 +54,48 @@ def open_sqlite(
 
     Raises:
         EndpointBroken: no such file (with `create=False`), no permission, no database, damaged, without checksums.
+        EndpointBusy: another process has been writing for longer than `busy_ms`.
     """
     where = str(path)
     _load_checksums()
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-    # The extension decides by the header whether to check and write checksums, when the file is opened. Who opens an
-    # empty file that another process is just making has missed that; by the second time there is a header.
-    for _ in range(2):
-        with sqlite_errors(where):
-            connection = apsw.Connection(where, flags=flags, vfs=CHECKSUM_VFS)
-            try:
-                _set_up(connection, synchronous, busy_ms)
-                if connection.pragma("checksum_verification") == "1":
-                    return connection
-            except BaseException:
-                connection.close()
+    # Two things need another try. SQLite does not wait where WAL mode is being set or a log recovered by somebody
+    # else. And the checksum extension decides by the header, when the file is opened, whether to check and write
+    # checksums: who opens an empty file that another process is just making has missed that, once.
+    deadline, unchecked = time.monotonic() + busy_ms / 1000, 0
+    while unchecked < 2:
+        try:
+            connection = _open_once(where, flags, synchronous, busy_ms)
+        except EndpointBusy:
+            if time.monotonic() > deadline:
                 raise
-            connection.close()
+            time.sleep(RETRY_S)
+            continue
+        if connection is not None:
+            return connection
+        unchecked += 1
     raise EndpointBroken(
         endpoint=where,
         why="the file has no page checksums, so moverq did not make it, or its header is damaged; "
         "restore it from a backup",
     )
+
+
+def _open_once(where: str, flags: int, synchronous: str, busy_ms: int) -> apsw.Connection | None:
+    """A connection, set up and looked over; None where it does not check pages."""
+    with sqlite_errors(where):
+        connection = apsw.Connection(where, flags=flags, vfs=CHECKSUM_VFS)
+        try:
+            _set_up(connection, synchronous, busy_ms)
+            if connection.pragma("checksum_verification") == "1":
+                if synchronous == "FULL":
+                    _check_log(connection)
+                return connection
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        return None
 
 
 def _set_up(connection: apsw.Connection, synchronous: str, busy_ms: int) -> None:
@@ -79,6 +109,67 @@ def _set_up(connection: apsw.Connection, synchronous: str, busy_ms: int) -> None
         )
     connection.pragma("synchronous", synchronous)
     connection.pragma("foreign_keys", True)
+
+
+def _check_log(connection: apsw.Connection) -> None:
+    """Raises `EndpointBroken` where SQLite's log holds committed transactions behind a damaged frame.
+
+    Done before anything is written, which would bury them. Nobody writes meanwhile: the check holds the write lock.
+    """
+    frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # No lock of SQLite's is on this file, so opening it once more drops none (unlike the two others).
+        with open(connection.filename_wal, "rb") as log:
+            lost = wal_transactions_lost(log, frames)
+    except FileNotFoundError:
+        lost = 0
+    finally:
+        connection.execute("ROLLBACK")
+    if lost:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # closing would remove the log
+        raise EndpointBroken(
+            endpoint=connection.filename_wal,
+            why=f"the log is damaged at its frame {frames + 1}, and {lost} or more transactions that were committed "
+            f"stand behind it; copy all three files aside, then restore from a backup",
+        )
+
+
+def wal_transactions_lost(log: BinaryIO, frames: int) -> int:
+    """How many transactions stand behind the damage, if the frame after the first `frames` is damaged; else 0.
+
+    The format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
+    """
+    header = log.read(WAL_HEADER_BYTES)
+    if len(header) < WAL_HEADER_BYTES:
+        return 0
+    magic, _, page_bytes, _, *salts_and_sums = struct.unpack(">8I", header)
+    salts, sums = tuple(salts_and_sums[:2]), tuple(salts_and_sums[2:])
+    frame_bytes = WAL_FRAME_HEADER_BYTES + page_bytes
+    if frames:
+        log.seek(WAL_HEADER_BYTES + (frames - 1) * frame_bytes)
+        sums = struct.unpack(">6I", log.read(WAL_FRAME_HEADER_BYTES))[4:]
+    ends, position = 0, WAL_HEADER_BYTES + frames * frame_bytes
+    log.seek(position)
+    while len(frame := log.read(frame_bytes)) == frame_bytes:
+        _, pages_after_commit, *found = struct.unpack(">6I", frame[:WAL_FRAME_HEADER_BYTES])
+        if tuple(found[:2]) != salts:
+            break  # left from before the log began again
+        if position == WAL_HEADER_BYTES + frames * frame_bytes and tuple(found[2:]) == _wal_sums(sums, frame, magic):
+            return 0  # not damaged: written since `frames` was counted
+        position += frame_bytes
+        ends += pages_after_commit != 0
+    return ends - 1 if ends > 1 else 0
+
+
+def _wal_sums(sums: tuple[int, ...], frame: bytes, magic: int) -> tuple[int, int]:
+    first, second = sums
+    data = frame[:8] + frame[WAL_FRAME_HEADER_BYTES:]
+    words = struct.unpack(f"{'>' if magic & 1 else '<'}{len(data) // 4}I", data)
+    for even, odd in zip(words[::2], words[1::2], strict=True):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return first, second
 
 
 def bring_up(connection: apsw.Connection, *, kind: str, application_id: bytes, steps: Sequence[str]) -> None:
