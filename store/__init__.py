@@ -25,7 +25,7 @@ from store.errors import (
 )
 from store.ids import FolderId, InstanceId, ItemId, MailboxId
 from store.mailbox import INBOX, RECOVERABLE_ITEMS, Added, Mailbox, NewItem
-from store.mover import FolderStepKind, MovedChanges, MovedFolder, MovedItem, Mover
+from store.mover import FolderStepKind, MovedChanges, MovedFolder, MovedItem, Mover, RefusedItem
 from store.records import DeliveryKeyRow, FolderPut, GoneRow, ItemRow, Mode
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "NoSuchMailbox",
     "QuotaExceeded",
     "Refused",
+    "RefusedItem",
     "StaleToken",
     "Statistics",
     "StoreBroken",

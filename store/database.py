@@ -37,10 +37,10 @@ from store.limits import FEED_CHANGES_MAX, FETCH_BYTES_MAX, READERS
 from store.log.checkpoint import Checkpoint, make_checkpoint
 from store.log.generation import GenerationHeader, make_generation
 from store.log.log import Log
-from store.mailbox import Mailbox, special_folders
+from store.mailbox import Mailbox, first_inbox
 from store.mover import Mover
 from store.offload import InThread, Offload
-from store.records import ItemRow, MailboxMade, Mode
+from store.records import DeliveryKeyRow, ItemRow, MailboxMade, Mode
 from store.recovery import catch_up
 from store.retention import Maintained
 
@@ -119,7 +119,7 @@ class Database:
             if queries.find_mailbox(draft.db, instance) is not None:
                 raise Refused(why=f"mailbox instance {instance.hex()} exists already")
             draft.records.append(MailboxMade(instance, mailbox_id, Mode.OPEN, 0, draft.now_ms))
-            draft.records.extend(special_folders(draft))
+            draft.records.append(first_inbox(draft))
 
         await self._committer.submit(Proposal(instance, decide))
 
@@ -171,6 +171,22 @@ class Database:
         return await self.read(
             lambda reading: queries.items_by_number(
                 reading.db, queries.mailbox(reading.db, instance).no, after=after, limit=limit
+            )
+        )
+
+    async def setting_states(self, instance: InstanceId) -> list[tuple[str, str | None, int]]:
+        """All settings with their modseqs, removed ones (None) too."""
+        return await self.read(
+            lambda reading: queries.setting_states(reading.db, queries.mailbox(reading.db, instance).no)
+        )
+
+    async def delivery_keys(
+        self, instance: InstanceId, *, after_modseq: int = 0, limit: int = 1000
+    ) -> list[DeliveryKeyRow]:
+        """The deliveries that were accepted, in that order, a page at a time."""
+        return await self.read(
+            lambda reading: queries.delivery_keys(
+                reading.db, queries.mailbox(reading.db, instance).no, after_modseq=after_modseq, limit=limit
             )
         )
 

@@ -1,6 +1,6 @@
 """Who may write to a mailbox instance, checked inside the commit; and the transitions of the guard.
 
-    OPEN ⇄ LOCKED → RETIRED ⇄ SEALED → OPEN
+    OPEN ⇄ LOCKED → RETIRED ⇄ SEALED → OPEN          (and from anywhere to RETIRED)
 
 Clients and deliveries write only while open; a mover only while sealed or retired, with its token. A lower token than
 the stored one changes nothing (`StaleToken`); a higher one is stored with the effect. No transition happens by itself:
@@ -9,13 +9,22 @@ a lock never expires. Pure but for reading the draft.
 
 from store.catalogue.queries import MailboxInfo, find_mailbox
 from store.commit import Draft
-from store.errors import MailboxLocked, MailboxMoved, MailboxSealed, Refused, StaleToken
+from store.errors import MailboxLocked, MailboxMoved, MailboxSealed, NoSuchMailbox, Refused, StaleToken
 from store.ids import MailboxId
 from store.records import GuardSet, HeadRaised, MailboxMade, MailboxPurged, MailboxRemoved, Mode
 
 
+def present(draft: Draft) -> MailboxInfo:
+    """The instance, if it is not soft-deleted. Raises `NoSuchMailbox`."""
+    if draft.info.keep_until_ms is not None:
+        raise NoSuchMailbox(instance=draft.instance)
+    return draft.info
+
+
 def require_client(info: MailboxInfo) -> None:
-    """A client or a delivery may write. Raises `MailboxLocked`, `MailboxMoved`, `MailboxSealed`."""
+    """A client or a delivery may write. Raises `MailboxLocked`, `MailboxMoved`, `MailboxSealed`, `NoSuchMailbox`."""
+    if info.keep_until_ms is not None:
+        raise NoSuchMailbox(instance=info.instance)
     if info.mode is Mode.OPEN:
         return
     if info.mode is Mode.LOCKED:
@@ -33,7 +42,10 @@ def require_token(info: MailboxInfo, token: int) -> None:
 
 def require_mover(draft: Draft, token: int) -> None:
     """The mover that holds `token` may write; a higher token than the stored one is stored along."""
-    info = draft.info
+    _require_sealed(draft, present(draft), token)
+
+
+def _require_sealed(draft: Draft, info: MailboxInfo, token: int) -> None:
     require_token(info, token)
     if info.mode not in (Mode.SEALED, Mode.RETIRED):
         raise Refused(why=f"a mover may not write to a mailbox that is {info.mode.name.lower()}")
@@ -47,7 +59,8 @@ def make(draft: Draft, mailbox_id: MailboxId, *, mode: Mode, token: int) -> None
     if info is None:
         draft.records.append(MailboxMade(draft.instance, mailbox_id, mode, token, draft.now_ms))
         return
-    if info.mailbox_id != mailbox_id or info.mode is not mode:
+    require_token(info, token)
+    if info.mailbox_id != mailbox_id or info.mode is not mode or info.keep_until_ms is not None:
         raise Refused(why=f"instance {draft.instance.hex()} exists already and is {info.mode.name.lower()}")
     claim(draft, token)
 
@@ -61,11 +74,13 @@ def claim(draft: Draft, token: int) -> None:
 
 
 def _move(draft: Draft, token: int, *, allowed: tuple[Mode, ...], to: Mode, home: str = "") -> int:
-    info = draft.info
+    info = present(draft)
     require_token(info, token)
     if info.mode not in allowed:
         raise Refused(why=f"a mailbox that is {info.mode.name.lower()} cannot become {to.name.lower()}")
-    if (info.mode, info.home, info.token, info.keep_until_ms) == (to, home, token, None):
+    if info.mode is to:
+        if (info.home, info.token) != (home, token):
+            draft.records.append(GuardSet(info.instance, to, token, home, 0))
         return info.head
     modseq = draft.next_modseq()
     draft.records.append(GuardSet(info.instance, to, token, home, modseq))
@@ -84,23 +99,25 @@ def unlock(draft: Draft, token: int) -> int:
 
 def retire(draft: Draft, token: int, home: str) -> int:
     """Sealed, with a redirect."""
-    return _move(draft, token, allowed=(Mode.LOCKED, Mode.SEALED, Mode.RETIRED), to=Mode.RETIRED, home=home)
+    return _move(draft, token, allowed=tuple(Mode), to=Mode.RETIRED, home=home)
 
 
 def seal(draft: Draft, token: int) -> int:
-    """A retired (or soft-deleted) instance becomes a move's target."""
+    """A retired instance becomes a move's target: the move back."""
     return _move(draft, token, allowed=(Mode.SEALED, Mode.RETIRED), to=Mode.SEALED)
 
 
 def open_(draft: Draft, token: int) -> int:
     """Clients may write: only after the directory says so."""
-    return _move(draft, token, allowed=(Mode.SEALED, Mode.RETIRED, Mode.OPEN), to=Mode.OPEN)
+    return _move(draft, token, allowed=(Mode.SEALED, Mode.OPEN), to=Mode.OPEN)
 
 
 def remove(draft: Draft, token: int, *, keep_until_ms: int) -> None:
-    """Soft-deleted: kept until the date, then to be purged."""
-    info = draft.info
-    require_mover(draft, token)
+    """Soft-deleted: kept until the date, then to be purged. Gone already: nothing happens."""
+    info = find_mailbox(draft.db, draft.instance)
+    if info is None:
+        return
+    _require_sealed(draft, info, token)
     if info.keep_until_ms is None:
         draft.records.append(MailboxRemoved(info.instance, keep_until_ms))
 
@@ -110,9 +127,11 @@ def purge(draft: Draft, token: int) -> None:
     info = find_mailbox(draft.db, draft.instance)
     if info is None:
         return
-    require_mover(draft, token)
+    _require_sealed(draft, info, token)
     if info.keep_until_ms is None:
         raise Refused(why="only a soft-deleted mailbox can be purged")
+    if info.keep_until_ms > draft.now_ms:
+        raise Refused(why=f"the mailbox is kept for {(info.keep_until_ms - draft.now_ms) // 1000:,} s more")
     draft.records.append(MailboxPurged(info.instance))
 
 

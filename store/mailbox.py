@@ -156,9 +156,8 @@ class Mailbox:
 
         def decide(draft: Draft) -> Added:
             require_client(draft.info)
-            seen = queries.delivery_key(draft.db, draft.info.no, key)
-            if seen is not None and seen.content_digest == digest:
-                return Added(None, 0, seen.modseq, duplicate=True)
+            if queries.has_delivery(draft.db, draft.info.no, key, digest):
+                return Added(None, 0, 0, duplicate=True)
             inbox = queries.child(draft.db, draft.info.no, b"", INBOX)
             if inbox is None:
                 raise NoSuchFolder(folder=INBOX)
@@ -222,7 +221,7 @@ class Mailbox:
             require_client(draft.info)
             folder = queries.folder(draft.db, draft.info.no, to)
             rows = [row for row in queries.find_items(draft.db, draft.info.no, item_ids) if row.folder_id != to]
-            changed = _moved(draft, rows, folder, lambda row: _alive(row.properties))
+            changed = _moved(draft, rows, to, folder.uidnext, lambda row: _alive(row.properties))
             _record_changes(draft, changed)
             return [Added(row.item_id, row.uid, row.modseq) for row in changed]
 
@@ -382,24 +381,10 @@ def check_setting(name: str, value: object) -> str:
     return text
 
 
-def special_folders(draft: Draft) -> list[FolderPut]:
-    """INBOX and the folder of recoverable items, for a mailbox that is being made."""
-    return [
-        FolderPut(
-            draft.instance,
-            FolderId(new_id(draft.now_ms)),
-            b"",
-            name,
-            modseq,
-            uidvalidity(draft.now_ms, modseq),
-            1,
-            "",
-            not hidden,
-            hidden,
-            (),
-        )
-        for modseq, name, hidden in ((1, INBOX, False), (2, RECOVERABLE_ITEMS, True))
-    ]
+def first_inbox(draft: Draft) -> FolderPut:
+    """The INBOX of a mailbox that is being made."""
+    folder_id = FolderId(new_id(draft.now_ms))
+    return FolderPut(draft.instance, folder_id, b"", INBOX, 1, uidvalidity(draft.now_ms, 1), 1, "", True, False, ())
 
 
 def uidvalidity(created_ms: int, modseq: int) -> int:
@@ -478,14 +463,15 @@ def _state(row: ItemRow, draft: Draft, *, flags: int, keywords: tuple[str, ...])
 def _moved(
     draft: Draft,
     rows: Sequence[ItemRow],
-    to: FolderInfo,
+    to: FolderId,
+    uidnext: int,
     properties: Callable[[ItemRow], tuple[tuple[str, str], ...]],
 ) -> list[ItemStateRow]:
     return [
         ItemStateRow(
             row.item_id,
-            to.folder_id,
-            to.uidnext + number,
+            to,
+            uidnext + number,
             draft.next_modseq(),
             row.flags,
             row.keywords,
@@ -508,15 +494,18 @@ def _delete(draft: Draft, rows: Sequence[ItemRow]) -> None:
     """Into the folder of recoverable items, remembering when and from where."""
     if not rows:
         return
-    bin_ = queries.child(draft.db, draft.info.no, b"", RECOVERABLE_ITEMS)
-    if bin_ is None:
-        raise NoSuchFolder(folder=RECOVERABLE_ITEMS)
+    found = queries.child(draft.db, draft.info.no, b"", RECOVERABLE_ITEMS)
+    if found is not None:
+        folder_id, uidnext = found.folder_id, found.uidnext
+    else:
+        made = _new_folder(draft, b"", RECOVERABLE_ITEMS, subscribed=False, hidden=True)
+        folder_id, uidnext = made.folder_id, made.uidnext
     when = str(draft.now_ms)
 
     def remembered(row: ItemRow) -> tuple[tuple[str, str], ...]:
         return flat({**dict(row.properties), DELETED_MS: when, DELETED_FROM: row.folder_id.hex()})
 
-    _record_changes(draft, _moved(draft, rows, bin_, remembered))
+    _record_changes(draft, _moved(draft, rows, folder_id, uidnext, remembered))
 
 
 def _bury(draft: Draft, item_ids: Sequence[ItemId]) -> None:
@@ -531,6 +520,7 @@ def _new_folder(
     *,
     special_use: str = "",
     subscribed: bool = True,
+    hidden: bool = False,
     attributes: Mapping[str, str] | None = None,
 ) -> FolderPut:
     _check_place(draft, parent_id, name, moving=None)
@@ -545,7 +535,7 @@ def _new_folder(
         1,
         special_use,
         subscribed,
-        False,
+        hidden,
         flat(attributes or {}),
     )
     draft.records.append(put)

@@ -18,7 +18,7 @@ from store.catalogue import queries
 from store.catalogue.queries import FolderInfo
 from store.commit import Committer, Draft, Proposal
 from store.content.segment import NewContent
-from store.errors import NoSuchFolder, Refused
+from store.errors import NoSuchFolder, Refused, StoreError
 from store.guard import require_mover
 from store.ids import FolderId, InstanceId, ItemId, MailboxId
 from store.limits import FOLDER_DEPTH_MAX
@@ -34,6 +34,7 @@ from store.records import (
     ItemsChanged,
     ItemsGone,
     ItemsPut,
+    ItemsReplaced,
     ItemStateRow,
     Mode,
     SettingPut,
@@ -46,6 +47,14 @@ class MovedItem:
 
     row: ItemRow
     content: bytes
+
+
+@attrs.frozen
+class RefusedItem:
+    """An item that this database does not take, and why."""
+
+    item_id: ItemId
+    why: str
 
 
 @attrs.frozen(kw_only=True)
@@ -62,7 +71,12 @@ class MovedChanges:
 class FolderStepKind(Enum):
     """What happens to a folder."""
 
-    PUT = "put"
+    CREATE = "create"
+    """One that is there already stays as it is."""
+    MOVE = "move"
+    """Place, name and all else; nothing where the folder is not there."""
+    UPDATE = "update"
+    """All but place and name; nothing where the folder is not there."""
     REMOVE = "remove"
 
 
@@ -121,67 +135,77 @@ class Mover:
     # ---- content
 
     async def put_folders(self, steps: Sequence[MovedFolder], token: int) -> None:
-        """These steps are taken, in order, in one transaction.
+        """These steps are taken, in order, in one transaction; UIDNEXT never falls.
 
-        Raises `Refused` where a name is taken, a folder would be inside itself, or one to be removed holds something.
+        Raises `Refused` where a name is taken, a folder would be inside itself, or one to be removed holds
+        something; the steps before that one stand.
         """
 
-        def decide(draft: Draft) -> None:
+        def decide(draft: Draft) -> StoreError | None:
             require_mover(draft, token)
             tree = {folder.folder_id: folder for folder in queries.folders(draft.db, draft.info.no)}
             for step in steps:
-                if step.kind is FolderStepKind.REMOVE:
-                    _remove_folder(draft, tree, step.folder)
-                else:
-                    _put_folder(draft, tree, step.folder)
+                try:
+                    _take_step(draft, tree, step)
+                except (Refused, NoSuchFolder) as refusal:
+                    return refusal
+            return None
 
-        await self._committer.submit(Proposal(self.instance, decide, items=max(len(steps), 1)))
+        refusal = await self._committer.submit(Proposal(self.instance, decide, items=max(len(steps), 1)))
+        if refusal is not None:
+            raise refusal
 
-    async def put_items(self, items: Sequence[MovedItem], token: int) -> None:
-        """These items are merged, bytes included.
+    async def put_items(self, items: Sequence[MovedItem], token: int) -> list[RefusedItem]:
+        """These items are merged, bytes included; one whose folder is not here is left out.
 
-        Raises `NoSuchFolder` where one's folder is not here, `Refused` where bytes do not have the promised hash.
+        Returns those that are refused: bytes that do not have the promised hash or size, a UID that another item has.
         """
         content = [
             NewContent(item.row.item_id, item.row.folder_id, item.row.received_ms, item.row.flags, item.content)
             for item in items
         ]
 
-        def decide(draft: Draft) -> None:
+        def decide(draft: Draft) -> list[RefusedItem]:
             require_mover(draft, token)
-            known = queries.known_modseqs(draft.db, draft.info.no, [item.row.item_id for item in items])
-            folders = {folder.folder_id for folder in queries.folders(draft.db, draft.info.no)}
-            new, changed = {}, []
+            merge = _Merge(draft)
+            new: list[ItemRow] = []
+            replaced: list[ItemRow] = []
+            changed: list[ItemStateRow] = []
+            refused: list[RefusedItem] = []
             for item, ref in zip(items, draft.content, strict=True):
                 row = item.row
-                if row.content_hash not in (b"", ref.content_hash):
-                    raise Refused(why=f"the bytes of item {row.item_id.hex()} are not what their hash promises")
-                if row.folder_id not in folders:
-                    raise NoSuchFolder(folder=row.folder_id.hex())
-                if row.item_id in known:
-                    if row.modseq > known[row.item_id]:
-                        changed.append(state_of(row))
-                elif not queries.is_dead(draft.db, draft.info.no, row.item_id):
-                    new[row.item_id] = row._replace(
-                        size=ref.size, content_hash=ref.content_hash, segment=ref.segment, offset=ref.offset
-                    )
+                if row.folder_id not in merge.folders or not merge.is_news(row):
+                    continue
+                if row.content_hash not in (b"", ref.content_hash) or row.size != ref.size:
+                    refused.append(RefusedItem(row.item_id, "the bytes are not those that its hash names"))
+                elif merge.is_uid_taken(row):
+                    refused.append(RefusedItem(row.item_id, f"UID {row.uid} is another item's"))
+                elif merge.has_bytes(row, ref.content_hash):
+                    changed.append(merge.take(row))
+                else:
+                    placed = row._replace(content_hash=ref.content_hash, segment=ref.segment, offset=ref.offset)
+                    (replaced if merge.is_known(row) else new).append(placed)
+                    merge.take(placed)
             if new:
-                draft.records.append(ItemsPut(self.instance, list(new.values())))
+                draft.records.append(ItemsPut(self.instance, new))
+            if replaced:
+                draft.records.append(ItemsReplaced(self.instance, replaced))
             if changed:
                 draft.records.append(ItemsChanged(self.instance, changed))
+            return refused
 
-        await self._committer.submit(
+        return await self._committer.submit(
             Proposal(self.instance, decide, content, stream=self.instance, items=max(len(items), 1))
         )
 
     async def apply(self, changes: MovedChanges, token: int) -> list[ItemId]:
-        """These states are merged; returns the live items whose bytes are not here."""
+        """These states are merged; returns the live items whose bytes, folder or free UID are not here."""
 
         def decide(draft: Draft) -> list[ItemId]:
             require_mover(draft, token)
-            missing = _merge_items(draft, changes.items)
             if changes.items_gone:
                 draft.records.append(ItemsGone(self.instance, list(changes.items_gone)))
+            missing = _merge_items(draft, changes.items, {row.id for row in changes.items_gone})
             no = draft.info.no
             for name, value, modseq in changes.settings:
                 if modseq > queries.setting_modseq(draft.db, no, name):
@@ -189,7 +213,7 @@ class Mover:
             new_keys = [
                 row
                 for row in changes.delivery_keys
-                if (seen := queries.delivery_key(draft.db, no, row.key)) is None or seen.modseq < row.modseq
+                if not queries.has_delivery(draft.db, no, row.key, row.content_digest)
             ]
             if new_keys:
                 draft.records.append(DeliveryKeysPut(self.instance, new_keys))
@@ -200,22 +224,78 @@ class Mover:
         return await self._committer.submit(Proposal(self.instance, decide, items=number))
 
 
-def state_of(row: ItemRow) -> ItemStateRow:
-    """What of an item may change."""
-    return ItemStateRow(row.item_id, row.folder_id, row.uid, row.modseq, row.flags, row.keywords, row.properties)
+class _Merge:
+    """What the merge rule asks of the catalogue, and what this transaction has taken already."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._no = draft.info.no
+        self.folders = {folder.folder_id: folder.no for folder in queries.folders(draft.db, self._no)}
+        self._taken: dict[ItemId, tuple[int, bytes]] = {}
+        self._uids: dict[tuple[FolderId, int], ItemId] = {}
+
+    def is_news(self, row: ItemRow) -> bool:
+        """absent < live(modseq) < dead: does this state go beyond what is here?"""
+        known = self._version(row.item_id)
+        if known is not None:
+            return row.modseq > known[0]
+        return not queries.is_dead(self._draft.db, self._no, row.item_id)
+
+    def is_known(self, row: ItemRow) -> bool:
+        return self._version(row.item_id) is not None
+
+    def has_bytes(self, row: ItemRow, content_hash: bytes) -> bool:
+        """Are the item's bytes here, and those with this hash (b"": not known)?"""
+        known = self._version(row.item_id)
+        return known is not None and content_hash in (b"", known[1])
+
+    def is_uid_taken(self, row: ItemRow) -> bool:
+        holder = self._uids.get((row.folder_id, row.uid))
+        if holder is None:
+            holder = queries.uid_holder(self._draft.db, self.folders[row.folder_id], row.uid)
+        return holder not in (None, row.item_id)
+
+    def take(self, row: ItemRow) -> ItemStateRow:
+        """This state is in the transaction."""
+        self._taken[row.item_id] = row.modseq, row.content_hash
+        self._uids[row.folder_id, row.uid] = row.item_id
+        return ItemStateRow(row.item_id, row.folder_id, row.uid, row.modseq, row.flags, row.keywords, row.properties)
+
+    def _version(self, item_id: ItemId) -> tuple[int, bytes] | None:
+        return self._taken.get(item_id) or queries.item_version(self._draft.db, self._no, item_id)
 
 
-def _merge_items(draft: Draft, rows: Sequence[ItemRow]) -> list[ItemId]:
-    no = draft.info.no
-    known = queries.known_modseqs(draft.db, no, [row.item_id for row in rows])
-    changed = [state_of(row) for row in rows if row.item_id in known and row.modseq > known[row.item_id]]
+def _merge_items(draft: Draft, rows: Sequence[ItemRow], dying: set[bytes]) -> list[ItemId]:
+    """Record what is news and can be taken; returns what cannot."""
+    merge = _Merge(draft)
+    changed: list[ItemStateRow] = []
+    missing: list[ItemId] = []
+    for row in rows:
+        if row.item_id in dying or not merge.is_news(row):
+            continue
+        fits = row.folder_id in merge.folders and not merge.is_uid_taken(row)
+        if fits and merge.has_bytes(row, row.content_hash):
+            changed.append(merge.take(row))
+        else:
+            missing.append(row.item_id)
     if changed:
-        folders = {folder.folder_id for folder in queries.folders(draft.db, no)}
-        for row in changed:
-            if row.folder_id not in folders:
-                raise NoSuchFolder(folder=row.folder_id.hex())
         draft.records.append(ItemsChanged(draft.instance, changed))
-    return [row.item_id for row in rows if row.item_id not in known and not queries.is_dead(draft.db, no, row.item_id)]
+    return missing
+
+
+def _take_step(draft: Draft, tree: dict[FolderId, FolderInfo], step: MovedFolder) -> None:
+    present = tree.get(step.folder.folder_id)
+    if step.kind is FolderStepKind.CREATE:
+        if present is None:
+            _put_folder(draft, tree, step.folder)
+    elif present is None:
+        return
+    elif step.kind is FolderStepKind.MOVE:
+        _put_folder(draft, tree, step.folder)
+    elif step.kind is FolderStepKind.UPDATE:
+        _put_folder(draft, tree, attrs.evolve(step.folder, parent_id=present.parent_id, name=present.name))
+    else:
+        _remove_folder(draft, tree, step.folder)
 
 
 def _put_folder(draft: Draft, tree: dict[FolderId, FolderInfo], put: FolderPut) -> None:

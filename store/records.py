@@ -159,6 +159,15 @@ class ItemsPut(Record):
 
 
 @attrs.frozen
+class ItemsReplaced(Record):
+    """Items that are there, with other bytes: a draft that was saved again."""
+
+    tag = 16
+    instance: InstanceId
+    rows: Sequence[ItemRow]
+
+
+@attrs.frozen
 class ItemsChanged(Record):
     """New states of items that are there."""
 
@@ -241,6 +250,7 @@ _KINDS: dict[int, type[Record]] = {
         FolderPut,
         FolderGone,
         ItemsPut,
+        ItemsReplaced,
         ItemsChanged,
         ItemsGone,
         SettingPut,
@@ -253,6 +263,7 @@ _KINDS: dict[int, type[Record]] = {
 }
 _ROWS: dict[type[Record], type[Any]] = {
     ItemsPut: ItemRow,
+    ItemsReplaced: ItemRow,
     ItemsChanged: ItemStateRow,
     ItemsGone: GoneRow,
     DeliveryKeysPut: DeliveryKeyRow,

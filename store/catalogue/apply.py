@@ -134,8 +134,7 @@ class Applier:
 
     def _guard_set(self, record: r.GuardSet) -> None:
         self._db.execute(
-            "UPDATE mailbox SET mode = ?1, token = ?2, home = ?3, head = max(head, ?4), "
-            "keep_until_ms = CASE WHEN ?4 = 0 THEN keep_until_ms END WHERE instance = ?5",
+            "UPDATE mailbox SET mode = ?, token = ?, home = ?, head = max(head, ?) WHERE instance = ?",
             (record.mode, record.token, record.home, record.modseq, record.instance),
         )
 
@@ -185,11 +184,22 @@ class Applier:
             (record.uidnext, self.mailbox_no(record.instance), record.folder_id),
         )
 
-    def _items_put(self, record: r.ItemsPut) -> None:
+    def _items_replaced(self, record: r.ItemsReplaced) -> None:
         mailbox = self.mailbox_no(record.instance)
         folders = self._folders(mailbox)
-        values = []
         for row in record.rows:
+            old = self._item(mailbox, row.item_id)
+            self._sum(folders[old.folder_id]).add(old, -1)
+            self._db.execute("DELETE FROM item WHERE mailbox = ? AND item_id = ?", (mailbox, row.item_id))
+        self._insert(mailbox, folders, record.rows)
+
+    def _items_put(self, record: r.ItemsPut) -> None:
+        mailbox = self.mailbox_no(record.instance)
+        self._insert(mailbox, self._folders(mailbox), record.rows)
+
+    def _insert(self, mailbox: int, folders: dict[bytes, int], rows: Sequence[ItemRow]) -> None:
+        values = []
+        for row in rows:
             folder = folders[row.folder_id]
             self._sum(folder).add(row, 1)
             values.append(
@@ -211,8 +221,8 @@ class Applier:
                 )
             )
         self._db.executemany("INSERT INTO item VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-        if record.rows:
-            self._raise_head(mailbox, max(row.modseq for row in record.rows))
+        if rows:
+            self._raise_head(mailbox, max(row.modseq for row in rows))
 
     def _items_changed(self, record: r.ItemsChanged) -> None:
         mailbox = self.mailbox_no(record.instance)
@@ -273,8 +283,8 @@ class Applier:
     def _delivery_keys_put(self, record: r.DeliveryKeysPut) -> None:
         mailbox = self.mailbox_no(record.instance)
         self._db.executemany(
-            "INSERT INTO delivery_key VALUES (?, ?, ?, ?, ?) ON CONFLICT (mailbox, key) DO UPDATE SET "
-            "content_digest = excluded.content_digest, accepted_ms = excluded.accepted_ms, modseq = excluded.modseq",
+            "INSERT INTO delivery_key VALUES (?, ?, ?, ?, ?) ON CONFLICT (mailbox, key, content_digest) DO UPDATE SET "
+            "accepted_ms = max(accepted_ms, excluded.accepted_ms), modseq = max(modseq, excluded.modseq)",
             ((mailbox, *row) for row in record.rows),
         )
         if record.rows:
@@ -328,6 +338,7 @@ _APPLY: dict[type[r.Record], Callable[[Applier, r.Record], None]] = {
     r.FolderGone: Applier._folder_gone,  # type: ignore[dict-item]
     r.FolderRoomRaised: Applier._folder_room_raised,  # type: ignore[dict-item]
     r.ItemsPut: Applier._items_put,  # type: ignore[dict-item]
+    r.ItemsReplaced: Applier._items_replaced,  # type: ignore[dict-item]
     r.ItemsChanged: Applier._items_changed,  # type: ignore[dict-item]
     r.ItemsGone: Applier._items_gone,  # type: ignore[dict-item]
     r.SettingPut: Applier._setting_put,  # type: ignore[dict-item]
@@ -336,4 +347,4 @@ _APPLY: dict[type[r.Record], Callable[[Applier, r.Record], None]] = {
     r.FeedCut: Applier._feed_cut,  # type: ignore[dict-item]
     r.SegmentsDropped: Applier._segments_dropped,  # type: ignore[dict-item]
 }
-_GATHERED = {r.ItemsPut, r.ItemsChanged, r.ItemsGone}
+_GATHERED = {r.ItemsPut, r.ItemsReplaced, r.ItemsChanged, r.ItemsGone}

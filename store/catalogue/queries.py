@@ -166,16 +166,12 @@ def find_items(db: apsw.Connection, mailbox_no: int, item_ids: Sequence[ItemId])
     return rows
 
 
-def known_modseqs(db: apsw.Connection, mailbox_no: int, item_ids: Sequence[ItemId]) -> dict[ItemId, int]:
-    """The modseqs of those of these items that are live here."""
-    known: dict[ItemId, int] = {}
-    for item_id in item_ids:
-        found = db.execute(
-            "SELECT modseq FROM item WHERE mailbox = ? AND item_id = ?", (mailbox_no, item_id)
-        ).fetchone()
-        if found is not None:
-            known[item_id] = found[0]
-    return known
+def item_version(db: apsw.Connection, mailbox_no: int, item_id: ItemId) -> tuple[int, bytes] | None:
+    """An item's modseq and content hash, if it is live here."""
+    found = db.execute(
+        "SELECT modseq, content_hash FROM item WHERE mailbox = ? AND item_id = ?", (mailbox_no, item_id)
+    ).fetchone()
+    return None if found is None else (found[0], found[1])
 
 
 def is_dead(db: apsw.Connection, mailbox_no: int, dead: bytes) -> bool:
@@ -217,17 +213,40 @@ def settings(db: apsw.Connection, mailbox_no: int) -> dict[str, str]:
     )
 
 
+def setting_states(db: apsw.Connection, mailbox_no: int) -> list[tuple[str, str | None, int]]:
+    """All settings with their modseqs, removed ones (None) too."""
+    found = db.execute("SELECT name, value, modseq FROM setting WHERE mailbox = ? ORDER BY name", (mailbox_no,))
+    return [(name, value, modseq) for name, value, modseq in found]
+
+
 def setting_modseq(db: apsw.Connection, mailbox_no: int, name: str) -> int:
     found = db.execute("SELECT modseq FROM setting WHERE mailbox = ? AND name = ?", (mailbox_no, name)).fetchone()
     return int(found[0]) if found else 0
 
 
-def delivery_key(db: apsw.Connection, mailbox_no: int, key: bytes) -> DeliveryKeyRow | None:
+def has_delivery(db: apsw.Connection, mailbox_no: int, key: bytes, content_digest: bytes) -> bool:
+    """Was content with this digest accepted under this delivery key?"""
     found = db.execute(
-        "SELECT key, content_digest, accepted_ms, modseq FROM delivery_key WHERE mailbox = ? AND key = ?",
-        (mailbox_no, key),
-    ).fetchone()
-    return None if found is None else DeliveryKeyRow._make(found)
+        "SELECT 1 FROM delivery_key WHERE mailbox = ? AND key = ? AND content_digest = ?",
+        (mailbox_no, key, content_digest),
+    )
+    return found.fetchone() is not None
+
+
+def delivery_keys(db: apsw.Connection, mailbox_no: int, *, after_modseq: int, limit: int) -> list[DeliveryKeyRow]:
+    """The deliveries that were accepted, in that order."""
+    found = db.execute(
+        "SELECT key, content_digest, accepted_ms, modseq FROM delivery_key WHERE mailbox = ? AND modseq > ? "
+        "ORDER BY modseq LIMIT ?",
+        (mailbox_no, after_modseq, limit),
+    )
+    return [DeliveryKeyRow._make(values) for values in found]
+
+
+def uid_holder(db: apsw.Connection, folder_no: int, uid: int) -> ItemId | None:
+    """The item that has this UID in this folder."""
+    found = db.execute("SELECT item_id FROM item WHERE folder = ? AND uid = ?", (folder_no, uid)).fetchone()
+    return None if found is None else ItemId(found[0])
 
 
 def feed_page(db: apsw.Connection, instance: InstanceId, *, after: int, limit: int) -> FeedPage:
@@ -239,8 +258,8 @@ def feed_page(db: apsw.Connection, instance: InstanceId, *, after: int, limit: i
     with db:  # one read transaction: a savepoint
         signature, _ = read_applied(db)
         info = mailbox(db, instance)
-        if after < info.horizon:
-            raise FeedTrimmed(after=str(after), horizon=str(info.horizon))
+        if not info.horizon <= after <= info.head:
+            raise FeedTrimmed(after=str(after), horizon=f"{info.horizon} and ends at {info.head}")
         bound = _bound(db, info.no, after=after, limit=limit)
         through = info.head if bound is None else bound
         rows = db.execute(

@@ -57,7 +57,7 @@ CREATE TABLE setting (
 ) WITHOUT ROWID;
 CREATE TABLE delivery_key (
     mailbox INTEGER NOT NULL, key BLOB NOT NULL, content_digest BLOB NOT NULL, accepted_ms INTEGER NOT NULL,
-    modseq INTEGER NOT NULL, PRIMARY KEY (mailbox, key)
+    modseq INTEGER NOT NULL, PRIMARY KEY (mailbox, key, content_digest)
 ) WITHOUT ROWID;
 CREATE INDEX delivery_key_modseq ON delivery_key (mailbox, modseq);
 """

@@ -205,7 +205,7 @@ async def test_no_verb_happens_in_a_scope_that_is_cancelled(mailbox: Mailbox, ta
         lambda: client.set_flags(item_id, 1),
         lambda: client.delete_item(item_id, purge=True),
         lambda: client.create_folder("x"),
-        lambda: client.set_setting("rules", "x"),
+        lambda: client.set_setting("rules", "[]"),
     ]
     before = await source.account(), await source.guard(), await target.account(), await target.guard()
     for verb in verbs:

@@ -37,7 +37,7 @@ CLIENT_VERBS: dict[str, ClientVerb] = {
     "rename_folder": lambda m, item, folder: m.client.rename_folder(folder, "late"),
     "move_folder": lambda m, item, folder: m.client.move_folder(folder, None, "late"),
     "delete_folder": lambda m, item, folder: m.client.delete_folder(folder),
-    "set_setting": lambda m, item, folder: m.client.set_setting("rules", "{}"),
+    "set_setting": lambda m, item, folder: m.client.set_setting("rules", "[]"),
 }
 
 

@@ -110,11 +110,11 @@ async def test_an_item_that_cannot_be_read_is_listed_as_bad(mailbox: Mailbox, he
 
 async def test_the_listing_carries_settings_and_delivery_keys(mailbox: Mailbox) -> None:
     await mailbox.client.deliver(b"one", b"key")
-    await mailbox.client.set_setting("rules", "{}")
+    await mailbox.client.set_setting("rules", "[]")
     await fill(mailbox, 10, 10, 10)
     pages = await read_pages(mailbox, items_max=1)
     assert [key.key for page in pages for key in page.delivery_keys] == [b"key"]
-    assert [(s.name, s.value) for page in pages for s in page.settings] == [("rules", "{}")]
+    assert [(s.name, s.value) for page in pages for s in page.settings] == [("rules", "[]")]
 
 
 # --- fetch --------------------------------------------------------------------------------------------------------
@@ -260,12 +260,12 @@ async def test_a_deleted_folder_takes_its_items_along_as_tombstones(mailbox: Mai
 
 async def test_settings_come_by_the_feed_removed_ones_too(mailbox: Mailbox) -> None:
     after = await mailbox.source.head()
-    await mailbox.client.set_setting("rules", "{}")
-    await mailbox.client.set_setting("quota", "7")
-    await mailbox.client.set_setting("quota", None)
+    await mailbox.client.set_setting("rules", "[]")
+    await mailbox.client.set_setting("x-quota", "7")
+    await mailbox.client.set_setting("x-quota", None)
     batch = await feed(mailbox, after)
-    assert [(s.name, s.value) for s in batch.settings] == [("rules", "{}"), ("quota", None)]
-    assert (await mailbox.source.account()).settings == (("rules", "{}"),)
+    assert [(s.name, s.value) for s in batch.settings] == [("rules", "[]"), ("x-quota", None)]
+    assert (await mailbox.source.account()).settings == (("rules", "[]"),)
 
 
 async def test_a_delivery_is_accepted_once_and_its_key_comes_by_the_feed(mailbox: Mailbox) -> None:
@@ -343,7 +343,7 @@ async def test_waiting_ends_with_the_next_change_for_all_who_wait(mailbox: Mailb
         async with trio.open_nursery() as nursery:  # Two readers; the change below ends both.
             nursery.start_soon(wait, "first")
             nursery.start_soon(wait, "second")
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await trio.testing.wait_all_tasks_blocked(0.002)
             assert woken == []
             await mailbox.client.deliver(b"wake up")
     assert sorted(woken) == ["first", "second"]
@@ -354,7 +354,7 @@ async def test_waiting_ends_with_a_lock_which_is_a_change(mailbox: Mailbox) -> N
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:  # One reader; the lock ends it.
             nursery.start_soon(mailbox.source.wait_feed, after)
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await trio.testing.wait_all_tasks_blocked(0.002)
             await mailbox.source.lock(1)
 
 
@@ -362,7 +362,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind(mailbox: Mailbox) 
     after = await mailbox.source.head()
     async with trio.open_nursery() as nursery:  # One reader, cancelled here.
         nursery.start_soon(mailbox.source.wait_feed, after)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.002)
         nursery.cancel_scope.cancel()
     await fill(mailbox, 10)
     assert (await feed(mailbox, after)).changes == 1

@@ -16,6 +16,7 @@ from moverq.endpoints.base import Endpoint, Source
 from moverq.endpoints.memory import MemoryEndpoint
 from moverq.model.change import INBOX
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
+from tests.support.store_kit import open_store_kit
 
 
 class Client(Protocol):
@@ -116,6 +117,7 @@ async def open_memory_kit(name: str, path: Path) -> AsyncIterator[Kit]:
 
 KITS: dict[str, Callable[[str, Path], AbstractAsyncContextManager[Kit]]] = {
     "memory": open_memory_kit,
+    "store": open_store_kit,
 }
 
 

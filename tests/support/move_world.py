@@ -4,26 +4,29 @@ What survives a killed engine is in the `World`: databases, directory, ledger fi
 it away at any moment and make another.
 """
 
+import copy
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
 from moverq.directory.directory import DatabaseEntry, Recipient, Server
 from moverq.directory.memory import MemoryDirectory
-from moverq.endpoints.base import Endpoint, GuardMode
+from moverq.endpoints.base import Endpoint, GuardMode, Home
 from moverq.endpoints.memory import MemoryDatabase, MemoryEndpoint, MemoryMailbox
 from moverq.endpoints.memory_instance import MemoryInstance
 from moverq.errors import NotFound
 from moverq.flow.byte_budget import ByteBudget
 from moverq.job import Job
+from moverq.ledger.codec import Codec
+from moverq.ledger.item_map import ItemMap
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
 from moverq.model.change import Flag
-from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, RequestId
+from moverq.model.ids import FolderId, ItemId, MailboxId, RequestId
 from moverq.model.progress import Progress
 from moverq.phases.tenure import Tools
 from moverq.service import Service
@@ -58,6 +61,12 @@ class SteppedLedger(Ledger):
 
     step: Step | None = None
 
+    async def open_map(self, request_id: RequestId) -> ItemMap:
+        opened = await SteppedMap.open(self.map_path(request_id), Inline(), Codec())
+        assert isinstance(opened, SteppedMap)
+        opened.step = self.step
+        return opened
+
     async def _effect(self, verb: str, effect: Callable[[], Awaitable[T]]) -> T:
         if self.step is not None:
             await self.step(f"ledger.{verb}:before")
@@ -65,6 +74,28 @@ class SteppedLedger(Ledger):
         if self.step is not None:
             await self.step(f"ledger.{verb}:after")
         return answer
+
+
+class SteppedMap(ItemMap):
+    """An item map with the same stops."""
+
+    step: Step | None = None
+
+    async def record(self, *args: Any, **kwargs: Any) -> None:
+        await self._stepped("record", lambda: super(SteppedMap, self).record(*args, **kwargs))
+
+    async def take_over(self, token: int) -> None:
+        await self._stepped("take_over", lambda: super(SteppedMap, self).take_over(token))
+
+    async def adopt(self, token: int, other: ItemMap) -> None:
+        await self._stepped("adopt", lambda: super(SteppedMap, self).adopt(token, other))
+
+    async def _stepped(self, verb: str, effect: Callable[[], Awaitable[None]]) -> None:
+        if self.step is not None:
+            await self.step(f"map.{verb}:before")
+        await effect()
+        if self.step is not None:
+            await self.step(f"map.{verb}:after")
 
 
 @attrs.define(eq=False)
@@ -77,8 +108,8 @@ class World:
     databases: dict[str, MemoryDatabase] = attrs.field(factory=dict)
     mailbox_id: MailboxId = MailboxId(b"mailbox-of-ada..")
     now: int = 1_700_000_000_000
-    acked: dict[bytes, str] = attrs.field(factory=dict)
-    """Contents that a client was told OK for, and that nobody has purged: where they came from."""
+    acked: "Snapshot | None" = None
+    """What clients have been told: the mailbox at its home after the last acknowledged change."""
 
     @classmethod
     async def make(cls, root: Path, *, version: str = "2010") -> "World":
@@ -89,8 +120,6 @@ class World:
                 await world.directory.add_server(Server(name=server, version=version if server == "MBX1" else "2010"))
             await world.directory.add_database(DatabaseEntry(name=name, server=server, path=f"/{name}"))
         mailbox = MemoryEndpoint("DB1", world.databases["DB1"]).add_mailbox(world.mailbox_id)
-        from moverq.endpoints.base import Home
-
         await world.directory.add_recipient(world.mailbox_id, ADDRESS, Home("DB1", mailbox.instance))
         return world
 
@@ -115,12 +144,19 @@ class World:
         return [i for database in self.databases.values() for i in database.instances.values()]
 
     def engine(self, *, step: Step | None = None, limits: Limits = SMALL, seed: int = 1) -> "Engine":
-        return Engine(self, step, limits, random.Random(seed))
+        directory = copy.copy(self.directory)  # the same entries, with this engine's own stops
+        if step is not None:
+            named = step
 
-    async def deliver(self, content: bytes, key: bytes | None = None) -> None:
-        """Acknowledged, or an error and not."""
-        await (await self.mailbox()).deliver(content, key)
-        self.acked[content] = "delivered"
+            async def before(verb: str) -> None:
+                await named(f"directory.{verb}")
+
+            directory.before = before
+        return Engine(self, step, limits, random.Random(seed), directory)
+
+    async def acknowledge(self) -> None:
+        """A client has just been answered: from now on the home has to look like this."""
+        self.acked = Snapshot.of(await self.at_home())
 
     async def check_safe(self, *, at_rest: bool = False) -> None:
         """The invariants that hold after every step; `at_rest` also those of a settled move."""
@@ -133,14 +169,58 @@ class World:
                 f"{name} is open and the register says {register}"
             )
         home = self.databases[register.home.database].instance(register.home.instance)
-        present = sorted(home.contents.values())
-        missing = [content for content in self.acked if content not in present]
-        assert not missing, f"acknowledged and not at home: {missing}"
-        twice = [content for content in self.acked if present.count(content) > 1]
-        assert not twice, f"twice at home: {twice}"
+        if self.acked is not None:
+            found = self.acked.differences(Snapshot.of(home))
+            assert not found, f"acknowledged, and not so at {register}: {found[:3]}"
         assert home.recount() == home.account(), "the maintained digests are not those of the items"
         if at_rest:
             assert home.guard.mode is GuardMode.OPEN, f"nobody can use the mailbox: {home}"
+
+
+@attrs.frozen
+class Snapshot:
+    """All of a mailbox that its user can see, by id."""
+
+    items: dict[ItemId, tuple[object, ...]]
+    folders: dict[FolderId, tuple[object, ...]]
+    settings: dict[str, str | None]
+    delivery_keys: frozenset[tuple[bytes, bytes]]
+
+    @classmethod
+    def of(cls, mailbox: MemoryInstance) -> "Snapshot":
+        return cls(
+            items={
+                i.item_id: (
+                    i.folder_id,
+                    i.uid,
+                    i.modseq,
+                    i.received_ms,
+                    i.flags,
+                    i.keywords,
+                    mailbox.contents[i.item_id],
+                )
+                for i in mailbox.items.values()
+            },
+            folders={
+                f.folder_id: (f.parent_id, f.name, f.uidvalidity, f.special_use, f.hidden)
+                for f in mailbox.folders.values()
+            },
+            settings={s.name: s.value for s in mailbox.settings.values() if s.value is not None},
+            delivery_keys=frozenset(mailbox.delivery_keys),
+        )
+
+    def differences(self, other: "Snapshot") -> list[str]:
+        found: list[str] = []
+        for kind in ("items", "folders", "settings"):
+            mine, theirs = getattr(self, kind), getattr(other, kind)
+            found += [
+                f"{kind}: {k!r} is {mine.get(k)!r} / {theirs.get(k)!r}"
+                for k in sorted({*mine, *theirs})
+                if mine.get(k) != theirs.get(k)
+            ]
+        if self.delivery_keys - other.delivery_keys:
+            found.append(f"delivery keys lost: {self.delivery_keys - other.delivery_keys}")
+        return found
 
 
 @attrs.define(eq=False)
@@ -151,6 +231,7 @@ class Engine:
     step: Step | None
     limits: Limits
     rng: random.Random
+    directory: MemoryDirectory
     progress: list[Progress] = attrs.field(factory=list)
     _ledger: SteppedLedger | None = None
 
@@ -171,9 +252,7 @@ class Engine:
 
     async def ledger(self) -> SteppedLedger:
         if self._ledger is None:
-            opened = await SteppedLedger.open(
-                self.world.root, make_offload=Inline, now_ms=self.world.tick, watch=False
-            )
+            opened = await SteppedLedger.open(self.world.root, make_offload=Inline, now_ms=self.world.tick, watch=False)
             assert isinstance(opened, SteppedLedger)
             opened.step = self.step
             self._ledger = opened
@@ -187,7 +266,7 @@ class Engine:
         ledger = await self.ledger()
         tools = Tools(
             ledger=ledger,
-            directory=self.world.directory,
+            directory=self.directory,
             limits=self.limits,
             budget=ByteBudget(self.limits.process_bytes_max),
             on_progress=self.progress.append,
@@ -198,7 +277,7 @@ class Engine:
     async def service(self) -> Service:
         return Service(
             ledger=await self.ledger(),
-            directory=self.world.directory,
+            directory=self.directory,
             endpoints=self.endpoint,
             make_offload=Inline,
             rng=self.rng,
@@ -227,12 +306,12 @@ async def fill(world: World, *, items: int = 9) -> Filled:
     for n in range(items):
         content = f"Subject: item {n}\r\n\r\n{'x' * (n * 37 % 400)}".encode()
         flags = int(Flag.SEEN) if n % 2 else 0
-        made.append(await mailbox.append(names[n % len(names)], content, flags=flags, keywords=("$Work",) if n % 3 else ()))
-        world.acked[content] = "fill"
+        keywords = ("$Work",) if n % 3 else ()
+        made.append(await mailbox.append(names[n % len(names)], content, flags=flags, keywords=keywords))
     await mailbox.set_setting("rules", '["keep"]')
     await mailbox.deliver(b"Subject: with key\r\n\r\n", b"key-1")
-    world.acked[b"Subject: with key\r\n\r\n"] = "fill"
+    await world.acknowledge()
     return Filled(folders, made)
 
 
-__all__ = ["ADDRESS", "SMALL", "Engine", "Filled", "Inline", "InstanceId", "SteppedLedger", "World", "fill"]
+__all__ = ["ADDRESS", "SMALL", "Engine", "Filled", "Inline", "Snapshot", "SteppedLedger", "World", "fill"]

@@ -82,6 +82,6 @@ class MailboxUser:
                 self.items = {item_id: at for item_id, at in self.items.items() if at != folder_id}
             case 3:
                 value = self.random.choice([None, '{"on":true}', '{"on":false}'])
-                await self.client.set_setting(self.random.choice(["rules", "quota"]), value)
+                await self.client.set_setting(self.random.choice(["out_of_office", "x-quota"]), value)
             case _:
                 self.folders.append(await self.client.create_folder(name, parent_id))

@@ -1,0 +1,476 @@
+"""The contract over our own store: the only file of moverq that imports `store`.
+
+Thin on purpose: the store's guard, feed, digests and merge rule are the contract's, so this translates values and
+errors and decides nothing. What of the store other parts need (sessions, import, the CLI) goes by the names that this
+file passes on.
+
+The listing's order is that in which items were made, which is about that of their bytes; its cursor is the number of
+the last item, and after the items come the delivery keys by modseq.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import attrs
+import msgpack
+import xxhash
+
+import store
+from moverq.endpoints.base import (
+    Capabilities,
+    FenceClass,
+    FolderStep,
+    Guard,
+    GuardMode,
+    Home,
+    MailboxAccount,
+    MailboxSummary,
+    SeedPage,
+    Source,
+    StepKind,
+    Target,
+)
+from moverq.errors import (
+    EndpointBroken,
+    EndpointUnavailable,
+    FeedTrimmed,
+    MailboxLocked,
+    MailboxMoved,
+    MoveError,
+    NotFound,
+    RequestRefused,
+    StaleToken,
+)
+from moverq.model.change import (
+    NO_PROPERTIES,
+    BadItem,
+    ChangeBatch,
+    DeliveryKeyState,
+    FolderState,
+    Gone,
+    ItemContent,
+    ItemState,
+    SettingState,
+    Watermark,
+)
+from moverq.model.digest import FolderDigest
+from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId
+
+CAPABILITIES = Capabilities(kind="store", keeps_identity=True, has_feed=True, has_digests=True, fence=FenceClass.A)
+KEYS_PER_PAGE = 4096
+RECOUNT_ITEMS = 1024
+
+_MODES = {
+    store.Mode.OPEN: GuardMode.OPEN,
+    store.Mode.LOCKED: GuardMode.LOCKED,
+    store.Mode.SEALED: GuardMode.SEALED,
+    store.Mode.RETIRED: GuardMode.RETIRED,
+}
+_STEPS = {
+    StepKind.CREATE: store.FolderStepKind.CREATE,
+    StepKind.MOVE: store.FolderStepKind.MOVE,
+    StepKind.UPDATE: store.FolderStepKind.UPDATE,
+    StepKind.REMOVE: store.FolderStepKind.REMOVE,
+}
+
+
+def move_error(name: str, error: store.StoreError) -> MoveError:
+    """Ours for what the store of database `name` said."""
+    match error:
+        case store.MailboxLocked() | store.MailboxSealed():
+            return MailboxLocked(mailbox=error.instance.hex())
+        case store.MailboxMoved():
+            return MailboxMoved(mailbox=error.instance.hex(), home=str(home_of(error.home)))
+        case store.StaleToken():
+            return StaleToken(held=error.held, seen=error.seen)
+        case store.FeedTrimmed():
+            return FeedTrimmed(watermark=error.after, horizon=error.horizon)
+        case store.NoSuchMailbox():
+            return NotFound(kind="mailbox instance", name=f"{error.instance.hex()} in database {name}")
+        case store.NoSuchFolder():
+            return NotFound(kind="folder", name=error.folder)
+        case store.NoSuchItem():
+            return NotFound(kind="item", name=error.item)
+        case store.Refused() | store.QuotaExceeded():
+            return RequestRefused(why=str(error))
+        case store.StoreBusy() | store.StoreClosed():
+            return EndpointUnavailable(endpoint=f"database {name}", why=str(error))
+        case _:
+            return EndpointBroken(endpoint=f"database {name}", why=str(error))
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Turn a `StoreError` into a `MoveError`, once, here."""
+    try:
+        yield
+    except store.StoreError as error:
+        raise move_error(name, error) from error
+
+
+def home_text(home: Home) -> str:
+    """A home as the store keeps it."""
+    return f"{home.database}/{home.instance.hex()}"
+
+
+def home_of(text: str) -> Home:
+    """A home from `home_text`."""
+    database, _, instance = text.rpartition("/")
+    return Home(database, InstanceId(bytes.fromhex(instance)))
+
+
+def guard_of(info: store.MailboxInfo) -> Guard:
+    return Guard(_MODES[info.mode], info.token, home_of(info.home) if info.home else None)
+
+
+def folder_state(folder: store.FolderInfo) -> FolderState:
+    return FolderState(
+        FolderId(folder.folder_id),
+        FolderId(folder.parent_id) if folder.parent_id else None,
+        folder.name,
+        folder.modseq,
+        folder.uidvalidity,
+        folder.uidnext,
+        folder.special_use,
+        folder.subscribed,
+        folder.hidden,
+        MappingProxyType(dict(folder.attributes)) if folder.attributes else NO_PROPERTIES,
+    )
+
+
+def item_state(row: store.ItemRow) -> ItemState:
+    return ItemState(
+        ItemId(row.item_id),
+        FolderId(row.folder_id),
+        row.uid,
+        row.modseq,
+        row.received_ms,
+        row.size,
+        row.content_hash,
+        row.flags,
+        row.keywords,
+        row.item_class,
+        MappingProxyType(dict(row.properties)) if row.properties else NO_PROPERTIES,
+    )
+
+
+def item_row(state: ItemState) -> store.ItemRow:
+    return store.ItemRow(
+        store.ItemId(state.item_id),
+        store.FolderId(state.folder_id),
+        state.uid,
+        state.modseq,
+        state.received_ms,
+        state.size,
+        state.content_hash,
+        0,
+        0,
+        state.flags,
+        state.keywords,
+        state.item_class,
+        tuple(sorted(state.properties.items())),
+    )
+
+
+def folder_digest(folder: store.FolderInfo) -> FolderDigest:
+    return FolderDigest(folder.items, folder.bytes, folder.equality)
+
+
+@attrs.frozen(eq=False)
+class StoreMailbox:
+    """One mailbox instance in one database, from the mover's side: source and target in one."""
+
+    database_name: str
+    database: store.Database
+    instance: InstanceId
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return CAPABILITIES
+
+    @property
+    def _id(self) -> store.InstanceId:
+        return store.InstanceId(self.instance)
+
+    @property
+    def _mover(self) -> store.Mover:
+        return self.database.mover(self._id)
+
+    def _watermark(self, modseq: int) -> Watermark:
+        return Watermark(self.database.signature, self.instance, modseq)
+
+    async def _account(self) -> tuple[store.MailboxInfo, list[store.FolderInfo], dict[str, str]]:
+        """The store's account, if the instance is not soft-deleted."""
+        info, folders, settings = await self.database.account(self._id)
+        if info.keep_until_ms is not None:
+            raise store.NoSuchMailbox(instance=self._id)
+        return info, folders, settings
+
+    # ---- reading
+
+    async def exists(self) -> bool:
+        try:
+            with translated(self.database_name):
+                await self._account()
+        except NotFound:
+            return False
+        return True
+
+    async def summary(self) -> MailboxSummary:
+        with translated(self.database_name):
+            info, folders, _ = await self._account()
+        return summary_of(self.database, info, folders)
+
+    async def head(self) -> Watermark:
+        with translated(self.database_name):
+            info, _, _ = await self._account()
+        return self._watermark(info.head)
+
+    async def read_hierarchy(self) -> tuple[FolderState, ...]:
+        with translated(self.database_name):
+            _, folders, _ = await self._account()
+        return tuple(folder_state(folder) for folder in folders)
+
+    async def occupied_folders(self) -> frozenset[FolderId]:
+        with translated(self.database_name):
+            _, folders, _ = await self._account()
+        return frozenset(FolderId(folder.folder_id) for folder in folders if folder.items)
+
+    async def read_seed(self, cursor: bytes | None, *, bytes_max: int, items_max: int) -> SeedPage:
+        stage, after = msgpack.unpackb(cursor) if cursor is not None else ("items", 0)
+        with translated(self.database_name):
+            if stage == "keys":
+                return await self._seed_keys(after)
+            rows = await self.database.items(self._id, after=after, limit=items_max)
+            fetched = await self.database.fetch(self._id, [row for _, row in rows], bytes_max=bytes_max)
+            settings = await self.database.setting_states(self._id) if cursor is None else []
+            ended = len(rows) < items_max and len(fetched) == len(rows)
+            end = await self._seed_keys(0) if ended else None
+        read, bad = _sorted_out(fetched)
+        at = rows[len(fetched) - 1][0] if fetched else after
+        return SeedPage(
+            items=read,
+            bad=bad,
+            cursor=msgpack.packb(("items", at)) if end is None else end.cursor,
+            done=end is not None and end.done,
+            settings=tuple(SettingState(*setting) for setting in settings),
+            delivery_keys=() if end is None else end.delivery_keys,
+        )
+
+    async def _seed_keys(self, after: int) -> SeedPage:
+        keys = await self.database.delivery_keys(self._id, after_modseq=after, limit=KEYS_PER_PAGE)
+        return SeedPage(
+            items=(),
+            bad=(),
+            cursor=msgpack.packb(("keys", keys[-1].modseq if keys else after)),
+            done=len(keys) < KEYS_PER_PAGE,
+            delivery_keys=tuple(DeliveryKeyState(*key) for key in keys),
+        )
+
+    async def read_feed(self, after: Watermark, *, changes_max: int) -> ChangeBatch:
+        head = self._watermark(0)
+        if (after.timeline, after.instance) != (head.timeline, head.instance):
+            raise FeedTrimmed(watermark=str(after), horizon=str(head))
+        with translated(self.database_name):
+            page = await self.database.feed(self._id, after=after.modseq, limit=changes_max)
+        return ChangeBatch(
+            through=self._watermark(page.through),
+            more=page.more,
+            hierarchy=None if page.folders is None else tuple(folder_state(folder) for folder in page.folders),
+            items=tuple(item_state(row) for row in page.items),
+            items_gone=tuple(Gone(row.id, row.modseq) for row in page.items_gone),
+            settings=tuple(SettingState(*setting) for setting in page.settings),
+            delivery_keys=tuple(DeliveryKeyState(*key) for key in page.delivery_keys),
+        )
+
+    async def wait_feed(self, after: Watermark) -> None:
+        with translated(self.database_name):
+            await self.database.wait_change(self._id, after=after.modseq)
+
+    async def fetch(
+        self, item_ids: Sequence[ItemId], *, bytes_max: int
+    ) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...], tuple[ItemId, ...]]:
+        with translated(self.database_name):
+            rows = await self.database.find(self._id, [store.ItemId(item_id) for item_id in item_ids])
+            fetched = await self.database.fetch(self._id, rows, bytes_max=bytes_max)
+        read, bad = _sorted_out(fetched)
+        return read, bad, tuple(ItemId(row.item_id) for row in rows[len(fetched) :])
+
+    async def account(self) -> MailboxAccount:
+        with translated(self.database_name):
+            info, folders, settings = await self._account()
+        digests = ((FolderId(folder.folder_id), folder_digest(folder)) for folder in folders)
+        return self._mailbox_account(info, folders, settings, dict(digests))
+
+    async def recount(self) -> MailboxAccount:
+        digests: dict[FolderId, FolderDigest] = {}
+        after = 0
+        with translated(self.database_name):
+            info, folders, settings = await self._account()
+            while rows := await self.database.items(self._id, after=after, limit=RECOUNT_ITEMS):
+                fetched = await self.database.fetch(self._id, [row for _, row in rows])
+                for item in fetched:
+                    content = item.content if item.content is not None else item.raw or b""
+                    found = attrs.evolve(
+                        item_state(item.row), content_hash=xxhash.xxh3_128_digest(content), size=len(content)
+                    )
+                    folder = found.folder_id
+                    digests[folder] = digests.get(folder, FolderDigest()).plus(found)
+                after = rows[len(fetched) - 1][0]
+        present = {FolderId(folder.folder_id): FolderDigest() for folder in folders}
+        return self._mailbox_account(info, folders, settings, present | digests)
+
+    def _mailbox_account(
+        self,
+        info: store.MailboxInfo,
+        folders: Sequence[store.FolderInfo],
+        settings: dict[str, str],
+        digests: dict[FolderId, FolderDigest],
+    ) -> MailboxAccount:
+        return MailboxAccount(
+            head=self._watermark(info.head),
+            folders=tuple(folder_state(folder) for folder in folders),
+            settings=tuple(sorted(settings.items())),
+            digests=tuple(sorted(digests.items())),
+        )
+
+    # ---- the guard
+
+    async def guard(self) -> Guard:
+        with translated(self.database_name):
+            return guard_of(await self.database.info(self._id))
+
+    async def claim(self, token: int) -> Guard:
+        with translated(self.database_name):
+            await self._mover.claim(token)
+        return await self.guard()
+
+    async def lock(self, token: int) -> Watermark:
+        with translated(self.database_name):
+            return self._watermark(await self._mover.lock(token))
+
+    async def unlock(self, token: int) -> None:
+        with translated(self.database_name):
+            await self._mover.unlock(token)
+
+    async def retire(self, token: int, home: Home) -> None:
+        with translated(self.database_name):
+            await self._mover.retire(token, home_text(home))
+
+    async def seal(self, token: int) -> None:
+        with translated(self.database_name):
+            await self._mover.seal(token)
+
+    async def open(self, token: int) -> None:
+        with translated(self.database_name):
+            await self._mover.open(token)
+
+    async def create(self, mailbox_id: MailboxId, token: int) -> None:
+        with translated(self.database_name):
+            await self._mover.create(store.MailboxId(mailbox_id), token)
+
+    async def remove(self, token: int, *, keep_until_ms: int) -> None:
+        with translated(self.database_name):
+            await self._mover.remove(token, keep_until_ms=keep_until_ms)
+
+    async def purge(self, token: int) -> None:
+        with translated(self.database_name):
+            await self._mover.purge(token)
+
+    # ---- writing
+
+    async def apply_folders(self, steps: Sequence[FolderStep], token: int) -> None:
+        moved = [store.MovedFolder(_STEPS[step.kind], self._folder_put(step.folder)) for step in steps]
+        with translated(self.database_name):
+            await self._mover.put_folders(moved, token)
+
+    def _folder_put(self, folder: FolderState) -> store.FolderPut:
+        return store.FolderPut(
+            self._id,
+            store.FolderId(folder.folder_id),
+            folder.parent_id or b"",
+            folder.name,
+            folder.modseq,
+            folder.uidvalidity,
+            folder.uidnext,
+            folder.special_use,
+            folder.subscribed,
+            folder.hidden,
+            tuple(sorted(folder.attributes.items())),
+        )
+
+    async def write_items(self, items: Sequence[ItemContent], token: int) -> tuple[BadItem, ...]:
+        with translated(self.database_name):
+            refused = await self._mover.put_items(
+                [store.MovedItem(item_row(item.state), item.content) for item in items], token
+            )
+        if not refused:
+            return ()
+        by_id = {item.state.item_id: item for item in items}
+        return tuple(
+            BadItem(by_id[ItemId(bad.item_id)].state, "CorruptItem", bad.why, by_id[ItemId(bad.item_id)].content)
+            for bad in refused
+        )
+
+    async def apply_changes(self, batch: ChangeBatch, token: int) -> tuple[ItemId, ...]:
+        changes = store.MovedChanges(
+            through=batch.through.modseq,
+            items=[item_row(state) for state in batch.items],
+            items_gone=[store.GoneRow(gone.id, gone.modseq) for gone in batch.items_gone],
+            settings=[(setting.name, setting.value, setting.modseq) for setting in batch.settings],
+            delivery_keys=[
+                store.DeliveryKeyRow(key.key, key.content_digest, key.accepted_ms, key.modseq)
+                for key in batch.delivery_keys
+            ],
+        )
+        with translated(self.database_name):
+            missing = await self._mover.apply(changes, token)
+        return tuple(ItemId(item_id) for item_id in missing)
+
+
+def _sorted_out(fetched: Sequence[store.Fetched]) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...]]:
+    """What was read, and what cannot be; an item purged meanwhile is neither."""
+    read: list[ItemContent] = []
+    bad: list[BadItem] = []
+    for item in fetched:
+        if item.content is not None:
+            read.append(ItemContent(item_state(item.row), item.content))
+        elif item.damage is not None:
+            bad.append(BadItem(item_state(item.row), "CorruptItem", str(item.damage), item.raw))
+    return tuple(read), tuple(bad)
+
+
+def summary_of(
+    database: store.Database, info: store.MailboxInfo, folders: Sequence[store.FolderInfo]
+) -> MailboxSummary:
+    instance = InstanceId(info.instance)
+    return MailboxSummary(
+        mailbox_id=MailboxId(info.mailbox_id),
+        instance=instance,
+        guard=guard_of(info),
+        folders=len(folders),
+        items=sum(folder.items for folder in folders),
+        bytes=sum(folder.bytes for folder in folders),
+        head=Watermark(database.signature, instance, info.head),
+    )
+
+
+@attrs.frozen(eq=False)
+class StoreEndpoint:
+    """An open database of our store, by the name the directory has for it."""
+
+    name: str
+    database: store.Database
+
+    def source(self, instance: InstanceId) -> Source:
+        return StoreMailbox(self.name, self.database, instance)
+
+    def target(self, instance: InstanceId) -> Target:
+        return StoreMailbox(self.name, self.database, instance)
+
+    async def instances(self) -> Sequence[MailboxSummary]:
+        with translated(self.name):
+            found = [info for info in await self.database.mailboxes() if info.keep_until_ms is None]
+            accounts = [await self.database.account(info.instance) for info in found]
+        return [summary_of(self.database, info, folders) for info, folders, _ in accounts]
