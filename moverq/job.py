@@ -138,7 +138,7 @@ class Job:
                 facts = await give_source_back(ledger, source, request, token=token, facts=facts)
         else:
             register = (await directory.recipient(request.mailbox_id)).register
-        item_map = await ledger.open_map(self.request_id)
+        item_map = ledger.item_map(self.request_id)
         if owns_sides(standing, facts):
             await item_map.take_over(token)
         counters = standing.counters

@@ -343,8 +343,9 @@ class Ledger:
         await self._write(write)
         await self.drop_map(request_id)
 
-    async def open_map(self, request_id: RequestId) -> ItemMap:
-        return await ItemMap.open(self.map_path(request_id), self._make_offload(), self._codec)
+    def item_map(self, request_id: RequestId) -> ItemMap:
+        """The move's map; its file is opened with the first use."""
+        return ItemMap(self.map_path(request_id), self._make_offload(), self._codec)
 
     async def drop_map(self, request_id: RequestId) -> None:
         """The map's file is gone. Again: nothing happens."""

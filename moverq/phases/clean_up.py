@@ -99,6 +99,7 @@ async def finish(t: Tenure) -> None:
             entries=(t.entry(EntryKind.LINE, f"The source {t.source_home} is soft-deleted, kept for its retention."),),
         )
     await t.directory.release_move(t.request.mailbox_id, t.request_id)
+    await _drop_maps(t)
     await t.write(
         stage=SyncStage.SYNC_FINISHED,
         next_try_ms=t.facts.need(SourceRemoved).keep_until_ms,
@@ -106,7 +107,6 @@ async def finish(t: Tenure) -> None:
         percent=100,
         taken_wishes=("finish", "complete"),
     )
-    await _drop_maps(t)
 
 
 async def taken_back(t: Tenure) -> None:
@@ -130,7 +130,6 @@ async def purge(t: Tenure) -> None:
         stage=SyncStage.SYNC_FINISHED,
         next_try_ms=None,
     )
-    await _drop_maps(t)
 
 
 async def _drop_maps(t: Tenure) -> None:

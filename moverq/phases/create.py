@@ -85,15 +85,12 @@ async def _inherit(t: Tenure) -> Watermark | None:
     reverse = facts.get(ReverseWatermark)
     if reverse is None or not t.ledger.map_path(parent).exists():
         return None
-    parents_map = await t.ledger.open_map(parent)
+    parents_map = t.ledger.item_map(parent)
     try:
         await parents_map.take_over(t.token)
-        await t.item_map.close()
-        await parents_map.copy_to(t.item_map.path)
+        await t.item_map.adopt(t.token, parents_map)
     finally:
         await parents_map.close()
-    t.item_map = await t.ledger.open_map(t.request_id)
-    await t.item_map.take_over(t.token)
     return reverse.watermark
 
 

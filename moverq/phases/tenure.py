@@ -165,7 +165,7 @@ class Tenure:
             return
         await self.write(
             *facts,
-            entries=(*self.stage_over(), *entries),
+            entries=(*entries, *self.stage_over()),
             stage=stage,
             status=status,
             detail=detail,

@@ -154,11 +154,7 @@ def _check_settings(source: Mapping[str, str], target: Mapping[str, str]) -> lis
 
 
 def _check_parked(target: tuple[FolderState, ...]) -> list[str]:
-    return [
-        f"folder {folder.name!r} is still parked at the target"
-        for folder in target
-        if is_parked(folder.name)
-    ]
+    return [f"folder {folder.name!r} is still parked at the target" for folder in target if is_parked(folder.name)]
 
 
 def _differ(name: str, one: FolderDigest, other: FolderDigest, one_side: str, other_side: str) -> list[str]:

@@ -46,6 +46,7 @@ SMALL = Limits(
 """Small batches, so that a handful of items makes many steps."""
 
 ADDRESS = "ada@example.org"
+ADA = MailboxId(b"mailbox-of-ada..")
 
 
 class Inline:
@@ -61,9 +62,8 @@ class SteppedLedger(Ledger):
 
     step: Step | None = None
 
-    async def open_map(self, request_id: RequestId) -> ItemMap:
-        opened = await SteppedMap.open(self.map_path(request_id), Inline(), Codec())
-        assert isinstance(opened, SteppedMap)
+    def item_map(self, request_id: RequestId) -> ItemMap:
+        opened = SteppedMap(self.map_path(request_id), Inline(), Codec())
         opened.step = self.step
         return opened
 
@@ -106,7 +106,7 @@ class World:
     version: str = "2010"
     directory: MemoryDirectory = attrs.field(factory=MemoryDirectory)
     databases: dict[str, MemoryDatabase] = attrs.field(factory=dict)
-    mailbox_id: MailboxId = MailboxId(b"mailbox-of-ada..")
+    mailbox_id: MailboxId = ADA
     now: int = 1_700_000_000_000
     acked: "Snapshot | None" = None
     """What clients have been told: the mailbox at its home after the last acknowledged change."""
