@@ -57,6 +57,9 @@ from moverq.model.change import (
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId
 
+Database = store.Database
+Mailbox = store.Mailbox
+
 CAPABILITIES = Capabilities(kind="store", keeps_identity=True, has_feed=True, has_digests=True, fence=FenceClass.A)
 KEYS_PER_PAGE = 4096
 RECOUNT_ITEMS = 1024
@@ -118,6 +121,16 @@ def home_of(text: str) -> Home:
     """A home from `home_text`."""
     database, _, instance = text.rpartition("/")
     return Home(database, InstanceId(bytes.fromhex(instance)))
+
+
+def store_instance(instance: InstanceId) -> store.InstanceId:
+    """The same id, for the store."""
+    return store.InstanceId(instance)
+
+
+def is_open(info: store.MailboxInfo) -> bool:
+    """May clients write to this instance?"""
+    return info.mode is store.Mode.OPEN
 
 
 def guard_of(info: store.MailboxInfo) -> Guard:

@@ -1,0 +1,101 @@
+"""A client's session on a mailbox, wherever it lives: it finds it through the directory and follows it through a move.
+
+    session.use(verb) ──▶ register (cached) ──▶ database ──▶ verb
+          ▲                                            │ MailboxMoved, gone: read the register again, go there
+          └────────────────────────────────────────────┤ MailboxLocked: wait for the guard to turn, look again
+                                                       └ answer
+
+A verb is tried again only where the store *refused* it, so nothing happened; a verb whose outcome is unknown
+(`EndpointBroken`, a cancelled call) is never repeated here. How long a locked mailbox may keep a caller waiting is the
+caller's to say: `with trio.fail_after(30)`.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import attrs
+
+from moverq.directory.directory import Directory, Recipient
+from moverq.endpoints import store as stores
+from moverq.endpoints.base import Home
+from moverq.errors import MailboxLocked, MailboxMoved, NotFound
+
+T = TypeVar("T")
+
+OpenDatabase = Callable[[str], Awaitable[stores.Database]]
+"""An open database by its name in the directory."""
+
+HOPS_MAX = 8
+"""A mailbox that has moved again each time one looks is a bug, not a move."""
+
+
+@attrs.frozen(eq=False)
+class Place:
+    """Where a session stands: the database its mailbox is in, and the client verbs of the instance."""
+
+    home: Home
+    epoch: int
+    database: stores.Database
+    mailbox: stores.Mailbox
+
+
+@attrs.define(eq=False)
+class Session:
+    """One address. Use it from as many tasks as you like."""
+
+    address: str
+    _directory: Directory
+    _open: OpenDatabase
+    _place: Place | None = None
+    moves_seen: int = 0
+    """How often this session found its mailbox at a new home."""
+    waits: int = 0
+    """How often it waited for a lock to end."""
+
+    def __repr__(self) -> str:
+        return f"<Session {self.address} at {self._place.home if self._place else 'no place yet'}>"
+
+    async def use(self, verb: Callable[[Place], Awaitable[T]]) -> T:
+        """The verb's answer, given by the mailbox at its home.
+
+        Raises: `NotFound`, `RequestRefused`, `EndpointBroken`, and `MailboxMoved` where it moves on each time.
+        """
+        hops = 0
+        while True:
+            place = self._place or await self._find()
+            try:
+                with stores.translated(place.home.database):
+                    return await verb(place)
+            except MailboxLocked:
+                if not await self._has_moved(place):
+                    self.waits += 1
+                    await self._wait_turn(place)
+            except (MailboxMoved, NotFound):
+                hops += 1
+                if hops > HOPS_MAX or not await self._has_moved(place):
+                    raise
+
+    async def place(self) -> Place:
+        """Where the mailbox is now, by the directory."""
+        return await self._find()
+
+    async def _find(self) -> Place:
+        recipient: Recipient = await self._directory.locate(self.address)
+        home = recipient.register.home
+        database = await self._open(home.database)
+        mailbox = database.mailbox(stores.store_instance(home.instance))
+        if self._place is not None and self._place.home != home:
+            self.moves_seen += 1
+        self._place = Place(home, recipient.register.epoch, database, mailbox)
+        return self._place
+
+    async def _has_moved(self, place: Place) -> bool:
+        """Does the register name another home than this one? Goes there, if so."""
+        return (await self._find()).home != place.home
+
+    async def _wait_turn(self, place: Place) -> None:
+        """The guard has turned since the refusal. Each turn is a change; mode and head are read as of one moment."""
+        with stores.translated(place.home.database):
+            info = await place.database.info(place.mailbox.instance)
+            if not stores.is_open(info):
+                await place.database.wait_change(place.mailbox.instance, after=info.head)
