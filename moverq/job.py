@@ -40,9 +40,10 @@ from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Change, Standing
 from moverq.model.status_detail import StatusDetail
 from moverq.phases.abort import abort, unlock_source
+from moverq.phases.attempt import Attempt
 from moverq.phases.clean_up import clean_up, finish, purge, taken_back
 from moverq.phases.create import create_checkpoint, create_target, lock_for_offline
-from moverq.phases.finalize import Attempt, finalize
+from moverq.phases.finalize import finalize
 from moverq.phases.incremental_sync import incremental_sync
 from moverq.phases.preflight import preflight
 from moverq.phases.seed import create_hierarchy, reseed, seed

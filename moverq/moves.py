@@ -268,6 +268,7 @@ async def set_move(
     suspend_when_ready_to_complete: bool | None = None,
     priority: Priority | None = None,
     batch_name: str | None = None,
+    lock_budget_ms: int | None = None,
     accept_large_data_loss: bool = False,
 ) -> Standing:
     """What may be changed of a request that runs already; -1 and None (where None means nothing) leave it."""
@@ -287,6 +288,8 @@ async def set_move(
             request = attrs.evolve(request, suspend_when_ready_to_complete=suspend_when_ready_to_complete)
         if priority is not None:
             request = attrs.evolve(request, priority=priority)
+        if lock_budget_ms is not None:
+            request = attrs.evolve(request, lock_budget_ms=lock_budget_ms)
         if batch_name is not None:
             request = attrs.evolve(request, batch_name=batch_name)
         return request

@@ -27,7 +27,7 @@ from moverq.model.facts import (
 )
 from moverq.model.report import EntryKind
 from moverq.model.request import Status, SyncStage
-from moverq.phases.finalize import Attempt
+from moverq.phases.attempt import Attempt
 from moverq.phases.tenure import Tenure
 
 

@@ -4,11 +4,8 @@ The target's id was chosen with the request, so a restart looks for it by that i
 makes nothing: the retired instance that the reverse feed has followed is sealed and becomes the target, with the map
 and the watermark of the move it takes back.
 
-The final steps are rehearsed on the real target as soon as there is one: the guard set and read, the directory and
-the ledger written, both accounts taken. What they took is the fixed part of every predicted lock time.
+The final steps are rehearsed on the real target as soon as there is one (`rehearsal`).
 """
-
-import trio
 
 from moverq.errors import NotFound, RequestRefused
 from moverq.model.change import Watermark
@@ -23,6 +20,7 @@ from moverq.model.facts import (
 )
 from moverq.model.report import EntryKind
 from moverq.model.request import SyncStage
+from moverq.phases.rehearsal import rehearse
 from moverq.phases.tenure import Tenure
 
 
@@ -33,7 +31,7 @@ async def create_target(t: Tenure) -> None:
         await t.target.seal(t.token)
     else:
         await t.target.create(t.request.mailbox_id, t.token)
-    await t.write(TargetMade(fixed_ms=await _rehearse(t)))
+    await t.write(TargetMade(fixed_ms=await rehearse(t)))
 
 
 async def create_checkpoint(t: Tenure) -> None:
@@ -92,27 +90,3 @@ async def _inherit(t: Tenure) -> Watermark | None:
     finally:
         await parents_map.close()
     return reverse.watermark
-
-
-async def _rehearse(t: Tenure) -> float:
-    """What the fixed steps of a finalize take, in ms, and whether they can be done at all.
-
-    Raises whatever a step raises: better here than under the lock.
-    """
-    begun = trio.current_time()
-    await t.source.claim(t.token)
-    await t.source.account()
-    await t.target.account()
-    await t.item_map.account()
-    await t.write(entries=(t.entry(EntryKind.LINE, "Rehearsing the final steps."),))
-    await t.show_status()
-    await t.directory.recipient(t.request.mailbox_id)
-    await t.target.claim(t.token)
-    guard = await t.target.guard()
-    took = (trio.current_time() - begun) * 1000
-    if guard.token != t.token:
-        raise RequestRefused(why=f"the target's guard did not keep token {t.token}; it says {guard.token}")
-    if t.target.capabilities.has_feed:
-        # The way back: the target can be followed from where it stands.
-        await t.target_as_source.read_feed(await t.target_as_source.head(), changes_max=1)
-    return took

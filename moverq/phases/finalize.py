@@ -8,7 +8,6 @@ last round, folders, and a fixed number of writes. Nothing is shielded: a cancel
 whoever holds the next higher token reads ledger and register, and only then unlocks (`settle`).
 """
 
-import attrs
 import trio
 
 from moverq.directory.directory import Register
@@ -23,44 +22,13 @@ from moverq.model.facts import (
     SeedWatermark,
     TargetMade,
 )
-from moverq.model.report import EntryKind, ReportEntry
+from moverq.model.report import EntryKind
 from moverq.model.request import Status, SyncStage
-from moverq.phases.incremental_sync import drain
-from moverq.phases.seed import forward
+from moverq.phases.attempt import Attempt
+from moverq.phases.follow import drain, forward
 from moverq.phases.settle import settle_register
 from moverq.phases.tenure import Tenure
 from moverq.plan.verification import Digests, check_accounts, digests_of
-
-
-@attrs.define(eq=False)
-class Attempt:
-    """One lock attempt: its clock, and what each part of it took."""
-
-    number: int
-    begun: float = attrs.field(factory=trio.current_time)
-    parts_ms: dict[str, float] = attrs.field(factory=dict)
-    _last: float = attrs.field(factory=trio.current_time)
-
-    def mark(self, part: str) -> None:
-        """`part` ends now."""
-        now = trio.current_time()
-        self.parts_ms[part] = (now - self._last) * 1000
-        self._last = now
-
-    @property
-    def lock_ms(self) -> float:
-        return (trio.current_time() - self.begun) * 1000
-
-    def entry(self, t: Tenure, outcome: str) -> ReportEntry:
-        parts = ", ".join(f"{name} {ms:.1f}" for name, ms in self.parts_ms.items())
-        return t.entry(
-            EntryKind.LOCK_ATTEMPT,
-            f"Lock attempt {self.number}: {self.lock_ms:.1f} ms ({parts}): {outcome}",
-            attempt=self.number,
-            lock_ms=self.lock_ms,
-            phases_ms=dict(self.parts_ms),
-            outcome=outcome,
-        )
 
 
 async def finalize(t: Tenure) -> Attempt:

@@ -7,19 +7,21 @@ is awaited the target goes on following, so that the cutover finds little to do.
 
 import trio
 
-from moverq.errors import CannotConverge, SourceChanged, VerificationFailed
+from moverq.errors import CannotConverge, RequestRefused, SourceChanged, VerificationFailed
 from moverq.flow.backoff import wait_first
-from moverq.model.change import Watermark
 from moverq.model.facts import FeedWatermark, OfflineLocked, SeedWatermark, TargetMade
 from moverq.model.report import EntryKind
 from moverq.model.request import Status, SyncStage
 from moverq.model.status_detail import StatusDetail
 from moverq.phases.carry import Carrier
-from moverq.phases.seed import forward, note_bad
+from moverq.phases.follow import drain, forward, retry_bad_items
+from moverq.phases.rehearsal import rehearse
 from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure
 from moverq.plan.readiness import Readiness, Round, Verdict, check_ready
 from moverq.plan.verification import check_accounts, check_target
 
+REHEARSALS_MAX = 3
+"""Rehearsals whose final steps alone were longer than the budget, before the operator is asked."""
 MISMATCHES_MAX = 3
 """Looks in a row at which source and target differ with nothing left to follow, before they are compared anew."""
 
@@ -29,6 +31,7 @@ async def incremental_sync(t: Tenure) -> Readiness:
 
     Raises:
         CannotConverge: three rounds in a row did not shrink the backlog.
+        RequestRefused: the final steps alone are longer than the lock budget.
         SourceChanged, VerificationFailed: the sides differ although everything was carried.
     """
     done = {"seeding_completed_ms": t.now_ms()} if t.standing.counters.seeding_completed_ms is None else {}
@@ -36,7 +39,7 @@ async def incremental_sync(t: Tenure) -> Readiness:
     carrier = forward(t)
     await retry_bad_items(t, carrier)
     rounds: list[Round] = []
-    mismatches = 0
+    mismatches = rehearsals = 0
     offline = t.facts.has(OfflineLocked)
     while True:
         rounds = [*rounds[-9:], await _round(t, carrier)]
@@ -55,6 +58,11 @@ async def incremental_sync(t: Tenure) -> Readiness:
             _promote(t, found)
         if readiness.verdict is Verdict.CANNOT_CONVERGE:
             raise CannotConverge(change_rate=readiness.change_rate, copy_rate=readiness.copy_rate)
+        if readiness.verdict is Verdict.FIXED_TOO_LONG:
+            rehearsals += 1
+            if rehearsals > REHEARSALS_MAX:
+                raise RequestRefused(why=f"{readiness.why}; give the request a larger lock budget, then resume it")
+            await t.write(TargetMade(fixed_ms=await rehearse(t)))
         if readiness.verdict is Verdict.READY:
             why = _why_wait(t)
             if why is None:
@@ -62,45 +70,6 @@ async def incremental_sync(t: Tenure) -> Readiness:
                 return readiness
             await _wait(t, *why)
             rounds = []
-
-
-async def drain(t: Tenure, carrier: Carrier, *, until: Watermark | None = None) -> int:
-    """The target holds all that the feed had when it was last read, and at least `until`. Returns changes applied."""
-    applied = 0
-    passes = 0
-    while True:
-        watermark = t.facts.need(FeedWatermark).watermark
-        batch = await t.source.read_feed(watermark, changes_max=t.limits.feed_changes_max)
-        if batch.changes or batch.through != watermark:
-            carried = await carrier.apply(batch)
-            counters = t.carried(items=carried.items, bytes_=carried.bytes, changes=carried.changes)
-            entries = await note_bad(t, carried.bad)
-            if carried.bad or batch.items_gone:
-                counters["bad_items"] = await t.item_map.bad_count()
-            await t.write(FeedWatermark(watermark=batch.through), entries=entries, counters=counters)
-            applied += carried.changes
-        if not batch.more:
-            await carrier.finish_tree()
-            reached = t.facts.need(FeedWatermark).watermark.modseq
-            if until is None or reached >= until.modseq:
-                return applied
-            passes += 1
-            if passes > t.limits.final_passes_max:
-                raise SourceChanged(why=f"the feed ends at {reached} and never reaches the lock at {until}")
-        if until is None:
-            await t.safe_point()
-
-
-async def retry_bad_items(t: Tenure, carrier: Carrier) -> None:
-    """What could not be carried is tried once more: an operator may have repaired it, or raised the target's limit."""
-    left = await t.item_map.bad_items()
-    if not left:
-        return
-    while left:
-        contents, bad, left = await t.source.fetch(left, bytes_max=t.limits.batch_bytes_max)
-        await carrier.write(contents, bad)
-        await t.safe_point()
-    await t.write(counters={"bad_items": await t.item_map.bad_count()})
 
 
 async def _round(t: Tenure, carrier: Carrier) -> Round:

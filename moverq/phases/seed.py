@@ -16,14 +16,15 @@ import trio
 
 from moverq.endpoints.base import SeedPage
 from moverq.flow.byte_channel import ByteChannel
-from moverq.model.change import BadItem, ChangeBatch
+from moverq.model.change import ChangeBatch
 from moverq.model.facts import FeedWatermark, SeedCursor, SeedWatermark
 from moverq.model.ids import ItemId
 from moverq.model.progress import seeding_progress
-from moverq.model.report import EntryKind, ReportEntry
+from moverq.model.report import EntryKind
 from moverq.model.request import SyncStage
 from moverq.model.status_detail import percent_complete
 from moverq.phases.carry import Carrier
+from moverq.phases.follow import forward, note_bad
 from moverq.phases.tenure import Tenure
 
 
@@ -63,42 +64,6 @@ async def reseed(t: Tenure) -> None:
             t.entry(EntryKind.LINE, f"Comparing source and target anew from {watermark} (listing {generation})."),
         ),
     )
-
-
-def forward(t: Tenure) -> Carrier:
-    """Source to target, under this tenure's token."""
-    generation = t.facts.get(SeedWatermark)
-    return Carrier(
-        reader=t.source,
-        writer=t.target,
-        token=t.token,
-        item_map=t.item_map,
-        limits=t.limits,
-        generation=generation.generation if generation is not None else 1,
-    )
-
-
-async def note_bad(t: Tenure, bad: tuple[BadItem, ...]) -> tuple[ReportEntry, ...]:
-    """Each bad item's bytes lie in quarantine; the entries tell of them."""
-    entries = []
-    for item in bad:
-        state = item.state
-        name = f"{state.item_id.hex()}.{item.kind}"
-        where = await t.ledger.quarantine(t.request_id, name, item.raw) if item.raw is not None else None
-        entries.append(
-            t.entry(
-                EntryKind.BAD_ITEM,
-                f"{item.kind}: item {state.item_id.hex()} (UID {state.uid}, {state.size:,} bytes): {item.why}",
-                bad_item_kind=item.kind,
-                item_id=state.item_id.hex(),
-                folder_id=state.folder_id.hex(),
-                uid=state.uid,
-                size=state.size,
-                why=item.why,
-                quarantine=str(where) if where is not None else None,
-            )
-        )
-    return tuple(entries)
 
 
 async def _read(t: Tenure, channel: ByteChannel[SeedPage]) -> None:

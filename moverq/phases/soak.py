@@ -16,7 +16,7 @@ from moverq.flow.backoff import wait_first
 from moverq.model.facts import FeedWatermark, ReverseWatermark, SoakUntil
 from moverq.model.report import EntryKind
 from moverq.phases.carry import Carrier
-from moverq.phases.seed import note_bad
+from moverq.phases.follow import note_bad
 from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure
 
 

@@ -31,6 +31,8 @@ class Round:
 class Verdict(Enum):
     READY = "ready"
     FOLLOW_ON = "follow on"
+    FIXED_TOO_LONG = "fixed part too long"
+    """Not even an empty backlog would do: the final steps alone take longer than the budget."""
     CANNOT_CONVERGE = "cannot converge"
 
 
@@ -68,8 +70,14 @@ def check_ready(
                 why=f"{last.backlog_after} changes to carry, about {predicted:.0f} ms of {budget_ms:.0f} ms",
             )
         return Readiness(verdict=Verdict.FOLLOW_ON, predicted_lock_ms=predicted, why=discrepancies[0])
+    if max(fixed_ms, limits.fixed_lock_ms_min) > budget_ms:
+        return Readiness(
+            verdict=Verdict.FIXED_TOO_LONG,
+            predicted_lock_ms=predicted,
+            why=f"the final steps alone take about {fixed_ms:.0f} ms, the lock budget is {budget_ms:.0f} ms",
+        )
     stuck = rounds[-limits.gate_rounds_max :]
-    if len(stuck) == limits.gate_rounds_max and all(r.backlog_after >= r.backlog_before for r in stuck):
+    if len(stuck) == limits.gate_rounds_max and all(r.backlog_after >= r.backlog_before > 0 for r in stuck):
         elapsed = sum(r.elapsed_s for r in stuck)
         applied = sum(r.applied for r in stuck)
         grown = stuck[-1].backlog_after - stuck[0].backlog_before

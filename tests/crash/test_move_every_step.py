@@ -72,12 +72,14 @@ class Case:
     back: bool = False
     """The move has been completed; its rollback is what is killed."""
 
-    async def begin(self, root: Path) -> tuple[World, Script, RequestId]:
+    async def begin(self, root: Path, *, lock_budget_ms: int = 1000) -> tuple[World, Script, RequestId]:
         world = await World.make(root, version="2003" if self.offline else "2010")
         filled = await fill(world)
         engine = world.engine()
         ledger = await engine.ledger()
-        request = (await moves.new_move(ledger, engine.directory, ADDRESS, "DB2")).request
+        request = (
+            await moves.new_move(ledger, engine.directory, ADDRESS, "DB2", lock_budget_ms=lock_budget_ms)
+        ).request
         script = Script.of(world, filled)
         request_id = request.request_id
         if self.back:
@@ -85,8 +87,11 @@ class Case:
             script = Script.of(world, filled, AFTER)
             await script.act()
             await script.act()
-            request_id = (await moves.rollback(ledger, engine.directory, request_id)).request.request_id
-            await (await engine.job(request.request_id)).run()
+            parent, request_id = (
+                request_id,
+                (await moves.rollback(ledger, engine.directory, request_id)).request.request_id,
+            )
+            await (await engine.job(parent)).run()
         await engine.close()
         return world, script, request_id
 
