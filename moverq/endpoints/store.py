@@ -8,8 +8,9 @@ The listing's order is that in which items were made, which is about that of the
 the last item, and after the items come the delivery keys by modseq.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from types import MappingProxyType
 
 import attrs
@@ -469,12 +470,30 @@ def summary_of(
     )
 
 
+NewItem = store.NewItem
+"""An item to be added by a client, whole."""
+
+
 @attrs.frozen(eq=False)
 class StoreEndpoint:
     """An open database of our store, by the name the directory has for it."""
 
     name: str
     database: store.Database
+
+    def mailbox(self, instance: InstanceId) -> store.Mailbox:
+        """The verbs of clients and deliveries. They raise the store's errors: use them in `translated(name)`."""
+        return self.database.mailbox(store.InstanceId(instance))
+
+    async def contents(self, instance: InstanceId) -> tuple[store.MailboxInfo, list[store.FolderInfo], dict[str, str]]:
+        """The mailbox, its folders with their sums, and its settings as JSON texts, of one moment. O(folders)."""
+        with translated(self.name):
+            return await self.database.account(store.InstanceId(instance))
+
+    async def add_mailbox(self, mailbox_id: MailboxId, instance: InstanceId) -> None:
+        """An open, empty mailbox with an INBOX. Durable. Raises `RequestRefused` where the instance exists."""
+        with translated(self.name):
+            await self.database.create_mailbox(store.MailboxId(mailbox_id), store.InstanceId(instance))
 
     def source(self, instance: InstanceId) -> Source:
         return StoreMailbox(self.name, self.database, instance)
@@ -487,3 +506,27 @@ class StoreEndpoint:
             found = [info for info in await self.database.mailboxes() if info.keep_until_ms is None]
             accounts = [await self.database.account(info.instance) for info in found]
         return [summary_of(self.database, info, folders) for info, folders, _ in accounts]
+
+
+@asynccontextmanager
+async def open_endpoint(name: str, path: Path) -> AsyncIterator[StoreEndpoint]:
+    """The database at `path`, recovered and ready, as database `name` of the directory.
+
+    Raises:
+        EndpointUnavailable: somebody needs the database alone.
+        EndpointBroken: there is no database at `path`, or it is damaged.
+    """
+    with translated(name):
+        async with store.open_database(path) as database:
+            yield StoreEndpoint(name, database)
+
+
+def make_database(name: str, path: Path) -> None:
+    """An empty database is at `path`. Durable. Blocking.
+
+    Raises:
+        RequestRefused: there is one already.
+        EndpointBroken: it cannot be written.
+    """
+    with translated(name):
+        store.create_database(path)
