@@ -135,6 +135,7 @@ class Committer:
             `StoreClosed`.
         Bounded by: `QUEUE_BYTES_MAX` of content waiting; a larger proposal waits alone.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         waiting = _Waiting(proposal, proposal.bytes)
         while self._queue and self._queued_bytes + waiting.bytes > QUEUE_BYTES_MAX:
             room = self._room
