@@ -47,9 +47,13 @@ class Steps:
     sleep_at: int = 0
     asleep: trio.Event = attrs.field(factory=trio.Event)
     wake: trio.Event = attrs.field(factory=trio.Event)
+    check: World | None = None
+    """Asked for its safety after every step."""
 
     async def __call__(self, name: str) -> None:
         self.count += 1
+        if self.check is not None:
+            await self.check.check_safe()
         self.names.append(name)
         if self.script is not None and self.count % self.every == 0:
             try:
@@ -190,6 +194,37 @@ async def taken_over_at(case: Case, root: Path, step: int) -> tuple[bool, str]:
     return slept, where
 
 
+async def duel_at(case: Case, root: Path, step: int, at: int) -> tuple[bool, bool]:
+    """The first falls asleep at `step`; the second takes over and, at its own step `at`, stops while the first wakes
+    and goes on as far as it is let; then the second goes on. Safe after each step of both."""
+    world, script, request_id = await case.begin(root, lock_budget_ms=3_600_000)
+    first, second = Steps(script, sleep_at=step, check=world), Steps(script, sleep_at=at, check=world)
+    over = trio.Event()
+
+    async def run_first() -> None:
+        await _until_killed(world, world.engine(step=first), request_id)
+        first.asleep.set()
+        over.set()
+
+    async def run_second() -> None:
+        await _until_killed(world, world.engine(step=second), request_id)
+        second.asleep.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_first)
+        await first.asleep.wait()
+        nursery.start_soon(run_second)
+        await second.asleep.wait()
+        first.wake.set()
+        with trio.move_on_after(600):
+            await over.wait()
+        second.wake.set()
+    engine = await run_on(world, request_id, script)
+    await case.check_end(world, engine, request_id)
+    await engine.close()
+    return first.count >= step, second.count >= at
+
+
 async def removed_at(case: Case, root: Path, step: int) -> tuple[bool, str]:
     """An operator's `remove` comes at `step`, and the engine is killed a little later: the move is given up, or it
     was too late and only its record goes."""
@@ -252,6 +287,14 @@ async def killed_twice_at(case: Case, root: Path, step: int) -> tuple[bool, str]
     return await killed_at(case, root, step, again_at=1 + step % 16)
 
 
+async def steps_of(case: Case, root: Path) -> list[str]:
+    """The names of the steps, in order, of a move that nothing disturbs."""
+    world, script, request_id = await case.begin(root)
+    steps = Steps(script)
+    await _until_killed(world, world.engine(step=steps), request_id)
+    return steps.names
+
+
 How = Callable[[Case, Path, int], Awaitable[tuple[bool, str]]]
 
 
@@ -297,6 +340,27 @@ async def test_at_every_step_a_move_ends_as_if_nothing_had_happened(
 ) -> None:
     stride = 1 if FULL else 4
     assert await walk(case, tmp_path, how, first=1, stride=stride) >= 20 / stride
+
+
+async def test_a_zombie_that_wakes_while_another_settles_changes_nothing(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """Around the commit: the first sleeps there, and wakes at each of the other's first steps."""
+    names = await steps_of(ONLINE, tmp_path / "names")
+    commit = names.index("directory.relocate:before")
+    for step in range(commit - 1, commit + 3):
+        for at in range(3, 22, 1 if FULL else 2):
+            await duel_at(ONLINE, tmp_path / f"{step}-{at}", step + 1, at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [ONLINE, BACK], ids=lambda case: case.name)
+async def test_a_zombie_may_wake_anywhere(case: Case, tmp_path: Path, autojump_clock: object) -> None:
+    names = await steps_of(case, tmp_path / "names")
+    for step in range(3, len(names), 1 if FULL else 11):
+        for at in range(1, len(names), 1 if FULL else 13):
+            if not (await duel_at(case, tmp_path / f"{step}-{at}", step, at))[1]:
+                break
 
 
 @pytest.mark.slow
