@@ -1,0 +1,73 @@
+"""How long is a mailbox locked at its cutover, and does that grow with the mailbox?
+
+Estimate before measuring: under the lock stand about ten durable steps in a row (lock, drain, the map, the watermark,
+commit intent, register, note, retire, open), each a commit with one or two syncs; at 0.3 to 1 ms a sync that is 5 to 15
+ms. Nothing in it depends on the number of items; what was delivered since the last round (at 100 a second, one or two)
+is drained in one batch.
+
+Each size is moved there and taken back in turn, with deliveries all the while. The limit in the same run: as many 4 KiB
+writes in a row, each synced.
+"""
+
+import itertools
+
+import trio
+
+from bench.common import Figure, arguments, sync_limit_ms, tell, workplace
+from bench.organisation import Organisation, organisation
+from moverq import moves
+
+DURABLE_STEPS = 12
+"""Syncs in a row under the lock: five commits of a store (each its log), and of SQLite files in FULL mode seven."""
+
+
+async def main() -> None:
+    asked = arguments(__doc__, small=100, large=100_000, moves=20, median_bytes=2048, per_second=100)
+    figures: list[Figure] = []
+    with workplace(asked.dir) as root:
+        for items in (asked.small, asked.large):
+            place = root / str(items)
+            place.mkdir()
+            async with organisation(place) as made:
+                await made.fill("ada@example.com", seed=1, items=items, median_bytes=asked.median_bytes)
+                locks, waits = await cutovers(made, asked.moves, asked.per_second)
+            figures.append(Figure(f"lock at {items:,} items", "ms", tuple(locks)))
+            figures.append(Figure(f"delivery at {items:,} items", "ms", tuple(waits)))
+        limit = [sync_limit_ms(root, DURABLE_STEPS) for _ in range(asked.moves)]
+    figures.append(Figure(f"limit: {DURABLE_STEPS} writes, each synced", "ms", tuple(limit)))
+    tell("cutover", figures, extra={"per_second": asked.per_second}, save=asked.save)
+
+
+async def cutovers(made: Organisation, number: int, per_second: int) -> tuple[list[float], list[float]]:
+    """Moves there and back; (each one's lock in ms, what each delivery meanwhile took in ms)."""
+    locks: list[float] = []
+    waits: list[float] = []
+    async with trio.open_nursery() as nursery:  # the deliveries, until the moves are done
+        nursery.start_soon(deliver, made, waits, per_second)
+        standing = await moves.new_move(made.ledger, made.directory, "ada@example.com", "DB2")
+        while True:
+            done = await made.run(standing.request.request_id)
+            assert done.status == "Completed", done.message
+            assert done.lock_ms is not None
+            locks.append(done.lock_ms)
+            if len(locks) == number:
+                break
+            standing = await moves.rollback(made.ledger, made.directory, standing.request.request_id)
+        nursery.cancel_scope.cancel()
+    return locks, waits
+
+
+async def deliver(made: Organisation, waits: list[float], per_second: int) -> None:
+    session = made.session("ada@example.com")
+    due = trio.current_time()
+    for number in itertools.count():
+        content, key = b"Subject: %d\r\n\r\n" % number + b"x" * 2000, b"%d" % number
+        start = trio.current_time()
+        await session.use(lambda place, c=content, k=key: place.mailbox.deliver(c, key=k))  # type: ignore[misc]
+        waits.append((trio.current_time() - start) * 1000)
+        due += 1 / per_second
+        await trio.sleep_until(due)
+
+
+if __name__ == "__main__":
+    trio.run(main)
