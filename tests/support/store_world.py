@@ -1,215 +1,178 @@
-"""The same small organisation as `move_world`, on databases of the real store: an engine that can die at every effect.
+"""What the store's tests share: a clock, blocking work done at once, and the questions that every test may ask.
 
-A `StoreWorld` lasts; `open` is one process with its databases open, and leaving it is that process's death: nothing is
-flushed or finished on the way out that a kill would not have finished.
+A *replayed* catalogue is made in memory from the whole log (or from the oldest sealed checkpoint, where the log was
+trimmed); a *snapshot* is what clients can see of a database, without the ids that are different every time.
 """
 
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import apsw
 import attrs
 
 import store
-from moverq.directory.directory import DatabaseEntry, Server
-from moverq.directory.memory import MemoryDirectory
-from moverq.endpoints.base import Endpoint, GuardMode, Home
-from moverq.endpoints.store import StoreEndpoint
-from moverq.flow.byte_budget import ByteBudget
-from moverq.job import Job
-from moverq.model.ids import InstanceId, MailboxId, RequestId
-from moverq.phases.tenure import Tools
-from tests.support.move_world import ADA, ADDRESS, SMALL, Inline, Step, SteppedLedger
+from store.catalogue import queries
+from store.catalogue.apply import Applier
+from store.catalogue.compare import differences
+from store.catalogue.schema import SCHEMA, open_catalogue, read_applied, write_applied
+from store.commit import Draft, Proposal
+from store.database import Database, create_database, open_database
+from store.digest import MODULUS, equality_digest, instance_digest
+from store.disk import Disk
+from store.ids import InstanceId, LogHead, MailboxId, Signature
+from store.layout import Layout
+from store.log.checkpoint import checkpoints
+from store.log.log import Log
+from store.records import Record
+from store.recovery import apply_frame
 
-EFFECTS = frozenset(
-    {
-        "create",
-        "claim",
-        "lock",
-        "unlock",
-        "retire",
-        "seal",
-        "open",
-        "apply_folders",
-        "write_items",
-        "apply_changes",
-        "remove",
-        "purge",
-    }
-)
+T = TypeVar("T")
+
+START_MS = 1_700_000_000_000
+ALICE = InstanceId(b"alice".ljust(16, b"_"))
+BOB = InstanceId(b"bob".ljust(16, b"_"))
 
 
-class SteppedSide:
-    """A source or target that awaits `step` at both sides of each durable effect."""
+class Inline:
+    """Blocking work at once, on the loop: one thread, and so one order of things."""
 
-    def __init__(self, side: Any, name: str, step: Step) -> None:
-        self._side, self._name, self._step = side, name, step
-
-    def __getattr__(self, verb: str) -> Any:
-        found = getattr(self._side, verb)
-        if verb not in EFFECTS:
-            return found
-
-        async def stepped(*args: Any, **kwargs: Any) -> Any:
-            await self._step(f"{self._name}.{verb}:before")
-            answer = await found(*args, **kwargs)
-            await self._step(f"{self._name}.{verb}:after")
-            return answer
-
-        return stepped
+    async def __call__(self, fn: Callable[[], T]) -> T:
+        return fn()
 
 
-@attrs.frozen(eq=False)
-class SteppedEndpoint:
-    """An endpoint whose sides are stepped."""
+@attrs.define
+class Clock:
+    """Milliseconds that only a test moves."""
 
-    inner: StoreEndpoint
-    step: Step
+    now_ms: int = START_MS
 
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    def source(self, instance: InstanceId) -> Any:
-        return SteppedSide(self.inner.source(instance), self.name, self.step)
-
-    def target(self, instance: InstanceId) -> Any:
-        return SteppedSide(self.inner.target(instance), self.name, self.step)
-
-    async def instances(self) -> Any:
-        return await self.inner.instances()
+    def __call__(self) -> int:
+        return self.now_ms
 
 
-View = dict[bytes, tuple[object, ...]]
+@asynccontextmanager
+async def opened(
+    path: Path, *, disk: Disk | None = None, clock: Callable[[], int] | None = None
+) -> AsyncIterator[Database]:
+    """The database at `path` without threads; made if it is not there."""
+    if not Layout(path).catalogue.exists():
+        create_database(path, disk=disk, created_ms=START_MS)
+    async with open_database(path, offload=Inline, disk=disk, clock=clock or Clock()) as database:
+        yield database
 
 
-@attrs.define(eq=False)
-class StoreWorld:
-    """What lasts: the databases' folders, the directory, the ledger file, and what clients were told."""
-
-    root: Path
-    directory: MemoryDirectory = attrs.field(factory=MemoryDirectory)
-    mailbox_id: MailboxId = ADA
-    now: int = 1_700_000_000_000
-    acked: tuple[View, View] | None = None
-
-    @classmethod
-    async def make(cls, root: Path) -> "StoreWorld":
-        world = cls(root)
-        instance = InstanceId(b"source-instance.")
-        for name in ("DB1", "DB2"):
-            store.create_database(root / name, created_ms=world.now)
-            await world.directory.add_server(Server(name=f"MBX{name[-1]}", version="2010"))
-            await world.directory.add_database(DatabaseEntry(name=name, server=f"MBX{name[-1]}", path=str(root / name)))
-        async with world.open() as process:
-            await process.databases["DB1"].create_mailbox(store.MailboxId(world.mailbox_id), store.InstanceId(instance))
-        await world.directory.add_recipient(world.mailbox_id, ADDRESS, Home("DB1", instance))
-        return world
-
-    def tick(self) -> int:
-        self.now += 1
-        return self.now
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator["Process"]:
-        """One process: both databases and the ledger, open; blocking work runs inline."""
-        async with AsyncExitStack() as stack:
-            databases = {
-                name: await stack.enter_async_context(
-                    store.open_database(self.root / name, offload=Inline, clock=self.tick)
-                )
-                for name in ("DB1", "DB2")
-            }
-            ledger = await SteppedLedger.open(self.root, make_offload=Inline, now_ms=self.tick, watch=False)
-            assert isinstance(ledger, SteppedLedger)
-            stack.push_async_callback(ledger.close)
-            yield Process(self, databases, ledger)
+async def make_mailbox(database: Database, instance: InstanceId = ALICE) -> store.Mailbox:
+    """An open mailbox with an INBOX."""
+    await database.create_mailbox(MailboxId(b"id of " + instance[:10]), instance)
+    return database.mailbox(instance)
 
 
-@attrs.define(eq=False)
-class Process:
-    """One process of moverq, and of a client beside it."""
-
-    world: StoreWorld
-    databases: dict[str, store.Database]
-    ledger: SteppedLedger
-
-    async def job(self, request_id: RequestId, step: Step | None = None) -> Job:
-        directory = self.world.directory
-        if step is not None:
-            named = step
-
-            async def before(verb: str) -> None:
-                await named(f"directory.{verb}")
-
-            directory = attrs.evolve(directory) if attrs.has(type(directory)) else directory
-            directory.before = before
-        self.ledger.step = step
-
-        async def endpoint(name: str) -> Endpoint:
-            plain = StoreEndpoint(name, self.databases[name])
-            return plain if step is None else SteppedEndpoint(plain, step)
-
-        tools = Tools(
-            ledger=self.ledger,
-            directory=directory,
-            limits=SMALL,
-            budget=ByteBudget(SMALL.process_bytes_max),
-            on_progress=None,
-            drain=True,
-        )
-        return Job(request_id=request_id, tools=tools, endpoints=endpoint, rng=random.Random(1))
-
-    async def home(self) -> tuple[store.Database, store.InstanceId]:
-        register = (await self.world.directory.recipient(self.world.mailbox_id)).register
-        return self.databases[register.home.database], store.InstanceId(register.home.instance)
-
-    async def mailbox(self) -> store.Mailbox:
-        database, instance = await self.home()
-        return database.mailbox(instance)
-
-    async def view(self) -> tuple[View, View]:
-        """All that the mailbox's user can see, at its home: items with bytes, and folders."""
-        database, instance = await self.home()
-        rows = [row for _, row in await database.items(instance, limit=10_000)]
-        fetched = await database.fetch(instance, rows, bytes_max=1 << 30)
-        _, folders, _ = await database.account(instance)
-        items: View = {
-            f.row.item_id: (f.row.folder_id, f.row.uid, f.row.modseq, f.row.flags, f.row.keywords, f.content)
-            for f in fetched
-        }
-        return items, {f.folder_id: (f.parent_id, f.name, f.uidvalidity, f.special_use) for f in folders}
-
-    async def acknowledge(self) -> None:
-        self.world.acked = await self.view()
-
-    async def check_safe(self, *, at_rest: bool = False) -> None:
-        """What must hold after every step."""
-        register = (await self.world.directory.recipient(self.world.mailbox_id)).register
-        opened = [
-            Home(name, InstanceId(info.instance))
-            for name, database in self.databases.items()
-            for info in await database.mailboxes()
-            if info.mode is store.Mode.OPEN
-        ]
-        assert opened in ([], [register.home]), f"open: {opened}; the register says {register}"
-        assert self.world.acked in (None, await self.view()), "what a client was told is not so at the home"
-        if at_rest:
-            assert opened == [register.home]
-        for name, database in self.databases.items():
-            side = StoreEndpoint(name, database)
-            for summary in await side.instances():
-                found = side.source(summary.instance)
-                assert await found.account() == await found.recount()
-
-    async def modes(self) -> list[GuardMode]:
-        return [
-            summary.guard.mode
-            for name, database in self.databases.items()
-            for summary in await StoreEndpoint(name, database).instances()
-        ]
+async def folder_named(database: Database, name: str, instance: InstanceId = ALICE) -> store.FolderInfo:
+    _, folders, _ = await database.account(instance)
+    (found,) = [folder for folder in folders if folder.name == name]
+    return found
 
 
-Act = Callable[[Process], Awaitable[object]]
+async def inbox_of(database: Database, instance: InstanceId = ALICE) -> store.FolderId:
+    return (await folder_named(database, store.INBOX, instance)).folder_id
+
+
+async def append(
+    database: Database, *contents: bytes, instance: InstanceId = ALICE, folder: store.FolderId | None = None
+) -> list[store.ItemId]:
+    """Items with these bytes are in the folder (INBOX); returns their ids."""
+    items = [store.NewItem(content=content, received_ms=START_MS) for content in contents]
+    into = folder or await inbox_of(database, instance)
+    added = await database.mailbox(instance).append(into, items)
+    return [item.item_id for item in added if item.item_id is not None]
+
+
+async def contents(database: Database, folder: store.FolderId, instance: InstanceId = ALICE) -> list[bytes | None]:
+    rows = await database.folder_items(instance, folder)
+    return [fetched.content for fetched in await database.fetch(instance, rows)] if rows else []
+
+
+async def commit(database: Database, *records: Record, instance: InstanceId = ALICE) -> None:
+    """These records, as they are, are one transaction."""
+
+    def decide(draft: Draft) -> None:
+        draft.records.extend(records)
+
+    await database._committer.submit(Proposal(instance, decide))
+
+
+# ---- what the log says, and what the catalogue says
+
+
+def empty_catalogue(signature: Signature, head: LogHead) -> apsw.Connection:
+    """A catalogue in memory, at the beginning of a log."""
+    db = apsw.Connection(":memory:")
+    db.execute(SCHEMA)
+    db.execute(
+        "INSERT INTO meta VALUES (1, ?, ?, ?, ?)",
+        (signature, head.position.generation, head.position.offset, head.chain),
+    )
+    return db
+
+
+def replayed(path: Path) -> apsw.Connection:
+    """A catalogue made from the log alone, or from the oldest checkpoint and the log; the log is only read."""
+    layout, disk = Layout(path), Disk()
+    live = open_catalogue(layout.catalogue)
+    signature, _ = read_applied(live)
+    live.close()
+    log = Log(disk, layout, signature)
+    try:
+        if 1 in log.generations():
+            db = empty_catalogue(signature, log.begin_of(1))
+        else:
+            oldest = checkpoints(disk, layout)[0]
+            db = apsw.Connection(":memory:")
+            copy = open_catalogue(oldest.path)
+            with db.backup("main", copy, "main") as backup:
+                backup.step()
+            copy.close()
+        _, head = read_applied(db)
+        applier = Applier(db)
+        with db:
+            for frame in log.read_all(head):
+                apply_frame(applier, frame, path="the log")
+                head = frame.after
+                if frame.kind.name == "SEAL" and head.position.generation + 1 in log.generations():
+                    head = log.begin_of(head.position.generation + 1, chain=head.chain)
+            write_applied(db, head)
+    finally:
+        log.close()
+    return db
+
+
+def check_sound(path: Path) -> None:
+    """The live catalogue is what the log says, and its sums are what its rows add up to."""
+    live = open_catalogue(Layout(path).catalogue)
+    other = replayed(path)
+    try:
+        assert differences(live, other) == []
+        check_sums(live)
+    finally:
+        live.close()
+        other.close()
+
+
+def check_sums(db: apsw.Connection) -> None:
+    """Each folder's counts and digests, counted anew, are the maintained ones; heads and UIDNEXTs are high enough."""
+    for info in queries.mailboxes(db):
+        highest = [info.horizon]
+        for folder in queries.folders(db, info.no):
+            rows = queries.folder_items(db, folder.no, after_uid=0, limit=1 << 30)
+            equality = [equality_digest(row) for row in rows]
+            assert (folder.items, folder.bytes) == (len(rows), sum(row.size for row in rows)), folder.name
+            assert folder.equality == sum(equality) % MODULUS, folder.name
+            instance = sum(instance_digest(row, one) for row, one in zip(rows, equality, strict=True))
+            assert folder.instance == instance % MODULUS, folder.name
+            assert all(row.uid < folder.uidnext for row in rows), folder.name
+            highest += [folder.modseq, *(row.modseq for row in rows)]
+        assert info.head >= max(highest)
+    loose = db.execute("SELECT count(*) FROM item WHERE folder NOT IN (SELECT no FROM folder)").get
+    assert loose == 0, "items in no folder"
