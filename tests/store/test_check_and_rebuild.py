@@ -1,0 +1,221 @@
+"""A check finds all damage and only damage; a rebuild makes the same catalogue again, or says what is unknown."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+import store
+from store.catalogue.compare import differences
+from store.catalogue.schema import open_catalogue
+from store.check import check_database
+from store.content.segment import HEADER_BYTES
+from store.frame import padded
+from store.layout import Layout
+from store.limits import BLOCK
+from store.rebuild import rebuild_database
+from tests.support.move_world import Inline
+
+INSTANCE = store.InstanceId(b"instance-of-ada.")
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[store.Database]:
+    async with store.open_database(path, offload=Inline) as database:
+        yield database
+
+
+async def filled(path: Path, *, checkpoint: bool = False) -> Path:
+    """A database with a mailbox in which most things have happened."""
+    store.create_database(path)
+    async with opened(path) as database:
+        await database.create_mailbox(store.MailboxId(b"m" * 16), INSTANCE)
+        mailbox = database.mailbox(INSTANCE)
+        _, (inbox,), _ = await database.account(INSTANCE)
+        added = await mailbox.append(
+            inbox.folder_id,
+            [store.NewItem(content=b"Subject: %d\r\n\r\n" % n + b"x" * 100 * n, received_ms=n) for n in range(20)],
+        )
+        ids = [item.item_id for item in added if item.item_id is not None]
+        archive = await mailbox.create_folder(None, "Archive", special_use="\\Archive", attributes={"colour": "red"})
+        await mailbox.move(ids[:5], archive)
+        if checkpoint:
+            await database.checkpoint()
+        await mailbox.copy(ids[5:7], archive)
+        await mailbox.change_flags(ids[3:9], add=1, add_keywords=["$Work"])
+        await mailbox.delete(ids[9:11])
+        await mailbox.purge(ids[11:13])
+        await mailbox.deliver(b"Subject: delivered\r\n\r\n", key=b"key")
+        await mailbox.set_setting("quota_bytes", 1 << 30)
+    return path
+
+
+async def contents(path: Path) -> dict[bytes, bytes | None]:
+    async with opened(path) as database:
+        rows = [row for _, row in await database.items(INSTANCE)]
+        return {item.row.item_id: item.content for item in await database.fetch(INSTANCE, rows)}
+
+
+def copy_of_catalogue(path: Path, to: Path) -> Path:
+    db = open_catalogue(Layout(path).catalogue)
+    db.execute("VACUUM INTO ?", (str(to),))
+    db.close()
+    return to
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 0x10]))
+
+
+async def test_a_sound_database_has_no_problems(tmp_path: Path) -> None:
+    report = check_database(await filled(tmp_path / "db"))
+    assert report.problems == []
+    assert (report.mailboxes, report.items, report.generations) == (1, 21, 1)
+    assert not (tmp_path / "db" / "check.tmp").exists()
+
+
+async def test_a_database_can_be_checked_while_it_is_in_use(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    async with opened(path) as database:
+        assert check_database(path).ok
+        await database.mailbox(INSTANCE).deliver(b"later", key=b"later")
+        assert check_database(path).ok
+
+
+async def test_every_damaged_item_is_named(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    async with opened(path) as database:
+        rows = [row for _, row in await database.items(INSTANCE)]
+    damaged = [row for row in rows if row.size > 100][:2]
+    for row in damaged:
+        flip(Layout(path).segment(row.segment), row.offset + HEADER_BYTES + 50)
+    report = check_database(path)
+    for row in damaged:
+        assert any(row.item_id.hex() in problem for problem in report.problems)
+    assert not report.ok
+
+
+async def test_damage_anywhere_in_the_acknowledged_log_is_found(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    log = Layout(path).generation(1)
+    async with opened(path) as database:
+        end = (await database.statistics()).offset
+    for offset in (*range(0, 100, 7), *range(BLOCK, end, padded(257))):
+        shutil.copyfile(log, tmp_path / "sound")
+        flip(log, offset)
+        assert not check_database(path).ok, f"a flipped bit at {offset} went unseen"
+        shutil.copyfile(tmp_path / "sound", log)
+    assert check_database(path).ok
+
+
+async def test_a_catalogue_that_is_not_what_the_log_says_is_found(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    db = open_catalogue(Layout(path).catalogue)
+    db.execute("UPDATE item SET flags = flags + 2 WHERE uid = 8")
+    db.close()
+    report = check_database(path)
+    assert any("the catalogue is not what the log says" in problem for problem in report.problems)
+    assert any("its sums are not those of its items" in problem for problem in report.problems)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["from the log", "from a checkpoint"])
+async def test_a_rebuilt_catalogue_is_the_one_that_was_lost(tmp_path: Path, checkpoint: bool) -> None:
+    path = await filled(tmp_path / "db", checkpoint=checkpoint)
+    lost, before = copy_of_catalogue(path, tmp_path / "lost.sqlite"), await contents(path)
+    Layout(path).catalogue.unlink()
+    with pytest.raises(store.StoreBroken, match="rebuild"):
+        async with opened(path):
+            pass
+    report = rebuild_database(path)
+    assert ("checkpoint" in report.source) is checkpoint
+    assert (report.mailboxes, report.items, report.unknown) == (1, 21, [])
+    old, new = open_catalogue(lost), open_catalogue(Layout(path).catalogue)
+    assert differences(old, new) == []
+    old.close()
+    new.close()
+    assert await contents(path) == before
+    assert check_database(path).ok
+
+
+async def test_a_rebuilt_database_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    Layout(path).catalogue.unlink()
+    rebuild_database(path)
+    async with opened(path) as database:
+        mailbox = database.mailbox(INSTANCE)
+        assert (await mailbox.deliver(b"Subject: delivered\r\n\r\n", key=b"key")).duplicate
+        assert not (await mailbox.deliver(b"new", key=b"new")).duplicate
+    assert check_database(path).ok
+
+
+async def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db", checkpoint=True)
+    (copied,) = [name for name in os.listdir(Layout(path).checkpoints) if name.endswith(".sqlite")]
+    flip(Layout(path).checkpoints / copied, 9000)
+    assert any(copied in problem for problem in check_database(path).problems)
+    report = rebuild_database(path)
+    assert report.source == "the log from its beginning"
+    assert copied in report.damage[0]
+
+
+async def test_a_rebuild_does_not_guess_behind_a_damaged_log(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    before = await contents(path)
+    flip(Layout(path).generation(1), BLOCK + 80)
+    with pytest.raises(store.Corruption):
+        rebuild_database(path)
+    assert Layout(path).catalogue.exists()
+    flip(Layout(path).generation(1), BLOCK + 80)
+    assert await contents(path) == before
+
+
+async def test_a_rebuild_needs_the_database_alone(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    async with opened(path):
+        with pytest.raises(store.StoreBusy):
+            rebuild_database(path)
+
+
+async def test_content_alone_brings_back_every_item_locked_and_says_what_is_unknown(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    async with opened(path) as database:
+        rows = [row for _, row in await database.items(INSTANCE)]
+        held = {item.row.content_hash: item.content for item in await database.fetch(INSTANCE, rows)}
+    shutil.rmtree(Layout(path).log)
+    Layout(path).catalogue.unlink()
+    with pytest.raises(store.Corruption, match="from-content"):
+        rebuild_database(path)
+    report = rebuild_database(path, from_content=True)
+    assert report.unknown
+    assert report.items == 21  # the two copies share their bytes, the two purged ones are back
+    async with opened(path) as database:
+        (info,) = await database.mailboxes()
+        assert (info.instance, info.mode) == (INSTANCE, store.Mode.LOCKED)
+        rows = [row for _, row in await database.items(INSTANCE)]
+        found = {item.row.content_hash: item.content for item in await database.fetch(INSTANCE, rows)}
+    assert held.items() <= found.items()
+    assert check_database(path).ok
+
+
+async def test_damaged_content_is_left_out_and_named(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    async with opened(path) as database:
+        row = next(row for _, row in await database.items(INSTANCE) if row.size > 500)
+    flip(Layout(path).segment(row.segment), row.offset + HEADER_BYTES + 200)
+    report = rebuild_database(path, from_content=True)
+    assert report.items == 20
+    assert len(report.damage) == 1
+    assert "content with xxh3_128" in report.damage[0]
+
+
+def test_a_folder_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
+    for work in (check_database, rebuild_database):
+        with pytest.raises(store.StoreBroken, match="no database"):
+            work(tmp_path / "nowhere")
