@@ -1,0 +1,186 @@
+"""Real mail, all of it: imported, moved online while it is used, exported; every byte, flag, date and folder is there.
+
+The corpus lies beside the project (`../shared/corpus/mail.tar.xz`), never in it. It has NULs, bare CRs, 200 kB headers,
+missing and repeated Message-IDs, and real folder names, some of which differ only in case or in a trailing space.
+"""
+
+import hashlib
+import itertools
+import random
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+import store
+from moverq.mailfiles import MailItem, read_mail
+from moverq.mailmaker import make_mail
+from moverq.root import Root, init_root, open_root
+from moverq.session import Session
+
+CORPUS = Path(__file__).resolve().parents[2].parent / "shared" / "corpus" / "mail.tar.xz"
+ADDRESS = "ada@example.com"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CORPUS.exists(), reason=f"the corpus of real mail is not at {CORPUS}"),
+]
+
+Seen = tuple[tuple[str, ...], bytes, int, tuple[str, ...], int]
+"""What a user sees of an item: folder path, SHA-256, flags, keywords, received date."""
+
+
+def seen_in_file(item: MailItem) -> Seen:
+    return item.folder, hashlib.sha256(item.content).digest(), item.flags, item.keywords, item.received_ms
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    with tarfile.open(CORPUS) as packed:
+        packed.extractall(folder, filter="data")
+    return folder
+
+
+def real_folder_names(corpus: Path, number: int) -> list[tuple[str, ...]]:
+    """The most used of the real folder paths, and all whose name differs from another's only in case or blanks."""
+    (names,) = corpus.rglob("folder-names.tsv")
+    paths = []
+    for line in names.read_text(encoding="utf-8", errors="surrogateescape").splitlines()[1:]:
+        path = tuple(part for part in line.split("\t", 1)[1].split("\\") if part)
+        if path and all(ch.isprintable() for part in path for ch in part):
+            paths.append(path)
+    alike = Counter(tuple(part.strip().lower() for part in path) for path in paths)
+    odd = [path for path in paths if alike[tuple(part.strip().lower() for part in path)] > 1]
+    return list(dict.fromkeys(paths[:number] + odd[:number]))
+
+
+async def everything(root: Root) -> dict[bytes, Seen]:
+    """The mailbox at its home, item by item."""
+    place = await root.session(ADDRESS).place()
+    instance = place.mailbox.instance
+    _, folders, _ = await place.database.account(instance)
+    by_id = {folder.folder_id: folder for folder in folders}
+
+    def path(folder: store.FolderInfo) -> tuple[str, ...]:
+        above = path(by_id[store.FolderId(folder.parent_id)]) if folder.parent_id else ()
+        return (*above, folder.name)
+
+    found: dict[bytes, Seen] = {}
+    after = 0
+    while rows := await place.database.items(instance, after=after, limit=500):
+        fetched = await place.database.fetch(instance, [row for _, row in rows], bytes_max=1 << 26)
+        for item in fetched:
+            assert item.content is not None
+            row = item.row
+            digest = hashlib.sha256(item.content).digest()
+            found[row.item_id] = path(by_id[row.folder_id]), digest, row.flags, row.keywords, row.received_ms
+        after = rows[len(fetched) - 1][0]
+    return found
+
+
+@attrs.define(eq=False)
+class User:
+    """Changes the mailbox while it moves, and keeps account of what was acknowledged."""
+
+    session: Session
+    items: dict[bytes, Seen]
+    random: random.Random
+    acts: int = 0
+
+    async def work(self) -> None:
+        for number in itertools.count():
+            await self._deliver(number)
+            await self._flag()
+            if number % 3 == 0:
+                await self._purge()
+            self.acts += 1
+            await trio.sleep(0.002)
+
+    async def _deliver(self, number: int) -> None:
+        content = b"Subject: while it moves, %d\r\n\r\n\0\r" % number
+        with trio.CancelScope(shield=True):  # what is begun is acknowledged, so that the account is exact
+            added = await self.session.use(
+                lambda place: place.mailbox.deliver(content, key=b"%d" % number, received_ms=number)
+            )
+            assert added.item_id is not None
+            self.items[added.item_id] = ("INBOX",), hashlib.sha256(content).digest(), 0, (), number
+
+    async def _flag(self) -> None:
+        item_id = self.random.choice(list(self.items))
+        flags, keywords = self.random.randrange(32), tuple(sorted(self.random.sample(["$Work", "$Junk", "later"], 2)))
+        with trio.CancelScope(shield=True):
+            await self.session.use(lambda place: place.mailbox.set_flags([store.ItemId(item_id)], flags, keywords))
+            folder, digest, _, _, received_ms = self.items[item_id]
+            self.items[item_id] = folder, digest, flags, keywords, received_ms
+
+    async def _purge(self) -> None:
+        item_id = self.random.choice(list(self.items))
+        with trio.CancelScope(shield=True):
+            await self.session.use(lambda place: place.mailbox.purge([store.ItemId(item_id)]))
+            del self.items[item_id]
+
+
+async def test_all_of_it_survives_import_a_move_under_load_and_export(corpus: Path, tmp_path: Path) -> None:
+    await init_root(tmp_path / "root")
+    async with open_root(tmp_path / "root") as root:
+        for number in "12":
+            await root.server_add(f"MBX{number}", version="2010")
+            await root.database_add(f"DB{number}", server=f"MBX{number}")
+        await root.mailbox_add(ADDRESS, database="DB1")
+        imported = await root.mailbox_import(ADDRESS, corpus)
+        await append_to_odd_folders(root, real_folder_names(corpus, 150))
+
+        files = Counter(seen_in_file(item) for item in read_mail(corpus) if isinstance(item, MailItem))
+        assert imported.items == files.total() > 16_000
+        items = await everything(root)
+        assert not files - Counter(items.values()), "a message did not come in as it lay in its file"
+
+        user = User(root.session(ADDRESS), items, random.Random(7))
+        async with trio.open_nursery() as nursery:  # the user, until the move is over
+            nursery.start_soon(user.work)
+            request = await root.move(ADDRESS, to="DB2")
+            done = await root.wait(request)
+            nursery.cancel_scope.cancel()
+        assert (done.status, done.bad_items_encountered) == ("Completed", 0)
+        assert done.digest_source == done.digest_target == done.digest_ledger
+        assert user.acts > 10
+        assert user.session.moves_seen == 1
+        moved = await everything(root)
+        assert moved == user.items
+
+        for form in ("maildir", "eml"):
+            await root.mailbox_export(ADDRESS, tmp_path / form, form=form)
+            back = Counter(seen_in_file(item) for item in read_mail(tmp_path / form) if isinstance(item, MailItem))
+            wanted = Counter(moved.values())
+            if form == "maildir":  # the date is a file's time, in seconds
+                back, wanted = to_the_second(back), to_the_second(wanted)
+            assert not wanted - back, f"{form}: lost {list((wanted - back).elements())[:3]}"
+            assert not back - wanted, f"{form}: more than there is"
+
+
+def to_the_second(items: Counter[Seen]) -> Counter[Seen]:
+    return Counter(
+        (folder, digest, flags, keywords, received_ms // 1000)
+        for folder, digest, flags, keywords, received_ms in items.elements()
+    )
+
+
+async def append_to_odd_folders(root: Root, paths: list[tuple[str, ...]]) -> None:
+    """A message in each of these folders, which are made."""
+    place = await root.session(ADDRESS).place()
+    _, folders, _ = await place.database.account(place.mailbox.instance)
+    made: dict[tuple[str, ...], store.FolderId] = {}
+    for path, mail in zip(paths, make_mail(3, len(paths), 600), strict=True):
+        for depth in range(1, len(path) + 1):
+            if path[:depth] not in made:
+                parent = made[path[: depth - 1]] if depth > 1 else None
+                there = [f.folder_id for f in folders if (f.parent_id or None, f.name) == (parent, path[depth - 1])]
+                made[path[:depth]] = there[0] if there else await place.mailbox.create_folder(parent, path[depth - 1])
+        new = store.NewItem(
+            content=mail.content, received_ms=mail.received_ms, flags=mail.flags, keywords=mail.keywords
+        )
+        await place.mailbox.append(made[path], [new])
