@@ -48,7 +48,9 @@ class Service:
         rng: random.Random,
         limits: Limits | None = None,
         on_progress: OnProgress | None = None,
+        only: Callable[[Standing], bool] | None = None,
     ) -> None:
+        """`only`: the requests that this worker cares for; the others wait for another one."""
         self._ledger = ledger
         self._directory = directory
         self._endpoints = endpoints
@@ -57,6 +59,7 @@ class Service:
         self._limits = limits if limits is not None else Limits()
         self._budget = ByteBudget(self._limits.process_bytes_max)
         self._on_progress = on_progress
+        self._only = only
         self._stop = trio.Event()
         self._jobs: dict[RequestId, Job] = {}
         self._told: dict[RequestId, tuple[object, object]] = {}
@@ -104,7 +107,7 @@ class Service:
     async def _take_in(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> None:
         while True:
             changed, ended = self._ledger.version, self._ended.version
-            due = await self._ledger.due()
+            due = [standing for standing in await self._ledger.due() if self._only is None or self._only(standing)]
             self._tell(due)
             choice = choose_requests(
                 due,

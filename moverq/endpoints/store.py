@@ -60,6 +60,7 @@ from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId
 
 Database = store.Database
 Mailbox = store.Mailbox
+StoreError = store.StoreError
 
 CAPABILITIES = Capabilities(kind="store", keeps_identity=True, has_feed=True, has_digests=True, fence=FenceClass.A)
 KEYS_PER_PAGE = 4096

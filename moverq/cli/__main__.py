@@ -1,0 +1,139 @@
+"""moverq on the command line: finds the verb, runs it, and says in an exit code how it went."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from moverq import __version__
+from moverq.cli import common
+
+GROUPS = (
+    ("init", "moverq.cli.init:init", "Make the folder of a new organisation."),
+    (
+        "server",
+        "moverq.cli.server:app",
+        "Servers: databases live on them; their versions decide which moves are online.",
+    ),
+    ("database", "moverq.cli.database:app", "Databases: mailboxes live in them."),
+    ("mailbox", "moverq.cli.mailbox:app", "Mailboxes: add, look at, import to, export from."),
+    (
+        "deliver",
+        "moverq.cli.deliver:deliver",
+        "Deliver one message from stdin; exits 75 while the mailbox is locked.\n\n"
+        "The same message (sender, recipient and all bytes) is delivered once, however often this is called.",
+    ),
+    ("move", "moverq.cli.move:app", "Move requests: ask for them, look at them, hold them, take them back."),
+    (
+        "worker",
+        "moverq.cli.worker:worker",
+        "Run queued moves, until it is stopped.\n\n"
+        "Several workers may run on one root. One that is stopped, or killed, loses nothing: the next goes on.",
+    ),
+    ("store", "moverq.cli.store:app", "Databases on the disk: check, rebuild, look into, keep in order."),
+    (
+        "demo",
+        "moverq.cli.demo:demo",
+        "Watch a mailbox being moved while it is in use, and taken back.\n\n"
+        "Exits 1 if anything was lost, came twice, or differs.",
+    ),
+)
+"""Name, what runs it (imported when it is called), and its line in the help."""
+
+
+def make_app() -> App:
+    app = App(
+        name="moverq",
+        version=f"moverq {__version__}",
+        help="An online mailbox move engine: copy while the user works, lock for milliseconds, prove both sides "
+        "equal, take it back if need be. The organisation's folder is --root, or MOVERQ_ROOT, or ./moverq-root.",
+        help_format="plaintext",
+        default_parameter=Parameter(negative=()),
+        backend="trio",
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for name, path, text in GROUPS:
+        app.command(path, name=name, help=text)
+    return app
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of this command line."""
+    words = _root_first(list(arguments))
+    try:
+        make_app()(words)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        common.say(f"moverq: {error}", f"See `moverq {' '.join(_verb(words))} --help`.".replace("  ", " "))
+        return common.USAGE
+    except BrokenPipeError:
+        # Whoever read our answer has enough of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return common.PIPE_CLOSED
+    except common.Exit as done:
+        return done.code
+    except (Exception, BaseExceptionGroup, KeyboardInterrupt) as error:
+        return _failed(error, words)
+    return common.OK
+
+
+def _failed(error: BaseException, words: Sequence[str]) -> int:
+    """What went wrong, in a sentence; its exit code."""
+    from moverq.endpoints.store import StoreError, move_error
+    from moverq.errors import leaves
+
+    found = [move_error("?", leaf) if isinstance(leaf, StoreError) else leaf for leaf in leaves(error)]
+    for leaf in found:
+        if isinstance(leaf, common.Exit):
+            return leaf.code
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in found):
+        common.say(
+            "moverq: interrupted. Nothing that was acknowledged is lost; what was begun goes on when it is asked for "
+            "again, and queued moves with `moverq worker`."
+        )
+        return common.INTERRUPTED
+    code = max(common.error_code(leaf) for leaf in found)
+    if code == common.BUG:
+        traceback.print_exception(error)
+        common.say(
+            "moverq: this is a bug in moverq, and not something you did. Nothing that was acknowledged is lost. "
+            "Please report it with the lines above."
+        )
+    else:
+        for leaf in found:
+            said = f"{leaf.filename}: {leaf.strerror}" if isinstance(leaf, OSError) and leaf.filename else str(leaf)
+            common.say(f"moverq: {said}", *getattr(leaf, "__notes__", ()))
+    if words[:1] == ["deliver"] and code not in (common.NOT_FOUND, common.REFUSED):
+        return common.TEMPORARY  # the MTA keeps the message: whatever this is, it is not the message's fault
+    return code
+
+
+def _root_first(words: list[str]) -> list[str]:
+    """`--root` may also stand before the verb; it goes behind it."""
+    moved: list[str] = []
+    while words and (words[0] == "--root" or words[0].startswith("--root=")):
+        many = 2 if words[0] == "--root" else 1
+        moved, words = [*moved, *words[:many]], words[many:]
+    return [*words, *moved]
+
+
+def _verb(words: Sequence[str]) -> list[str]:
+    """The words of the command line that name the verb."""
+    names = {name for name, _, _ in GROUPS}
+    groups = {name for name, path, _ in GROUPS if path.endswith(":app")}
+    if not words or words[0] not in names:
+        return []
+    return list(words[: 2 if words[0] in groups and len(words) > 1 and not words[1].startswith("-") else 1])
+
+
+if __name__ == "__main__":
+    main()

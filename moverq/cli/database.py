@@ -1,0 +1,42 @@
+"""`moverq database`: the databases of the organisation."""
+
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+from cyclopts import App, Parameter
+
+from moverq.cli.common import ROOT, JsonOption, RootOption, answer, table
+
+app = App(name="database", help="Databases: what mailboxes live in.")
+
+
+@app.command
+async def add(
+    name: str,
+    /,
+    *,
+    server: Annotated[str, Parameter(help="The server that hosts it.")],
+    path: Annotated[Path | None, Parameter(help="Where it lies, if not in the root. A local file system.")] = None,
+    root: RootOption = ROOT,
+) -> None:
+    """Make a database and add it to the directory."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        entry = await opened.database_add(name, server=server, path=path)
+    answer(None, f"database {entry.name} on {entry.server}, in {entry.path}", json=False)
+
+
+@app.command(name="list")
+async def list_(*, root: RootOption = ROOT, json: JsonOption = False) -> None:
+    """List the databases."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        entries = await opened.database_list()
+    answer(
+        [attrs.asdict(entry) for entry in entries],
+        table([[e.name, e.server, e.path] for e in entries], head=["DATABASE", "SERVER", "PATH"]),
+        json=json,
+    )

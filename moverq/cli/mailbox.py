@@ -1,0 +1,232 @@
+"""`moverq mailbox`: mailboxes, and mail into and out of them."""
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from moverq.cli.common import FAILED, ROOT, Exit, JsonOption, RootOption, answer, pairs, say, size, table
+
+if TYPE_CHECKING:
+    from moverq.mailbox_files import Exported, Imported
+
+app = App(name="mailbox", help="Mailboxes: add, look at, import to, export from.")
+
+NOT_MAIL_SHOWN = 20
+
+
+@app.command
+async def add(
+    address: str,
+    /,
+    *,
+    database: Annotated[str, Parameter(help="The database it lives in.")],
+    quota: Annotated[int | None, Parameter(help="Bytes it may hold.")] = None,
+    root: RootOption = ROOT,
+) -> None:
+    """Make an empty mailbox for a new address."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        recipient = await opened.mailbox_add(address, database=database, quota_bytes=quota)
+    answer(None, f"mailbox {recipient.address} in {recipient.register.home.database}", json=False)
+
+
+@app.command(name="list")
+async def list_(
+    *,
+    database: Annotated[str | None, Parameter(help="Only those that live there.")] = None,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """List the mailboxes, by address, as the directory has them."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        found = await opened.mailbox_list(database=database)
+    answer(
+        [
+            {
+                "address": one.address,
+                "aliases": list(one.aliases),
+                "database": one.register.home.database,
+                "epoch": one.register.epoch,
+                "active_move": one.active_move,
+                "move_status": one.move.status,
+            }
+            for one in found
+        ],
+        table(
+            [[one.address, one.register.home.database, str(one.register.epoch), one.move.status] for one in found],
+            head=["ADDRESS", "DATABASE", "EPOCH", "MOVE"],
+            right=[2],
+        ),
+        json=json,
+    )
+
+
+@app.command
+async def show(address: str, /, *, root: RootOption = ROOT, json: JsonOption = False) -> None:
+    """Show one mailbox: where it is, how often that was decided, what is in it."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        shown = await opened.mailbox_show(address)
+    head = {
+        "address": shown.address,
+        "aliases": ", ".join(shown.aliases) or None,
+        "database": shown.database,
+        "epoch": shown.epoch,
+        "guard": shown.guard,
+        "items": f"{shown.items:,}",
+        "bytes": f"{shown.bytes:,}",
+        "folders": shown.folders,
+        "quota_bytes": None if shown.quota_bytes is None else f"{shown.quota_bytes:,}",
+        "move": shown.move_status if shown.active_move is None else f"{shown.move_status} ({shown.active_move})",
+        **{f"setting {name}": text for name, text in sorted(shown.settings.items())},
+    }
+    rows = [
+        [folder.path + (" (hidden)" if folder.hidden else ""), f"{folder.items:,}", f"{folder.bytes:,}"]
+        for folder in shown.folder_list
+    ]
+    answer(
+        shown.to_json(),
+        [*pairs(head), "", *table(rows, head=["FOLDER", "ITEMS", "BYTES"], right=[1, 2])],
+        json=json,
+    )
+
+
+@app.command(name="import")
+async def import_(
+    address: str,
+    path: Path,
+    /,
+    *,
+    append: Annotated[bool, Parameter(help="Add every message, also those that are there already.")] = False,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Import a Maildir, an mbox or a folder of .eml files; the format is found.
+
+    Importing the same files again adds nothing: a folder gets as many copies of a message as the files hold, less
+    those it has. So an import that was cut short is asked for again. What is no mail is reported, and left out.
+    """
+    from moverq.mailbox_files import Imported
+    from moverq.root import open_root
+
+    done = Imported()
+    ended = False
+    try:
+        async with open_root(root) as opened:
+            with _Counter("imported") as counter:
+                await opened.mailbox_import(address, path, append=append, done=done, on_batch=counter)
+        ended = True
+    finally:
+        if not ended and done.items:
+            say(f"{done.items:,} messages were imported so far; the same command goes on from there")
+    for one in done.refused[:NOT_MAIL_SHOWN]:
+        say(f"not imported: {one.path}: {one.why}")
+    if len(done.refused) > NOT_MAIL_SHOWN:
+        say(f"not imported: {len(done.refused) - NOT_MAIL_SHOWN:,} more; --json names them all")
+    value = {
+        "address": address,
+        "items": done.items,
+        "bytes": done.bytes,
+        "present": done.present,
+        "folders_made": done.folders,
+        "not_imported": [{"path": one.path, "why": one.why} for one in done.refused],
+    }
+    there = f", {done.present:,} were there already" if done.present else ""
+    left = f", {len(done.refused):,} files were no mail" if done.refused else ""
+    answer(value, f"imported {done.items:,} messages, {size(done.bytes)}{there}{left}", json=json)
+    if done.refused and not done.items and not done.present:
+        raise Exit(FAILED)
+
+
+@app.command
+async def export(
+    address: str,
+    path: Path,
+    /,
+    *,
+    format: Annotated[Literal["maildir", "mbox", "eml"], Parameter(help="What to write.")] = "maildir",
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Export a mailbox to a new folder: bytes, dates, flags and keywords, as `mailbox import` reads them.
+
+    Deleted (recoverable) items and empty folders are left out. The mailbox may be in use, but not move meanwhile.
+    """
+    from moverq.mailbox_files import Exported
+    from moverq.root import open_root
+
+    done = Exported()
+    async with open_root(root) as opened:
+        with _Counter("exported") as counter:
+            await opened.mailbox_export(address, path, form=format, done=done, on_batch=counter)
+    for one in done.damaged:
+        say(f"not exported: {one}")
+    value = {
+        "address": address,
+        "path": str(path),
+        "format": format,
+        "items": done.items,
+        "bytes": done.bytes,
+        "damaged": done.damaged,
+    }
+    answer(value, f"exported {done.items:,} messages, {size(done.bytes)}, to {path}", json=json)
+    if done.damaged:
+        raise Exit(FAILED)
+
+
+@app.command(name="set")
+async def set_(
+    address: str,
+    name: str,
+    value: Annotated[str, Parameter(help="JSON: a number, a text, a list, an object; null removes the setting.")],
+    /,
+    *,
+    root: RootOption = ROOT,
+) -> None:
+    """Give a mailbox setting a value: quota_bytes, rules, acl, out_of_office, retention_days, or your own x-name."""
+    from moverq.root import open_root
+
+    try:
+        meant = jsonlib.loads(value)
+    except ValueError:
+        meant = value
+    async with open_root(root) as opened:
+        await opened.mailbox_set(address, name, meant)
+    answer(None, f"{name} of {address} is {'not set' if meant is None else jsonlib.dumps(meant)}", json=False)
+
+
+@app.command
+async def alias(address: str, alias: str, /, *, root: RootOption = ROOT) -> None:
+    """Let a mailbox answer to one more address."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        recipient = await opened.alias_add(address, alias)
+    answer(None, f"{recipient.address} is also {', '.join(recipient.aliases)}", json=False)
+
+
+class _Counter:
+    """A line on a terminal's stderr that counts; nothing where nobody looks."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._shown = False
+
+    def __enter__(self) -> "_Counter":
+        return self
+
+    def __call__(self, done: "Imported | Exported") -> None:
+        if sys.stderr.isatty():
+            self._shown = True
+            print(f"\r{self._verb} {done.items:,} messages, {size(done.bytes)} ", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,451 @@
+"""`moverq move`: move requests.
+
+A request is named by its id, by the beginning of it, or by the mailbox's address (then the one that is not over, else
+the newest). Verbs that change requests take several of them, or a whole batch with `--batch`.
+"""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from moverq.cli.common import (
+    FAILED,
+    ROOT,
+    Exit,
+    JsonOption,
+    RootOption,
+    answer,
+    pairs,
+    say,
+    size,
+    table,
+    to_date_ms,
+    to_limit,
+    to_seconds,
+)
+
+if TYPE_CHECKING:
+    from moverq.model.ids import RequestId
+    from moverq.model.statistics import MoveStatistics
+    from moverq.root import Root
+
+app = App(name="move", help="Move requests: ask for them, look at them, hold them, take them back.")
+
+Names = Annotated[list[str], Parameter(name="NAME", help="Addresses, request ids, or beginnings of ids.")]
+Batch = Annotated[str | None, Parameter(name="--batch", help="All requests of this migration batch.")]
+Wait = Annotated[
+    bool,
+    Parameter(
+        name="--wait",
+        help="Stay until it has come to rest, showing progress. This process moves it, unless a worker does.",
+    ),
+]
+PriorityName = Literal["Lowest", "Lower", "Low", "Normal", "High", "Higher", "Highest", "Emergency"]
+StatusName = Literal[
+    "Queued",
+    "InProgress",
+    "AutoSuspended",
+    "CompletionInProgress",
+    "Completed",
+    "CompletedWithWarning",
+    "Suspended",
+    "Failed",
+]
+BadItemLimit = Annotated[
+    int | None,
+    Parameter(
+        name="--bad-item-limit",
+        converter=to_limit,
+        help="Items that may be left behind, each reported: a number or `unlimited`.",
+    ),
+]
+Accept = Annotated[bool, Parameter(help="Confirms a bad item limit above 50.")]
+
+
+@app.command
+async def new(
+    addresses: Annotated[list[str], Parameter(name="ADDRESS", help="The mailboxes to move.")],
+    /,
+    *,
+    to: Annotated[str, Parameter(help="The database they go to.")],
+    offline: Annotated[bool, Parameter(help="Lock the mailbox for the whole move.")] = False,
+    suspend: Annotated[bool, Parameter(help="Do not begin before `move resume`.")] = False,
+    suspend_when_ready: Annotated[
+        bool, Parameter(help="Copy and follow, but wait for `move complete` before the cutover.")
+    ] = False,
+    complete_after: Annotated[
+        int | None,
+        Parameter(converter=to_date_ms, help="No cutover before this date: 2026-12-24T03:00, or +2h from now."),
+    ] = None,
+    bad_item_limit: BadItemLimit = 0,
+    accept_large_data_loss: Accept = False,
+    batch: Annotated[str | None, Parameter(help="The migration batch it belongs to.")] = None,
+    priority: Annotated[PriorityName, Parameter(help="Of two queued requests the higher goes first.")] = "Normal",
+    lock_budget: Annotated[int, Parameter(help="How long the mailbox may be locked, in ms.")] = 1000,
+    soak: Annotated[
+        float, Parameter(converter=to_seconds, help="How long the way back is kept open: 14d, 2h, 0s.")
+    ] = 14 * 86400.0,
+    retention: Annotated[
+        float, Parameter(converter=to_seconds, help="How long the old mailbox is kept after that.")
+    ] = 30 * 86400.0,
+    key: Annotated[
+        str | None, Parameter(help="Your own name for the request: asking again with it gives the same request.")
+    ] = None,
+    wait: Wait = False,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Ask for mailboxes to be moved to another database."""
+    from moverq.model.request import Priority
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        requests = [
+            await opened.move(
+                address,
+                to=to,
+                idempotency_key=key if key is None or len(addresses) == 1 else f"{key}/{address}",
+                offline=offline,
+                suspended=suspend,
+                suspend_when_ready_to_complete=suspend_when_ready,
+                complete_after_ms=complete_after,
+                bad_item_limit=bad_item_limit,
+                accept_large_data_loss=accept_large_data_loss,
+                batch_name=batch,
+                priority=Priority(priority),
+                lock_budget_ms=lock_budget,
+                soak_s=soak,
+                retention_s=retention,
+            )
+            for address in addresses
+        ]
+        await _end(opened, requests, wait=wait, json=json, ready_is_enough=suspend_when_ready or suspend)
+
+
+@app.command(name="list")
+async def list_(
+    *,
+    status: Annotated[list[StatusName] | None, Parameter(help="Only those; may be given several times.")] = None,
+    batch: Annotated[str | None, Parameter(help="Only those of this migration batch.")] = None,
+    source: Annotated[str | None, Parameter(name="--from", help="Only those from this database.")] = None,
+    target: Annotated[str | None, Parameter(name="--to", help="Only those to this database.")] = None,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """List move requests, newest first."""
+    from moverq.model.request import Status
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        found = await opened.move_list(
+            statuses=None if status is None else [Status(one) for one in status],
+            batch_name=batch,
+            source_database=source,
+            target_database=target,
+        )
+    rows = [
+        [
+            one.request_id[:8],
+            one.address,
+            one.source_database,
+            one.target_database,
+            one.status,
+            one.sync_stage,
+            f"{one.percent_complete} %",
+            one.batch_name or "",
+        ]
+        for one in found
+    ]
+    answer(
+        [one.to_json() for one in found],
+        table(rows, head=["REQUEST", "ADDRESS", "FROM", "TO", "STATUS", "STAGE", "DONE", "BATCH"], right=[6]),
+        json=json,
+    )
+
+
+@app.command
+async def show(
+    name: Annotated[str, Parameter(name="NAME")], /, *, root: RootOption = ROOT, json: JsonOption = False
+) -> None:
+    """Show one request in numbers: Get-MoveRequestStatistics' words, and ours."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        found = await opened.move_show(name)
+    shown = {key: value for key, value in found.to_json().items() if value not in ("", False)}
+    answer(found.to_json(), pairs(shown), json=json)
+
+
+@app.command
+async def report(
+    name: Annotated[str, Parameter(name="NAME")], /, *, root: RootOption = ROOT, json: JsonOption = False
+) -> None:
+    """Everything that happened in a move: stages, lock attempts, bad items, digests. Kept after completion."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        found = await opened.report(name)
+    answer(found.to_json(), found.to_text().rstrip("\n"), json=json)
+
+
+@app.command
+async def explain(
+    name: Annotated[str, Parameter(name="NAME")], /, *, root: RootOption = ROOT, json: JsonOption = False
+) -> None:
+    """Why a move stands where it stands, since when, what a crash now would do, and what comes next."""
+    from moverq.model.statistics import iso
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        statistics = await opened.move_show(name)
+        found = await opened.explain(name)
+    value = {
+        "request_id": statistics.request_id,
+        "address": statistics.address,
+        "status": statistics.status,
+        "sync_stage": statistics.sync_stage,
+        "why": found.why,
+        "since": iso(found.since_ms),
+        "what_a_crash_now_would_do": found.what_a_crash_now_would_do,
+        "what_next": found.what_next,
+    }
+    answer(
+        value,
+        pairs(
+            {
+                "move": f"{statistics.address}, {statistics.source_database} to {statistics.target_database} "
+                f"({statistics.request_id[:8]})",
+                "status": f"{statistics.status} ({statistics.sync_stage}) since {value['since']}",
+                "why": found.why,
+                "a crash now": found.what_a_crash_now_would_do,
+                "next": found.what_next,
+            }
+        ),
+        json=json,
+    )
+
+
+@app.command
+async def suspend(
+    names: Names | None = None,
+    /,
+    *,
+    batch: Batch = None,
+    wait: Wait = False,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Let moves leave at their next safe point; the users go on working where they are."""
+    await _each(
+        names, batch, lambda opened, name: opened.suspend(name), wait=wait, root=root, json=json, goal={"Suspended"}
+    )
+
+
+@app.command
+async def resume(
+    names: Names | None = None,
+    /,
+    *,
+    batch: Batch = None,
+    bad_item_limit: BadItemLimit = -1,
+    wait: Wait = False,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Let suspended or failed moves go on, with another bad item limit if one is given."""
+    await _each(
+        names,
+        batch,
+        lambda opened, name: opened.resume(name, bad_item_limit=bad_item_limit),
+        wait=wait,
+        root=root,
+        json=json,
+    )
+
+
+@app.command
+async def complete(
+    names: Names | None = None,
+    /,
+    *,
+    batch: Batch = None,
+    wait: Wait = False,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Go on to the cutover as soon as it is ready, whatever it waits for; of a completed move, end the soak now."""
+    await _each(names, batch, lambda opened, name: opened.complete(name), wait=wait, root=root, json=json)
+
+
+@app.command
+async def rollback(
+    names: Names | None = None,
+    /,
+    *,
+    batch: Batch = None,
+    lock_budget: Annotated[int | None, Parameter(help="How long the mailbox may be locked, in ms.")] = None,
+    wait: Wait = False,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Take completed moves back, with everything that came since. Possible until the soak ends."""
+    await _each(
+        names,
+        batch,
+        lambda opened, name: opened.rollback(name, lock_budget_ms=lock_budget),
+        wait=wait,
+        root=root,
+        json=json,
+    )
+
+
+@app.command
+async def remove(
+    names: Names | None = None,
+    /,
+    *,
+    batch: Batch = None,
+    wait: Wait = False,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Give moves up, or clear away what is over. The mailbox at its home is never touched."""
+    from moverq.cli.waiting import wait_shown
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        requests = [await opened.remove(name) for name in await _named(opened, names, batch)]
+        if wait:
+            await wait_shown(opened, requests, quiet=json)
+    answer(
+        [{"request_id": request, "removed": wait} for request in requests],
+        [f"{request[:8]}  {'removed' if wait else 'will be removed by the next worker'}" for request in requests],
+        json=json,
+    )
+
+
+@app.command(name="set")
+async def set_(
+    names: Names | None = None,
+    /,
+    *,
+    batch: Batch = None,
+    bad_item_limit: BadItemLimit = -1,
+    accept_large_data_loss: Accept = False,
+    complete_after: Annotated[
+        int | None, Parameter(converter=to_date_ms, help="No cutover before this date: 2026-12-24T03:00, or +2h.")
+    ] = -1,
+    suspend_when_ready: Annotated[
+        bool | None, Parameter(negative="--no-suspend-when-ready", help="Wait for `move complete` before the cutover.")
+    ] = None,
+    priority: Annotated[PriorityName | None, Parameter(help="Counts until it begins.")] = None,
+    lock_budget: Annotated[int | None, Parameter(help="How long the mailbox may be locked, in ms.")] = None,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Change what was asked for."""
+    from moverq.model.request import Priority
+
+    await _each(
+        names,
+        batch,
+        lambda opened, name: opened.move_set(
+            name,
+            bad_item_limit=bad_item_limit,
+            accept_large_data_loss=accept_large_data_loss,
+            complete_after_ms=complete_after,
+            suspend_when_ready_to_complete=suspend_when_ready,
+            priority=None if priority is None else Priority(priority),
+            lock_budget_ms=lock_budget,
+        ),
+        wait=False,
+        root=root,
+        json=json,
+    )
+
+
+async def _each(
+    names: list[str] | None,
+    batch: str | None,
+    verb: "Callable[[Root, str], Awaitable[RequestId]]",
+    *,
+    wait: bool,
+    root: Path,
+    json: bool,
+    goal: set[str] | None = None,
+) -> None:
+    """The verb, on each request; a refusal of one does not keep the others from it."""
+    from moverq.errors import MoveError
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        wanted = await _named(opened, names, batch)
+        requests: list[RequestId] = []
+        refused: list[MoveError] = []
+        for name in wanted:
+            try:
+                requests.append(await verb(opened, name))
+            except MoveError as error:
+                refused.append(error)
+        if refused and len(wanted) == 1:
+            raise refused[0]
+        for one in refused:
+            say(f"moverq: {one}")
+        await _end(opened, requests, wait=wait, json=json, ready_is_enough=False, goal=goal)
+    if refused:
+        raise Exit(FAILED)
+
+
+async def _named(opened: "Root", names: list[str] | None, batch: str | None) -> list[str]:
+    """The requests meant. Raises `RequestRefused` where nothing is named, `NotFound` for an empty batch."""
+    from moverq.errors import NotFound, RequestRefused
+
+    if batch is None:
+        if not names:
+            raise RequestRefused(why="name a request, by address or id, or a migration batch with --batch")
+        return names
+    found = [one.request_id for one in await opened.move_list(batch_name=batch)]
+    if not found:
+        raise NotFound(kind="migration batch", name=batch)
+    return [*(names or []), *reversed(found)]
+
+
+async def _end(
+    opened: "Root",
+    requests: "list[RequestId]",
+    *,
+    wait: bool,
+    json: bool,
+    ready_is_enough: bool,
+    goal: set[str] | None = None,
+) -> None:
+    """Wait if asked to, and answer: how the requests stand, and what to do next."""
+    from moverq.cli.waiting import wait_shown
+
+    if wait and requests:
+        await wait_shown(opened, requests, quiet=json)
+    found = [await opened.move_show(request) for request in requests]
+    value: Any = [one.to_json() for one in found]
+    answer(value[0] if len(value) == 1 else value, [_told(one) for one in found], json=json)
+    good = goal or {"Completed", "CompletedWithWarning", *(("AutoSuspended", "Suspended") if ready_is_enough else ())}
+    bad = [one for one in found if one.status not in good]
+    for one in bad if wait else []:
+        explanation = await opened.explain(one.request_id)
+        say(f"moverq: the move of {one.address} is {one.status}: {explanation.why}.", f"Next: {explanation.what_next}.")
+    if wait and bad:
+        raise Exit(FAILED)
+    if not wait and requests and not json:
+        say("`moverq worker` does the rest, where none runs already; `moverq move list` shows how it goes.")
+
+
+def _told(one: "MoveStatistics") -> str:
+    """A request in a line."""
+    line = f"{one.request_id[:8]}  {one.address}  {one.source_database} -> {one.target_database}  {one.status}"
+    if one.lock_ms is not None:
+        line += (
+            f"  {one.items_transferred:,} items, {size(one.bytes_transferred)}, locked for {one.lock_ms:.0f} ms"
+            f" (attempt {one.lock_attempts})"
+        )
+    return line

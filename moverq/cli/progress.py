@@ -1,0 +1,119 @@
+"""How a move is doing, while somebody looks: a live table on a terminal, else a line for each thing that changed.
+
+Goes to stderr, so that a program that reads the answer is not disturbed. The lines are `key=value` with the
+glossary's words.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from moverq.cli.common import size
+
+if TYPE_CHECKING:
+    from moverq.root import Look
+
+LINE_EVERY_S = 5.0
+"""Between two lines of a move whose stage does not change."""
+
+
+class Display:
+    """Give it looks; it shows what is new in them. Enter it before."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._live: Any = None
+        self._said: dict[str, tuple[tuple[str, str], float]] = {}
+
+    def __enter__(self) -> "Display":
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), refresh_per_second=8, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, looks: "Sequence[Look]") -> None:
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.update(_picture(looks))
+        for look in looks:
+            self._line(look)
+
+    def _line(self, look: "Look") -> None:
+        standing = look.standing
+        request = standing.request
+        present = (standing.status.value, standing.stage.value)
+        seen = self._said.get(request.request_id)
+        now = time.monotonic()
+        if seen is not None and (seen[0] == present and (now - seen[1] < LINE_EVERY_S or standing.status.is_final)):
+            return
+        self._said[request.request_id] = (present, now)
+        if self._live is not None:
+            return
+        words = {
+            "request": request.request_id[:8],
+            "address": request.address,
+            "to": request.target_database,
+            "status": standing.status.value,
+            "stage": standing.stage.value,
+            **numbers(look),
+        }
+        print(" ".join(f"{name}={value}" for name, value in words.items()), file=sys.stderr, flush=True)
+
+
+def numbers(look: "Look") -> dict[str, str]:
+    """What there is to say about how far it is."""
+    standing, progress = look.standing, look.progress
+    found = {"percent": str(standing.percent)}
+    if progress is not None:
+        if progress.items_total:
+            found["items"] = f"{progress.items}/{progress.items_total}"
+            found["bytes"] = f"{progress.bytes}/{progress.bytes_total}"
+        if progress.bytes_per_s is not None:
+            found["bytes_per_s"] = f"{progress.bytes_per_s:.0f}"
+        if progress.eta_s is not None:
+            found["eta_s"] = f"{progress.eta_s:.1f}"
+        if progress.backlog is not None:
+            found["backlog"] = str(progress.backlog)
+        if progress.predicted_lock_ms is not None:
+            found["predicted_lock_ms"] = f"{progress.predicted_lock_ms:.0f}"
+    if standing.counters.lock_ms is not None:
+        found["lock_ms"] = f"{standing.counters.lock_ms:.0f}"
+    if standing.message and not standing.status.is_final:
+        found["message"] = f'"{standing.message}"'
+    return found
+
+
+def _picture(looks: "Sequence[Look]") -> Any:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    picture = Table(box=None, pad_edge=False)
+    for name in ("mailbox", "to", "stage", "", "items", "bytes", "rate", "ETA", "backlog", "lock"):
+        picture.add_column(name, justify="right" if name in ("items", "bytes", "rate", "ETA", "backlog") else "left")
+    for look in looks:
+        standing, progress = look.standing, look.progress
+        lock = standing.counters.lock_ms
+        predicted = progress.predicted_lock_ms if progress is not None else None
+        status = standing.status.value
+        picture.add_row(
+            standing.request.address,
+            standing.request.target_database,
+            standing.stage.value if status == "InProgress" else f"{standing.stage.value} ({status})",
+            ProgressBar(total=100, completed=standing.percent, width=16),
+            f"{progress.items:,}/{progress.items_total:,}" if progress else "",
+            f"{size(progress.bytes)}" if progress else "",
+            f"{size(progress.bytes_per_s)}/s" if progress and progress.bytes_per_s else "",
+            f"{progress.eta_s:.0f} s" if progress and progress.eta_s is not None else "",
+            f"{progress.backlog:,}" if progress and progress.backlog is not None else "",
+            f"{lock:.0f} ms" if lock is not None else f"~{predicted:.0f} ms" if predicted is not None else "",
+        )
+    return picture

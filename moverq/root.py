@@ -1,0 +1,597 @@
+"""An organisation's root: one folder with its directory, its ledger and its databases; and all verbs on it.
+
+    <root>/directory.sqlite      who lives where
+           ledger.sqlite         every move request
+           moves/  quarantine/   what belongs to single requests
+           transport.sqlite      the queue of scripts that deliver, where one is used
+           databases/<name>/     the databases, unless they were put elsewhere
+
+    async with open_root("moverq-root") as root:
+        request = await root.move("ada@example.org", to="DB2")
+        await root.wait(request)
+
+The verbs have the command line's words, so a script reads as a session at the prompt does. Databases are opened when
+they are first needed and stay open as long as the root: each lives in a task of its own, because what opens a database
+must also close it. Any number of processes may have a root open.
+"""
+
+import os
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from moverq import moves
+from moverq.directory.directory import DatabaseEntry, Recipient, Server, checked_address
+from moverq.directory.sqlite import SqliteDirectory, init_directory, open_directory
+from moverq.endpoints.base import Endpoint, Home
+from moverq.endpoints.store import Database, StoreEndpoint, guard_of, make_database, open_endpoint, translated
+from moverq.errors import EndpointBroken, MailboxMoved, NotFound, RequestRefused
+from moverq.flow.backoff import wait_first
+from moverq.flow.offload import InThread
+from moverq.ledger.ledger import Ledger
+from moverq.limits import Limits
+from moverq.mailbox_files import Exported, Imported, export_mail, folder_paths, import_mail
+from moverq.model.delivery import delivery_key
+from moverq.model.ids import InstanceId, MailboxId, RequestId, new_id
+from moverq.model.progress import Progress
+from moverq.model.report import MoveReport
+from moverq.model.request import Status, SyncStage
+from moverq.model.standing import Standing
+from moverq.model.statistics import MoveStatistics
+from moverq.plan.explanation import Explanation
+from moverq.service import Service
+from moverq.session import HOPS_MAX, Session
+from moverq.transport import Transport, open_transport
+
+DIRECTORY = "directory.sqlite"
+LEDGER = "ledger.sqlite"
+TRANSPORT = "transport.sqlite"
+DATABASES = "databases"
+OWN_NAMES = re.compile(r"(directory|ledger|transport)\.sqlite(-wal|-shm)?|databases|moves|quarantine")
+NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
+"""What servers and databases are called: a database's folder has its name."""
+LOOK_S = 0.2
+"""Between two looks of `wait` where nothing rings."""
+REST_S = 0.02
+"""Between two looks where everything rings: a running move writes many times a second."""
+
+
+@attrs.frozen(kw_only=True)
+class FolderShown:
+    """One folder of `moverq mailbox show`."""
+
+    path: str
+    items: int
+    bytes: int
+    uidvalidity: int
+    uidnext: int
+    special_use: str
+    hidden: bool
+
+
+@attrs.frozen(kw_only=True)
+class MailboxShown:
+    """The keys of `moverq mailbox show --json`, in the order they are shown."""
+
+    address: str
+    aliases: tuple[str, ...]
+    mailbox_id: str
+    database: str
+    instance: str
+    epoch: int
+    guard: str
+    items: int
+    bytes: int
+    folders: int
+    quota_bytes: int | None
+    settings: dict[str, str]
+    """As JSON texts."""
+    head: int
+    active_move: str | None
+    move_status: str
+    folder_list: tuple[FolderShown, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return attrs.asdict(self)
+
+
+@attrs.frozen(kw_only=True)
+class Look:
+    """One request as `wait` and `worker` see it now."""
+
+    standing: Standing
+    progress: Progress | None
+
+
+OnLook = Callable[[Sequence[Look]], None]
+
+
+async def init_root(path: Path | str, organisation: str = "example") -> None:
+    """There is an empty organisation at `path`. Cut short, it may simply be asked for again.
+
+    Durable: on return.
+
+    Raises:
+        RequestRefused: there is one already, or something else.
+        EndpointBroken: it cannot be written.
+    """
+    root = Path(path)
+
+    def prepare() -> None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            foreign = sorted(name for name in os.listdir(root) if not OWN_NAMES.fullmatch(name))
+            if foreign:
+                raise RequestRefused(
+                    why=f"{root} is not empty ({foreign[0]!r} is in it); name a new folder with --root or MOVERQ_ROOT"
+                )
+            (root / DATABASES).mkdir(exist_ok=True)
+        except OSError as error:
+            raise EndpointBroken(endpoint=str(root), why=f"cannot be made: {error.strerror}") from error
+
+    await trio.to_thread.run_sync(prepare)
+    ledger = await Ledger.open(root, make_offload=InThread, now_ms=now_ms, watch=False)
+    await ledger.close()
+    await init_directory(root / DIRECTORY, organisation=organisation)
+
+
+@asynccontextmanager
+async def open_root(path: Path | str, *, limits: Limits | None = None) -> AsyncIterator["Root"]:
+    """The organisation at `path`; what it opened is closed on leaving.
+
+    Raises:
+        NotFound: there is none; the sentence says what to do.
+        EndpointBroken: it cannot be read.
+    """
+    root = absolute(path)
+    if not await trio.Path(root / DIRECTORY).exists():
+        raise NotFound(
+            kind="moverq root",
+            name=f"at {root}; make one with `moverq init --root {root}`, or say where it is with --root or MOVERQ_ROOT",
+        )
+    body: BaseException | None = None
+    try:
+        async with open_directory(root / DIRECTORY) as directory:
+            ledger = await Ledger.open(root, make_offload=InThread, now_ms=now_ms)
+            try:
+                # In the nursery: one task a database, which holds it open until the end.
+                async with trio.open_nursery() as nursery:
+                    try:
+                        yield Root(root, directory, ledger, nursery, limits if limits is not None else Limits())
+                    except BaseException as error:
+                        body = error
+                        raise
+                    finally:
+                        nursery.cancel_scope.cancel()
+            finally:
+                with trio.move_on_after(10, shield=True):
+                    await ledger.close()
+    except BaseExceptionGroup as group:
+        # A script that asks `except RequestRefused` shall not have to know of the nursery.
+        if body is not None and group.exceptions == (body,):
+            raise body from body.__cause__
+        raise
+
+
+@attrs.define(eq=False)
+class Root:
+    """See the module. Made by `open_root`."""
+
+    path: Path
+    directory: SqliteDirectory
+    ledger: Ledger
+    _nursery: trio.Nursery
+    limits: Limits
+    _open: dict[str, StoreEndpoint] = attrs.field(factory=dict)
+    _opening: dict[str, trio.Event] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Root {self.path} {len(self._open)} databases open>"
+
+    # ---- databases, opened
+
+    async def endpoint(self, name: str) -> Endpoint:
+        """The endpoint of a database, for the engine. Raises `NotFound`, or what opening it raises."""
+        return await self.store(name)
+
+    async def database(self, name: str) -> Database:
+        """The same, for clients."""
+        return (await self.store(name)).database
+
+    async def store(self, name: str) -> StoreEndpoint:
+        """The open database of this name, opened by the first who asks."""
+        while name not in self._open:
+            if name in self._opening:
+                await self._opening[name].wait()
+                continue
+            self._opening[name] = opened = trio.Event()
+            try:
+                entry = await self.directory.database(name)
+                self._open[name] = await self._nursery.start(self._hold, name, self.path / entry.path)
+            finally:
+                del self._opening[name]
+                opened.set()
+        return self._open[name]
+
+    async def _hold(self, name: str, path: Path, *, task_status: trio.TaskStatus[StoreEndpoint]) -> None:
+        async with open_endpoint(name, path) as endpoint:
+            task_status.started(endpoint)
+            await trio.sleep_forever()
+
+    async def database_path(self, name: str) -> Path:
+        """Where the database lies. A path that leads to a folder is taken as it stands. Raises `NotFound`."""
+        try:
+            return self.path / (await self.directory.database(name)).path
+        except NotFound:
+            if os.sep in name and await trio.Path(name).is_dir():
+                return Path(name)
+            raise
+
+    # ---- servers and databases
+
+    async def server_add(self, name: str, *, version: str, site: str = "Default-First-Site-Name") -> Server:
+        """The server is in the directory. Raises `RequestRefused`."""
+        server = Server(name=checked_name(name, "server"), version=version, site=site)
+        await self.directory.add_server(server)
+        return server
+
+    async def server_list(self) -> Sequence[Server]:
+        return await self.directory.servers()
+
+    async def database_add(self, name: str, *, server: str, path: Path | str | None = None) -> DatabaseEntry:
+        """The database exists and is in the directory. Asked for again after a crash, what lies there is taken.
+
+        Raises:
+            RequestRefused: the name is taken or no name.
+            NotFound: there is no such server.
+        """
+        checked_name(name, "database")
+        await self.directory.server(server)
+        if any(entry.name == name for entry in await self.directory.databases()):
+            raise RequestRefused(why=f"there is a database {name} already")
+        place = Path(DATABASES, name) if path is None else absolute(path)
+        if not await trio.Path(self.path / place / "log").exists():
+            await trio.to_thread.run_sync(make_database, name, self.path / place)
+        entry = DatabaseEntry(name=name, server=server, path=str(place))
+        await self.directory.add_database(entry)
+        return entry
+
+    async def database_list(self) -> Sequence[DatabaseEntry]:
+        return await self.directory.databases()
+
+    # ---- mailboxes
+
+    async def mailbox_add(self, address: str, *, database: str, quota_bytes: int | None = None) -> Recipient:
+        """A new, empty mailbox, and its recipient at epoch 1.
+
+        The mailbox first: a crash between the two leaves one that nobody names, which is reported and harmless; the
+        other way round it would leave an address without a mailbox.
+
+        Raises:
+            RequestRefused: the address is taken, or is none.
+            NotFound: there is no such database.
+        """
+        normal = checked_address(address)
+        try:
+            taken = await self.directory.locate(normal)
+        except NotFound:
+            pass
+        else:
+            raise RequestRefused(why=f"the address {normal} is taken, by the mailbox of {taken.address}")
+        endpoint = await self.store(database)
+        mailbox_id, instance = MailboxId(new_id()), InstanceId(new_id())
+        await endpoint.add_mailbox(mailbox_id, instance)
+        if quota_bytes is not None:
+            with translated(database):
+                await endpoint.mailbox(instance).set_setting("quota_bytes", quota_bytes)
+        return await self.directory.add_recipient(mailbox_id, normal, Home(database, instance), quota_bytes=quota_bytes)
+
+    async def mailbox_list(self, *, database: str | None = None) -> list[Recipient]:
+        """Every recipient, by address."""
+        found: list[Recipient] = []
+        while page := await self.directory.recipients(after=found[-1].address if found else ""):
+            found += page
+        return [one for one in found if database is None or one.register.home.database == database]
+
+    async def mailbox_show(self, address: str) -> MailboxShown:
+        """The mailbox at its home. Raises `NotFound`."""
+        recipient = await self.directory.locate(address)
+        home = recipient.register.home
+        info, folders, settings = await (await self.store(home.database)).contents(home.instance)
+        paths = folder_paths(folders)
+        return MailboxShown(
+            address=recipient.address,
+            aliases=recipient.aliases,
+            mailbox_id=recipient.mailbox_id.hex(),
+            database=home.database,
+            instance=home.instance.hex(),
+            epoch=recipient.register.epoch,
+            guard=guard_of(info).mode.value,
+            items=sum(folder.items for folder in folders),
+            bytes=sum(folder.bytes for folder in folders),
+            folders=len(folders),
+            quota_bytes=recipient.quota_bytes,
+            settings=settings,
+            head=info.head,
+            active_move=recipient.active_move,
+            move_status=recipient.move.status,
+            folder_list=tuple(
+                FolderShown(
+                    path="/".join(paths[folder.folder_id]),
+                    items=folder.items,
+                    bytes=folder.bytes,
+                    uidvalidity=folder.uidvalidity,
+                    uidnext=folder.uidnext,
+                    special_use=folder.special_use,
+                    hidden=folder.hidden,
+                )
+                for folder in sorted(folders, key=lambda folder: paths[folder.folder_id])
+            ),
+        )
+
+    async def alias_add(self, address: str, alias: str) -> Recipient:
+        """The mailbox answers to one more address. Raises `RequestRefused`, `NotFound`."""
+        recipient = await self.directory.locate(address)
+        await self.directory.add_alias(recipient.mailbox_id, alias)
+        return await self.directory.recipient(recipient.mailbox_id)
+
+    async def mailbox_set(self, address: str, name: str, value: object | None) -> None:
+        """A setting has this value (anything JSON can say); None: it is not set. Raises `RequestRefused`."""
+        await self.session(address).use(lambda place: place.mailbox.set_setting(name, value))
+
+    async def mailbox_import(
+        self,
+        address: str,
+        path: Path | str,
+        *,
+        append: bool = False,
+        done: Imported | None = None,
+        on_batch: Callable[[Imported], None] | None = None,
+    ) -> Imported:
+        """Every message of a Maildir, mbox or folder of .eml is in the mailbox; see `mailbox_files`."""
+        session = self.session(address)
+        await session.place()
+        return await import_mail(session, Path(path), append=append, done=done, on_batch=on_batch)
+
+    async def mailbox_export(
+        self,
+        address: str,
+        path: Path | str,
+        *,
+        form: str = "maildir",
+        done: Exported | None = None,
+        on_batch: Callable[[Exported], None] | None = None,
+    ) -> Exported:
+        """The mailbox's mail is in a new folder; see `mailbox_files`."""
+        session = self.session(address)
+        await session.place()
+        return await export_mail(session, Path(path), form=form, done=done, on_batch=on_batch)
+
+    def session(self, address: str) -> Session:
+        """A client of this mailbox, which follows it through a move and waits while it is locked."""
+        return Session(address, self.directory, self.database)
+
+    async def deliver(
+        self,
+        address: str,
+        content: bytes,
+        *,
+        sender: str = "",
+        key: bytes | None = None,
+        received_ms: int | None = None,
+    ) -> bool:
+        """The message is in the mailbox's INBOX, once for this key and content. False: it was there already.
+
+        Raises:
+            MailboxLocked: try again in a moment; nothing was delivered.
+            NotFound, RequestRefused: there is no such mailbox, or its quota is used up.
+        """
+        hops = 0
+        while True:
+            recipient = await self.directory.locate(address)
+            home = recipient.register.home
+            used = delivery_key(sender, recipient.address, content) if key is None else key
+            mailbox = (await self.store(home.database)).mailbox(home.instance)
+            try:
+                with translated(home.database):
+                    added = await mailbox.deliver(content, key=used, received_ms=received_ms)
+                    return not added.duplicate
+            except MailboxMoved:
+                hops += 1
+                if hops > HOPS_MAX:
+                    raise
+
+    @asynccontextmanager
+    async def transport(self) -> AsyncIterator[Transport]:
+        """The root's durable queue: what is submitted arrives exactly once, also while the mailbox is locked."""
+
+        async def deliver(*, recipient: str, sender: str, content: bytes, key: bytes, received_ms: int) -> None:
+            await self.deliver(recipient, content, sender=sender, key=key, received_ms=received_ms)
+
+        async with open_transport(self.path / TRANSPORT, deliver) as transport:
+            yield transport
+
+    # ---- moves
+
+    async def move(self, address: str, *, to: str, **options: Any) -> RequestId:
+        """A request to move this mailbox is queued. `options` as `moverq.moves.new_move` has them.
+
+        Raises:
+            RequestRefused: no such mailbox or database, there already, moving already.
+        """
+        return (await moves.new_move(self.ledger, self.directory, address, to, **options)).request.request_id
+
+    async def find(self, name: str) -> RequestId:
+        """The request meant by an address, a request id or the beginning of one. Raises `NotFound`."""
+        return await moves.find_request(self.ledger, self.directory, name)
+
+    async def move_list(
+        self,
+        *,
+        statuses: Iterable[Status] | None = None,
+        batch_name: str | None = None,
+        source_database: str | None = None,
+        target_database: str | None = None,
+    ) -> list[MoveStatistics]:
+        """Requests in numbers, newest first."""
+        found = await moves.list_moves(
+            self.ledger,
+            statuses=statuses,
+            batch_name=batch_name,
+            source_database=source_database,
+            target_database=target_database,
+            limit=1_000_000,
+        )
+        return found[::-1]
+
+    async def move_show(self, name: str) -> MoveStatistics:
+        return await moves.get(self.ledger, await self.find(name))
+
+    async def report(self, name: str) -> MoveReport:
+        return await moves.report(self.ledger, await self.find(name))
+
+    async def explain(self, name: str) -> Explanation:
+        return await moves.explain(self.ledger, await self.find(name))
+
+    async def suspend(self, name: str) -> RequestId:
+        return (await moves.suspend(self.ledger, await self.find(name))).request.request_id
+
+    async def resume(self, name: str, **options: Any) -> RequestId:
+        return (await moves.resume(self.ledger, await self.find(name), **options)).request.request_id
+
+    async def complete(self, name: str) -> RequestId:
+        return (await moves.complete(self.ledger, await self.find(name))).request.request_id
+
+    async def rollback(self, name: str, **options: Any) -> RequestId:
+        """The id of the request that takes this one back."""
+        return (await moves.rollback(self.ledger, self.directory, await self.find(name), **options)).request.request_id
+
+    async def remove(self, name: str) -> RequestId:
+        return (await moves.remove(self.ledger, await self.find(name))).request.request_id
+
+    async def move_set(self, name: str, **options: Any) -> RequestId:
+        return (await moves.set_move(self.ledger, await self.find(name), **options)).request.request_id
+
+    # ---- workers
+
+    def service(
+        self,
+        *,
+        only: Callable[[Standing], bool] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Service:
+        """A worker on this root; `run` it. `only`: the requests that it cares for."""
+        return Service(
+            ledger=self.ledger,
+            directory=self.directory,
+            endpoints=self.endpoint,
+            make_offload=InThread,
+            rng=random.Random(),
+            limits=self.limits,
+            on_progress=on_progress,
+            only=only,
+        )
+
+    async def worker(self, *, drain: bool = False) -> None:
+        """Run queued moves; with `drain` until none is left that could go on by itself."""
+        await self.service().run(drain=drain)
+
+    async def wait(self, request: RequestId, *, work: bool = True) -> MoveStatistics:
+        """The request has come to rest: completed, suspended as asked, failed. With `work` this process moves it,
+        unless another worker does.
+
+        Raises:
+            NotFound: it has been removed.
+        """
+        await self.wait_all([request], work=work)
+        return await moves.get(self.ledger, request)
+
+    async def wait_all(
+        self, requests: Sequence[RequestId], *, work: bool = True, on_look: OnLook | None = None
+    ) -> None:
+        """All of them have come to rest, or are gone. `on_look` sees them on the way.
+
+        Cancelled: they go on with the next worker.
+        """
+        # In the nursery: a worker that cares for these requests alone, ended by its `stop`.
+        async with trio.open_nursery() as nursery:
+            service: Service | None = None
+            if work:
+                wanted = set(requests)
+                for request in requests:
+                    standing = await self._standing(request)
+                    if standing is not None and standing.request.parent is not None:
+                        wanted.add(standing.request.parent)
+                service = self.service(only=lambda standing: standing.request.request_id in wanted)
+                nursery.start_soon(service.run)
+            while True:
+                seen = self.ledger.version
+                found = [await self._standing(request) for request in requests]
+                standings = [standing for standing in found if standing is not None]
+                if on_look is not None:
+                    on_look(looks(standings, service))
+                if all(is_at_rest(standing) for standing in standings):
+                    break
+                await wait_first(partial(self.ledger.wait_changed, seen), at_most_s=LOOK_S)
+                await trio.sleep(REST_S)
+            if service is not None:
+                service.stop()
+
+    async def watch(self, service: Service, on_look: OnLook, *, every_s: float = LOOK_S) -> None:
+        """Show what a worker has at work, until cancelled."""
+        while True:
+            standings = [await self._standing(request) for request in sorted(service.progress)]
+            on_look(looks([standing for standing in standings if standing is not None], service))
+            await trio.sleep(every_s)
+
+    async def _standing(self, request: RequestId) -> Standing | None:
+        try:
+            return await self.ledger.get(request)
+        except NotFound:
+            return None
+
+
+def looks(standings: Iterable[Standing], service: Service | None) -> list[Look]:
+    """With the newest progress: this process's own where it has the move at work, else the ledger's."""
+    own = service.progress if service is not None else {}
+    return [Look(standing=s, progress=own.get(s.request.request_id, s.progress)) for s in standings]
+
+
+def is_at_rest(standing: Standing) -> bool:
+    """Will nothing happen to this request by itself that somebody would wait for?"""
+    wishes = standing.wishes
+    if wishes.remove:
+        return False
+    if standing.status.is_final:
+        return not wishes.finish or standing.stage is SyncStage.SYNC_FINISHED
+    if standing.status in (Status.SUSPENDED, Status.AUTO_SUSPENDED):
+        return not (wishes.retry or wishes.complete)
+    return standing.status is Status.FAILED and not wishes.retry
+
+
+def checked_name(name: str, kind: str) -> str:
+    """Raises `RequestRefused`."""
+    if not NAME.fullmatch(name):
+        raise RequestRefused(
+            why=f"{name!r} is no name for a {kind}: letters, digits, spaces and . _ + - , up to 64, a letter or "
+            f"digit first"
+        )
+    return name
+
+
+def absolute(path: Path | str) -> Path:
+    """By the working directory of now, which a script may change later."""
+    return Path(path).absolute()
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
