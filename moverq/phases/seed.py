@@ -24,7 +24,7 @@ from moverq.model.report import EntryKind
 from moverq.model.request import SyncStage
 from moverq.model.status_detail import percent_complete
 from moverq.phases.carry import Carrier
-from moverq.phases.follow import forward, note_bad
+from moverq.phases.follow import forward, note_bad, retry_bad_items
 from moverq.phases.tenure import Tenure
 
 
@@ -40,6 +40,7 @@ async def seed(t: Tenure) -> None:
     summary = await t.source.summary()
     await t.enter(SyncStage.COPYING_MESSAGES, counters={"mailbox_items": summary.items, "mailbox_bytes": summary.bytes})
     t.progress = attrs.evolve(t.progress, items_total=summary.items, bytes_total=summary.bytes)
+    await retry_bad_items(t, forward(t))
     channel: ByteChannel[SeedPage] = ByteChannel(t.limits.seed_ahead_bytes_max)
     # In the nursery: the reader, which ends at the last page, and the writer, which ends when the channel is empty.
     async with t.tools.budget.holding(t.limits.move_bytes_max), trio.open_nursery() as nursery:

@@ -1,25 +1,352 @@
-"""A move from its request to its end, on memory endpoints and a real ledger file."""
+"""What a job does with a move, from its request to its end: on memory endpoints and a real ledger file."""
 
 from pathlib import Path
 
+import attrs
+import pytest
+import trio
+
 from moverq import moves
 from moverq.endpoints.base import GuardMode
-from tests.support.move_world import ADDRESS, World, fill
+from moverq.errors import MailboxLocked, RequestRefused
+from moverq.model.ids import RequestId
+from moverq.model.report import EntryKind, MoveReport
+from moverq.model.statistics import MoveStatistics
+from tests.support.move_world import ADDRESS, Engine, World, fill
 
 
-async def test_a_move_copies_follows_locks_and_switches(tmp_path: Path, autojump_clock: object) -> None:
+@attrs.define(eq=False)
+class Desk:
+    """A world with a filled mailbox, an engine, and the verbs of an operator."""
+
+    world: World
+    engine: Engine
+
+    async def ask(self, **options: object) -> RequestId:
+        ledger = await self.engine.ledger()
+        standing = await moves.new_move(ledger, self.engine.directory, ADDRESS, "DB2", **options)  # type: ignore[arg-type]
+        return standing.request.request_id
+
+    async def run(self, request_id: RequestId, *, drain: bool = True) -> MoveStatistics:
+        await (await self.engine.job(request_id, drain=drain)).run()
+        return await self.stats(request_id)
+
+    async def stats(self, request_id: RequestId) -> MoveStatistics:
+        return await moves.get(await self.engine.ledger(), request_id)
+
+    async def report(self, request_id: RequestId) -> MoveReport:
+        return await moves.report(await self.engine.ledger(), request_id)
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> Desk:
     world = await World.make(tmp_path)
     await fill(world)
-    engine = world.engine()
-    ledger = await engine.ledger()
-    request = (await moves.new_move(ledger, world.directory, ADDRESS, "DB2")).request
-    await (await engine.job(request.request_id)).run()
-    stats = await moves.get(ledger, request.request_id)
-    print((await moves.report(ledger, request.request_id)).to_text())
-    assert stats.status == "Completed", stats.message
-    assert (await world.recipient()).register.home.database == "DB2"
+    return Desk(world, world.engine())
+
+
+async def test_a_move_copies_follows_locks_and_switches(desk: Desk) -> None:
+    request_id = await desk.ask()
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.sync_stage, stats.percent_complete) == ("Completed", "Soak", 100)
     assert stats.digest_source == stats.digest_target == stats.digest_ledger
+    assert (stats.items_transferred, stats.lock_attempts) == (10, 1)
+    recipient = await desk.world.recipient()
+    assert (recipient.register.home.database, recipient.register.epoch) == ("DB2", 2)
+    assert (recipient.move.status, recipient.active_move) == ("Completed", request_id)
+    await desk.world.check_safe(at_rest=True)
+
+
+async def test_the_report_tells_every_stage_and_the_lock_in_its_parts(desk: Desk) -> None:
+    request_id = await desk.ask()
+    await desk.run(request_id)
+    report = await desk.report(request_id)
+    stages = [entry.data["sync_stage"] for entry in report.of(EntryKind.STAGE)]
+    assert stages == [
+        "Preflight", "CreatingMailbox", "CreatingInitialSyncCheckpoint", "CreatingFolderHierarchy", "LoadingMessages",
+        "CopyingMessages", "IncrementalSync", "FinalIncrementalSync", "Cleanup",
+    ]  # fmt: skip
+    (attempt,) = report.of(EntryKind.LOCK_ATTEMPT)
+    assert list(attempt.data["phases_ms"]) == [
+        "lock", "drain", "folders", "verify", "intent", "register", "note", "retire", "open",
+    ]  # fmt: skip
+    as_json = report.to_json()["report"]
+    assert as_json["versions"]["online"] is True
+    assert as_json["capabilities"]["fence_class"] == "A"
+    assert "Digests agree" in report.to_text()
+
+
+async def test_a_move_that_is_to_wait_waits_following_and_completes_when_told(desk: Desk) -> None:
+    request_id = await desk.ask(suspend_when_ready_to_complete=True)
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.status_detail, stats.percent_complete) == ("AutoSuspended", "AutoSuspended", 95)
+    await (await desk.world.mailbox()).deliver(b"Subject: later\r\n\r\n")
+    await desk.world.acknowledge()
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.backlog) == ("AutoSuspended", 0)
+    await moves.complete(await desk.engine.ledger(), request_id)
+    assert (await desk.run(request_id)).status == "Completed"
+    await desk.world.check_safe(at_rest=True)
+
+
+async def test_a_move_with_a_date_completes_when_it_comes(desk: Desk) -> None:
+    request_id = await desk.ask(complete_after_ms=desk.world.now + 3_600_000)
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.message) == ("InProgress", "ready to complete; waits for its date")
+    desk.world.now += 3_600_000
+    assert (await desk.run(request_id)).status == "Completed"
+
+
+async def test_a_waiting_job_follows_what_comes_and_hears_the_operator(desk: Desk, autojump_clock: object) -> None:
+    request_id = await desk.ask(suspend_when_ready_to_complete=True, soak_s=0.0)
+    ledger = await desk.engine.ledger()
+    job = await desk.engine.job(request_id, drain=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(job.run)
+        await trio.sleep(60)
+        assert job.is_quiet
+        await (await desk.world.mailbox()).deliver(b"Subject: later\r\n\r\n")
+        await trio.sleep(1)
+        assert job.is_quiet
+        assert desk.engine.progress[-1].backlog == 0
+        await moves.complete(ledger, request_id)
+        job.bell.ring()
+    assert (await desk.stats(request_id)).sync_stage == "SyncFinished"
+
+
+async def test_suspend_leaves_the_mailbox_in_use_and_resume_goes_on(desk: Desk) -> None:
+    request_id = await desk.ask()
+    ledger = await desk.engine.ledger()
+    await moves.suspend(ledger, request_id)
+    assert (await desk.run(request_id)).status == "Suspended"
+    await desk.world.check_safe(at_rest=True)
+    await moves.resume(ledger, request_id)
+    assert (await desk.run(request_id)).status == "Completed"
+    with pytest.raises(RequestRefused, match="is Completed already"):
+        await moves.suspend(ledger, request_id)
+
+
+async def test_a_bad_item_stops_the_move_until_the_limit_allows_it(desk: Desk) -> None:
+    instance = next(iter(desk.world.databases["DB1"].instances.values()))
+    bad = sorted(instance.items)[2]
+    instance.unreadable[bad] = "the disk says no"
+    request_id = await desk.ask()
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.status_detail, stats.bad_items_encountered) == ("Failed", "FailedBadItemLimit", 1)
+    assert "1 bad items, and the request allows 0" in stats.message
+    await moves.resume(await desk.engine.ledger(), request_id, bad_item_limit=1)
+    desk.world.acked = None  # one item is given up, with the operator's consent
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.bad_items_encountered) == ("CompletedWithWarning", 1)
+    assert stats.digest_target == stats.digest_ledger != stats.digest_source
+    (entry, *_) = (await desk.report(request_id)).of(EntryKind.BAD_ITEM)
+    assert entry.data["item_id"] == bad.hex()
+
+
+async def test_a_bad_item_that_is_repaired_comes_along(desk: Desk) -> None:
+    instance = next(iter(desk.world.databases["DB1"].instances.values()))
+    bad = sorted(instance.items)[2]
+    instance.unreadable[bad] = "the disk says no"
+    request_id = await desk.ask()
+    assert (await desk.run(request_id)).status == "Failed"
+    del instance.unreadable[bad]
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.bad_items_encountered) == ("Completed", 0)
+    await desk.world.check_safe(at_rest=True)
+
+
+async def test_an_item_the_target_refuses_lies_in_quarantine(desk: Desk) -> None:
+    desk.world.databases["DB2"].item_bytes_max = 250
+    request_id = await desk.ask(bad_item_limit=5)
+    desk.world.acked = None
+    stats = await desk.run(request_id)
+    assert stats.status == "CompletedWithWarning"
+    bad = (await desk.report(request_id)).of(EntryKind.BAD_ITEM)
+    assert {entry.data["bad_item_kind"] for entry in bad} == {"LargeItem"}
+    kept = [await trio.Path(entry.data["quarantine"]).read_bytes() for entry in bad]
+    assert all(len(raw) > 250 for raw in kept)
+
+
+async def test_a_trimmed_feed_is_compared_anew_and_nothing_dead_stays(desk: Desk) -> None:
+    request_id = await desk.ask(suspend_when_ready_to_complete=True)
+    await desk.run(request_id)
+    mailbox = await desk.world.mailbox()
+    instance = next(iter(desk.world.databases["DB1"].instances.values()))
+    dead = sorted(instance.items)[1]
+    await mailbox.delete_item(dead, purge=True)
+    await mailbox.deliver(b"Subject: new\r\n\r\n")
+    await desk.world.acknowledge()
+    instance.trim(instance.head)
+    ledger = await desk.engine.ledger()
+    await moves.complete(ledger, request_id)
+    stats = await desk.run(request_id)
+    assert stats.status == "Completed", stats.message
+    await desk.world.check_safe(at_rest=True)
+    assert dead not in (await desk.world.at_home()).items
+    failures = (await desk.report(request_id)).of(EntryKind.FAILURE)
+    assert [entry.data["failure_type"] for entry in failures] == ["FeedTrimmed"]
+
+
+async def test_a_difference_that_nobody_explains_is_repaired_by_comparing_anew(desk: Desk) -> None:
+    request_id = await desk.ask(suspend_when_ready_to_complete=True)
+    await desk.run(request_id)
+    target = next(iter(desk.world.databases["DB2"].instances.values()))
+    lost = sorted(target.items)[0]
+    before = target.items.pop(lost)
+    target.contents.pop(lost)
+    target.digests[before.folder_id] = target.digests[before.folder_id].minus(before)
+    await moves.complete(await desk.engine.ledger(), request_id)
+    stats = await desk.run(request_id)
+    assert stats.status == "Completed", stats.message
+    await desk.world.check_safe(at_rest=True)
+
+
+async def test_past_its_budget_the_source_is_given_back_and_the_move_follows_on(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    world = await World.make(tmp_path)
+    await fill(world)
+    slow = 2  # attempts in which the drain takes longer than the budget
+
+    async def step(name: str) -> None:
+        nonlocal slow
+        source = next(iter(world.databases["DB1"].instances.values()))
+        if name == "DB2.apply_changes:before" and source.guard.mode is GuardMode.LOCKED and slow:
+            slow -= 1
+            with pytest.raises(MailboxLocked):
+                await (await world.mailbox()).deliver(b"now?")
+            await trio.sleep(5)
+
+    desk = Desk(world, world.engine(step=step))
+    request_id = await desk.ask()
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.lock_attempts) == ("Completed", 3)
+    outcomes = [e.data["outcome"] for e in (await desk.report(request_id)).of(EntryKind.LOCK_ATTEMPT)]
+    assert outcomes[0].startswith("the budget of 1000 ms was spent")
+    assert outcomes[0].endswith("was given back")
+    assert outcomes[2] == "committed"
+    assert stats.lock_ms is not None
+    assert stats.lock_ms <= 1000
+
+
+async def test_a_lost_answer_of_the_commit_is_read_from_the_register(desk: Desk) -> None:
+    request_id = await desk.ask()
+    desk.engine.directory.lose_answer("relocate")
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.lock_attempts, stats.epoch) == ("Completed", 1, 2)
+
+
+async def test_a_mailbox_that_changes_faster_than_it_is_followed_is_said_so(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    world = await World.make(tmp_path)
+    await fill(world)
+    busy = True
+
+    async def step(name: str) -> None:
+        if busy and name == "DB2.apply_changes:after" and world.databases["DB2"].instances:
+            await trio.sleep(1)
+            for n in range(8):
+                await (await world.mailbox()).deliver(f"Subject: busy {n}\r\n\r\n".encode())
+
+    desk = Desk(world, world.engine(step=step, limits=attrs.evolve(world.engine().limits, feed_changes_max=100)))
+    request_id = await desk.ask()
+    with trio.fail_after(10_000):
+        stats = await desk.run(request_id)
+    assert stats.status == "Failed"
+    assert "the mailbox changes at" in stats.message
+    busy = False
+    assert (await desk.run(request_id)).status == "Completed"
+
+
+async def test_an_offline_move_locks_first_and_a_suspended_one_unlocks(tmp_path: Path, autojump_clock: object) -> None:
+    world = await World.make(tmp_path, version="2003")
+    await fill(world)
+    asked: list[str] = []
+
+    async def step(name: str) -> None:
+        if name.startswith("DB2.write_items"):
+            asked.append(next(iter(world.databases["DB1"].instances.values())).guard.mode.value)
+
+    desk = Desk(world, world.engine(step=step))
+    request_id = await desk.ask(suspend_when_ready_to_complete=True)
+    stats = await desk.run(request_id)
+    assert stats.is_offline
+    assert set(asked) == {"locked"}
+    await moves.suspend(await desk.engine.ledger(), request_id)
+    assert (await desk.run(request_id)).status == "Suspended"
     await world.check_safe(at_rest=True)
-    source = world.databases["DB1"].instance(request.source.instance)
-    assert source.guard.mode is GuardMode.RETIRED
-    await engine.close()
+    await (await world.mailbox()).deliver(b"Subject: between\r\n\r\n")
+    await world.acknowledge()
+    await moves.resume(await desk.engine.ledger(), request_id)
+    await moves.complete(await desk.engine.ledger(), request_id)
+    assert (await desk.run(request_id)).status == "Completed"
+    await world.check_safe(at_rest=True)
+
+
+async def test_a_mailbox_over_its_quota_is_refused_before_anything_is_made(desk: Desk) -> None:
+    recipient = await desk.world.recipient()
+    desk.engine.directory._recipients[recipient.mailbox_id] = attrs.evolve(recipient, quota_bytes=10)
+    request_id = await desk.ask()
+    stats = await desk.run(request_id)
+    assert stats.status == "Failed"
+    assert "its quota is 10" in stats.message
+    assert desk.world.databases["DB2"].instances == {}
+
+
+async def test_a_rollback_takes_the_mailbox_back_with_what_came_since(desk: Desk) -> None:
+    ledger = await desk.engine.ledger()
+    request_id = await desk.ask()
+    await desk.run(request_id)
+    await (await desk.world.mailbox()).deliver(b"Subject: at the new home\r\n\r\n")
+    await desk.world.acknowledge()
+    back = (await moves.rollback(ledger, desk.engine.directory, request_id)).request.request_id
+    assert (await desk.run(request_id)).message.startswith("taken back by")
+    stats = await desk.run(back)
+    assert (stats.status, stats.parent) == ("Completed", request_id)
+    assert stats.items_transferred == 1, "the reverse feed had carried the rest"
+    recipient = await desk.world.recipient()
+    assert (recipient.register.home.database, recipient.register.epoch) == ("DB1", 3)
+    await desk.world.check_safe(at_rest=True)
+    with pytest.raises(RequestRefused, match="taking this move back already"):
+        await moves.rollback(ledger, desk.engine.directory, request_id, idempotency_key="another")
+
+
+async def test_a_rollback_given_up_leaves_the_move_soaking(desk: Desk) -> None:
+    ledger = await desk.engine.ledger()
+    request_id = await desk.ask()
+    await desk.run(request_id)
+    back = (await moves.rollback(ledger, desk.engine.directory, request_id)).request.request_id
+    await desk.run(request_id)
+    await moves.remove(ledger, back)
+    await (await desk.engine.job(back)).run()
+    assert [s.request.request_id for s in await ledger.find()] == [request_id]
+    await (await desk.world.mailbox()).deliver(b"Subject: goes on\r\n\r\n")
+    await desk.world.acknowledge()
+    assert (await desk.run(request_id)).sync_stage == "Soak"
+    again = (await moves.rollback(ledger, desk.engine.directory, request_id)).request.request_id
+    await desk.run(request_id)
+    assert (await desk.run(again)).status == "Completed"
+    await desk.world.check_safe(at_rest=True)
+
+
+async def test_every_standing_can_be_explained(desk: Desk) -> None:
+    ledger = await desk.engine.ledger()
+    request_id = await desk.ask(suspend_when_ready_to_complete=True)
+    told = [await moves.explain(ledger, request_id)]
+    await desk.run(request_id)
+    told.append(await moves.explain(ledger, request_id))
+    await moves.complete(ledger, request_id)
+    await desk.run(request_id)
+    told.append(await moves.explain(ledger, request_id))
+    assert [e.why.split(";")[0] for e in told] == ["it waits for a worker", "ready to complete", "it is completed"]
+    assert all(e.what_a_crash_now_would_do and e.what_next and e.since_ms for e in told)
+
+
+async def test_a_cancelled_job_goes_on_from_the_ledger(desk: Desk, autojump_clock: object) -> None:
+    request_id = await desk.ask(suspend_when_ready_to_complete=True)
+    job = await desk.engine.job(request_id, drain=False)
+    with trio.move_on_after(5):
+        await job.run()
+    await moves.complete(await desk.engine.ledger(), request_id)
+    assert (await desk.run(request_id)).status == "Completed"
