@@ -92,19 +92,44 @@ def flat(properties: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 def clean_keywords(keywords: Iterable[str]) -> tuple[str, ...]:
     """Sorted, each once. Raises `Refused` for what is no keyword."""
     clean = tuple(sorted(set(keywords)))
-    if len(clean) > KEYWORDS_MAX or any(not word or len(word.encode()) > KEYWORD_BYTES_MAX for word in clean):
+    if len(clean) > KEYWORDS_MAX or any(not word or len(_utf8(word)) > KEYWORD_BYTES_MAX for word in clean):
         raise Refused(why=f"keywords are at most {KEYWORDS_MAX}, each of 1 to {KEYWORD_BYTES_MAX} bytes")
     return clean
 
 
 def check_name(name: str) -> None:
     """A folder's name is one level: any Unicode but NUL, and not empty."""
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        raise Refused(why=f"{name!r} is not valid Unicode") from None
-    if not name or "\0" in name or size > FOLDER_NAME_BYTES_MAX:
+    if not name or "\0" in name or len(_utf8(name)) > FOLDER_NAME_BYTES_MAX:
         raise Refused(why=f"a folder name has 1 to {FOLDER_NAME_BYTES_MAX} bytes and no NUL: {name[:60]!r}")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise Refused(why=f"{text[:60]!r} is not valid Unicode") from None
+
+
+def _check_texts(*texts: str) -> None:
+    for text in texts:
+        _utf8(text)
+
+
+def check_flags(flags: int) -> int:
+    """Flags are 32 bits. Raises `Refused`."""
+    if not 0 <= flags < 1 << 32:
+        raise Refused(why=f"flags are a number from 0 to 2^32 - 1, not {flags}")
+    return flags
+
+
+def _check_item(item: NewItem) -> None:
+    """All that the records and the content's frame have room for."""
+    check_flags(item.flags)
+    if not -(1 << 63) <= item.received_ms < 1 << 63:
+        raise Refused(why=f"{item.received_ms} is not a date")
+    if len(item.content) > CONTENT_BYTES_MAX:
+        raise Refused(why=f"an item of {len(item.content):,} bytes is larger than {CONTENT_BYTES_MAX:,}")
+    _check_texts(item.item_class, *item.properties.keys(), *item.properties.values())
 
 
 @attrs.define(eq=False)
@@ -124,10 +149,11 @@ class Mailbox:
         """These items are in the folder, in this order. Raises `QuotaExceeded`."""
         _check_number(len(items))
         now = self._now_ms()
+        for item in items:
+            _check_item(item)
         keywords = [clean_keywords(item.keywords) for item in items]
         content = [
-            NewContent(ItemId(new_id(now)), folder_id, item.received_ms, item.flags, _checked(item.content))
-            for item in items
+            NewContent(ItemId(new_id(now)), folder_id, item.received_ms, item.flags, item.content) for item in items
         ]
 
         def decide(draft: Draft) -> list[Added]:
@@ -151,8 +177,9 @@ class Mailbox:
         """
         now = self._now_ms()
         item = NewItem(content=content, received_ms=now if received_ms is None else received_ms)
+        _check_item(item)
         digest = hashlib.sha256(content).digest()
-        new = NewContent(ItemId(new_id(now)), FolderId(b"\0" * 16), item.received_ms, 0, _checked(content))
+        new = NewContent(ItemId(new_id(now)), FolderId(b"\0" * 16), item.received_ms, 0, content)
 
         def decide(draft: Draft) -> Added:
             require_client(draft.info)
@@ -181,6 +208,7 @@ class Mailbox:
     ) -> int:
         """Flags and keywords added and removed; returns how many items differ now. Items that are gone are left out."""
         _check_number(len(item_ids))
+        check_flags(add)
         plus, minus = clean_keywords(add_keywords), set(remove_keywords)
 
         def decide(draft: Draft) -> int:
@@ -199,6 +227,7 @@ class Mailbox:
     async def set_flags(self, item_ids: Sequence[ItemId], flags: int, keywords: Iterable[str] = ()) -> int:
         """Exactly these flags and keywords; returns how many items differ now."""
         _check_number(len(item_ids))
+        check_flags(flags)
         words = clean_keywords(keywords)
 
         def decide(draft: Draft) -> int:
@@ -291,6 +320,7 @@ class Mailbox:
     ) -> FolderId:
         """The folder exists. Raises `Refused` where the name is taken."""
         check_name(name)
+        _check_texts(special_use, *(attributes or {}).keys(), *(attributes or {}).values())
 
         def decide(draft: Draft) -> FolderId:
             require_client(draft.info)
@@ -328,6 +358,7 @@ class Mailbox:
         attributes: Mapping[str, str] | None = None,
     ) -> None:
         """The folder has these properties; what is None stays."""
+        _check_texts(special_use or "", *(attributes or {}).keys(), *(attributes or {}).values())
 
         def decide(draft: Draft) -> None:
             require_client(draft.info)
@@ -369,6 +400,7 @@ class Mailbox:
 
 def check_setting(name: str, value: object) -> str:
     """The setting's JSON text. Raises `Refused`."""
+    _check_texts(name)
     check = SETTINGS.get(name, (lambda _: True) if name.startswith("x-") else None)
     if check is None:
         known = ", ".join(SETTINGS)
@@ -376,7 +408,7 @@ def check_setting(name: str, value: object) -> str:
     if not check(value):
         raise Refused(why=f"{value!r} is not a value for setting {name}")
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-    if len(text.encode()) > SETTING_BYTES_MAX:
+    if len(_utf8(text)) > SETTING_BYTES_MAX:
         raise Refused(why=f"setting {name} is larger than {SETTING_BYTES_MAX:,} bytes")
     return text
 
@@ -418,12 +450,6 @@ def folder_put(instance: InstanceId, folder: FolderInfo) -> FolderPut:
 def _check_number(number: int) -> None:
     if number > ITEMS_PER_VERB_MAX:
         raise Refused(why=f"{number:,} items are more than the {ITEMS_PER_VERB_MAX:,} that one call takes: split them")
-
-
-def _checked(content: bytes) -> bytes:
-    if len(content) > CONTENT_BYTES_MAX:
-        raise Refused(why=f"an item of {len(content):,} bytes is larger than {CONTENT_BYTES_MAX:,}")
-    return content
 
 
 def _check_quota(draft: Draft, size: int) -> None:
@@ -494,11 +520,16 @@ def _delete(draft: Draft, rows: Sequence[ItemRow]) -> None:
     """Into the folder of recoverable items, remembering when and from where."""
     if not rows:
         return
-    found = queries.child(draft.db, draft.info.no, b"", RECOVERABLE_ITEMS)
+    tree = queries.folders(draft.db, draft.info.no)
+    # By its being hidden, not by its name: a user may have a folder of that name, and it is not this one.
+    found = next((folder for folder in tree if folder.hidden), None)
     if found is not None:
         folder_id, uidnext = found.folder_id, found.uidnext
     else:
-        made = _new_folder(draft, b"", RECOVERABLE_ITEMS, subscribed=False, hidden=True)
+        taken = {folder.name for folder in tree if not folder.parent_id}
+        names = (RECOVERABLE_ITEMS, *(f"{RECOVERABLE_ITEMS} {number}" for number in range(2, len(tree) + 3)))
+        name = next(name for name in names if name not in taken)
+        made = _new_folder(draft, b"", name, subscribed=False, hidden=True)
         folder_id, uidnext = made.folder_id, made.uidnext
     when = str(draft.now_ms)
 
@@ -554,15 +585,29 @@ def _check_place(draft: Draft, parent_id: bytes, name: str, *, moving: FolderId 
         if at not in folders:
             raise NoSuchFolder(folder=at.hex())
         depth, at = depth + 1, folders[FolderId(at)].parent_id
-        if depth > FOLDER_DEPTH_MAX:
-            raise Refused(why=f"folders are at most {FOLDER_DEPTH_MAX} deep")
-    taken = name.upper() == INBOX and not parent_id and moving is not None
-    if taken or any((f.parent_id, f.name) == (parent_id, name) for f in folders.values() if f.folder_id != moving):
+    if depth + (_height(folders.values(), moving) if moving else 0) > FOLDER_DEPTH_MAX:
+        raise Refused(why=f"folders are at most {FOLDER_DEPTH_MAX} deep")
+    # INBOX is one name however it is written (RFC 9051 §5.1), and no other folder becomes it.
+    is_inbox = name.upper() == INBOX and not parent_id
+    if (is_inbox and (name != INBOX or moving is not None)) or any(
+        (f.parent_id, f.name) == (parent_id, name) for f in folders.values() if f.folder_id != moving
+    ):
         raise Refused(why=f"there is a folder {name!r} already")
 
 
+def _height(folders: Iterable[FolderInfo], top: bytes) -> int:
+    """How many levels there are below this folder."""
+    children: dict[bytes, list[bytes]] = {}
+    for folder in folders:
+        children.setdefault(folder.parent_id, []).append(folder.folder_id)
+    height, level = -1, [top]
+    while level:
+        height, level = height + 1, [child for parent in level for child in children.get(parent, ())]
+    return height
+
+
 def _check_not_inbox(folder: FolderInfo) -> None:
-    if not folder.parent_id and folder.name in (INBOX, RECOVERABLE_ITEMS):
+    if folder.hidden or (not folder.parent_id and folder.name == INBOX):
         raise Refused(why=f"folder {folder.name} stays where it is")
 
 

@@ -20,7 +20,7 @@ from store.commit import Committer, Draft, Proposal
 from store.content.segment import NewContent
 from store.errors import NoSuchFolder, Refused, StoreError
 from store.guard import require_mover
-from store.ids import FolderId, InstanceId, ItemId, MailboxId
+from store.ids import ContentRef, FolderId, InstanceId, ItemId, MailboxId
 from store.limits import FOLDER_DEPTH_MAX
 from store.mailbox import check_name
 from store.records import (
@@ -172,7 +172,7 @@ class Mover:
             replaced: list[ItemRow] = []
             changed: list[ItemStateRow] = []
             refused: list[RefusedItem] = []
-            for item, ref in zip(items, draft.content, strict=True):
+            for item, ref in _newest(items, draft.content):
                 row = item.row
                 if row.folder_id not in merge.folders or not merge.is_news(row):
                     continue
@@ -222,6 +222,16 @@ class Mover:
 
         number = len(changes.items) + len(changes.items_gone) + len(changes.delivery_keys) + 1
         return await self._committer.submit(Proposal(self.instance, decide, items=number))
+
+
+def _newest(items: Sequence[MovedItem], refs: Sequence[ContentRef]) -> list[tuple[MovedItem, ContentRef]]:
+    """Each item once, in its newest state: the kinds of records are written in an order of their own."""
+    newest: dict[ItemId, tuple[MovedItem, ContentRef]] = {}
+    for item, ref in zip(items, refs, strict=True):
+        known = newest.get(item.row.item_id)
+        if known is None or item.row.modseq > known[0].row.modseq:
+            newest[item.row.item_id] = item, ref
+    return list(newest.values())
 
 
 class _Merge:

@@ -78,9 +78,9 @@ class Applier:
     def apply(self, records: Iterable[r.Record]) -> None:
         """All of these records, in order; derived columns are true when this returns."""
         for record in records:
-            _APPLY[type(record)](self, record)
             if type(record) not in _GATHERED:
-                self._flush()
+                self._flush()  # before: what was gathered may be of a folder that this record removes
+            _APPLY[type(record)](self, record)
         self._flush()
 
     def mailbox_no(self, instance: InstanceId) -> int:
@@ -228,9 +228,10 @@ class Applier:
         mailbox = self.mailbox_no(record.instance)
         folders = self._folders(mailbox)
         values = []
+        latest: dict[ItemId, ItemRow] = {}  # an item may change twice in one record; the rows are written at its end
         for row in record.rows:
-            old = self._item(mailbox, row.item_id)
-            new = changed(old, row)
+            old = latest.get(row.item_id) or self._item(mailbox, row.item_id)
+            new = latest[row.item_id] = changed(old, row)
             self._sum(folders[old.folder_id]).add(old, -1)
             self._sum(folders[new.folder_id]).add(new, 1)
             values.append(

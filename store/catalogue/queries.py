@@ -157,9 +157,9 @@ def used_bytes(db: apsw.Connection, mailbox_no: int) -> int:
 
 
 def find_items(db: apsw.Connection, mailbox_no: int, item_ids: Sequence[ItemId]) -> list[ItemRow]:
-    """Those of these items that are there, in the order asked for."""
+    """Those of these items that are there, each once, in the order asked for."""
     rows = []
-    for item_id in item_ids:
+    for item_id in dict.fromkeys(item_ids):
         found = db.execute(f"{_ITEMS} WHERE i.mailbox = ? AND i.item_id = ?", (mailbox_no, item_id)).fetchone()
         if found is not None:
             rows.append(item_row(found))
