@@ -35,7 +35,7 @@ from store.layout import Layout
 from store.limits import FRAME_BYTES_MAX, GROUP_BYTES_MAX, GROUP_ITEMS_MAX, QUEUE_BYTES_MAX
 from store.log.log import Log
 from store.offload import Offload
-from store.records import Record, encode
+from store.records import Record, join, pack
 from store.recovery import catch_up
 
 A = TypeVar("A")
@@ -141,7 +141,7 @@ class Committer:
             room = self._room
             await room.wait()
         if self._stopped is not None:
-            raise self._stopped
+            raise self._stopped.with_traceback(None)  # one object for everybody: its traceback would grow for ever
         self._queue.append(waiting)
         self._queued_bytes += waiting.bytes
         self._changed.set()
@@ -212,7 +212,7 @@ class Committer:
                     if with_content:
                         await self._stage(with_content)
                     await staged.send(group)
-                except StoreError as error:
+                except Exception as error:  # a bug, too, fails this group alone: nothing was committed
                     _fail_all(group, error)
                 except BaseException:
                     _fail_all(group, StoreClosed(path=str(self._layout.root)))
@@ -227,25 +227,36 @@ class Committer:
 
     async def _commit_groups(self, to_commit: trio.MemoryReceiveChannel[list[_Waiting]]) -> None:
         async for group in to_commit:
-            if self._stopped is not None:
-                _fail_all(group, self._stopped)
-                continue
-            try:
-                await self._offload_log(lambda group=group: self._commit(group))  # type: ignore[misc]
-            except StoreBroken as error:
-                self._stop(error)
-                _fail_all(group, error)
-            except StoreError as error:
-                _fail_all(group, error)
-            finally:
-                unknown = StoreBroken(
-                    path=str(self._layout.root), why="the commit was cut short; its outcome is unknown"
-                )
-                for waiting in group:
-                    if not waiting.settled:
-                        _fail(waiting, unknown)
-                    waiting.done.set()
+            await self._commit_group(group)
             self._on_commit()
+
+    async def _commit_group(self, group: list[_Waiting]) -> None:
+        """The group is committed or not; whatever happens, each member has its answer or its error."""
+        if self._stopped is not None:
+            _fail_all(group, self._stopped)
+            return
+        # Of a group that was cancelled: what the offload began ran to its end and is settled, the rest did not happen.
+        unsettled: StoreError = StoreClosed(path=str(self._layout.root))
+        try:
+            await self._offload_log(lambda: self._commit(group))
+        except _TooLargeTogether:
+            for waiting in group:
+                await self._commit_group([waiting])
+        except StoreBroken as error:
+            self._stop(error)
+            _fail_all(group, error)
+        except Exception as error:  # a bug, too, fails this group alone: it was rolled back before the log saw it
+            _fail_all(group, error)
+        except trio.Cancelled:
+            raise
+        except BaseException:
+            unsettled = StoreBroken(path=str(self._layout.root), why="the commit was cut short; its outcome is unknown")
+            raise
+        finally:
+            for waiting in group:
+                if not waiting.settled:
+                    _fail(waiting, unsettled)
+                waiting.done.set()
 
     def _commit(self, group: list[_Waiting]) -> None:
         """Blocking: one commit, whole. Sets each member's answer or error."""
@@ -257,10 +268,15 @@ class Committer:
                 outcomes = [self._decide(waiting) for waiting in group]
             except apsw.Error as error:
                 raise catalogue_error(self._layout.catalogue, error) from error
-            logged = [records for records, _, _ in outcomes if records]
-            payload = encode(logged)
+            logged = [packed for packed, _, _ in outcomes if packed]
+            payload = join(logged)
             if len(payload) > FRAME_BYTES_MAX:
+                if len(group) > 1:
+                    raise _TooLargeTogether
                 raise Refused(why=f"{len(payload):,} bytes of changes are more than one commit takes: split them")
+            if logged:
+                # A full disk shows here, before the frame's first byte, where nothing has happened yet.
+                head = self._log.make_room(len(payload), head=head, now_ms=self._now_ms())
             try:
                 if logged:
                     head = self._log.append(payload, head=head, now_ms=self._now_ms())
@@ -279,28 +295,36 @@ class Committer:
         for waiting, (_, answer, refusal) in zip(group, outcomes, strict=True):
             waiting.answer, waiting.error, waiting.settled = answer, refusal, True
 
-    def _decide(self, waiting: _Waiting) -> tuple[list[Record], Any, Exception | None]:
-        """Decide and apply one proposal in a savepoint: (records, answer, refusal). A refusal rolls back alone."""
+    def _decide(self, waiting: _Waiting) -> tuple[bytes, Any, Exception | None]:
+        """Decide and apply one proposal in a savepoint: (packed records, answer, refusal).
+
+        A refusal rolls back alone; so does a bug: records that break a rule of the catalogue or cannot be packed.
+        """
         proposal = waiting.proposal
         draft = Draft(self._db, proposal.instance, self._now_ms(), waiting.refs)
         self._db.execute("SAVEPOINT proposal")
         try:
             answer = proposal.decide(draft)
             Applier(self._db).apply(draft.records)
-        except apsw.Error:
-            raise
+            packed = pack(draft.records) if draft.records else b""
         except Exception as refusal:
+            if isinstance(refusal, apsw.Error) and not isinstance(refusal, apsw.ConstraintError):
+                raise  # the catalogue's own trouble, not this proposal's
             self._db.execute("ROLLBACK TO proposal")
             self._db.execute("RELEASE proposal")
-            return [], None, refusal
+            return b"", None, refusal
         self._db.execute("RELEASE proposal")
-        return draft.records, answer, None
+        return packed, answer, None
 
     def _roll_back(self) -> None:
         """Nothing of an unfinished commit stays in the catalogue; after a COMMIT there is nothing to do."""
         if not self._db.get_autocommit():
             with suppress(apsw.Error):
                 self._db.execute("ROLLBACK")
+
+
+class _TooLargeTogether(Exception):
+    """A group's changes are more than one frame takes; each alone may not be."""
 
 
 def _fail(waiting: _Waiting, error: BaseException) -> None:

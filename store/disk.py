@@ -90,6 +90,8 @@ class File:
             fcntl.flock(self._descriptor, how)
         except BlockingIOError:
             return False
+        except OSError as error:
+            raise store_error(self.path, error) from error
         return True
 
     def unlock(self) -> None:

@@ -276,12 +276,19 @@ Transaction = Sequence[Record]
 
 def encode(transactions: Sequence[Transaction]) -> bytes:
     """The payload of one log frame: the transactions of one commit, in order."""
-    wire = [
-        [[record.tag, *(getattr(record, name) for name in _FIELDS[type(record)])] for record in transaction]
-        for transaction in transactions
-    ]
+    return join([pack(transaction) for transaction in transactions])
+
+
+def pack(transaction: Transaction) -> bytes:
+    """One transaction's part of a payload. Raises where it holds what cannot be written down: a bug of its maker."""
+    wire = [[record.tag, *(getattr(record, name) for name in _FIELDS[type(record)])] for record in transaction]
     packed: bytes = msgpack.packb(wire)
     return packed
+
+
+def join(packed: Sequence[bytes]) -> bytes:
+    """The payload that these transactions make together."""
+    return b"".join((msgpack.Packer().pack_array_header(len(packed)), *packed))
 
 
 def decode(payload: bytes) -> list[list[Record]]:

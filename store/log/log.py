@@ -42,22 +42,33 @@ class Log:
         Raises `StoreFull`, `StoreBroken`: the frame may or may not be there; nobody may append again before a
         fresh opener has looked.
         """
-        if head.position.offset > BLOCK and (
-            head.position.offset + padded(HEADER_BYTES + len(payload)) + BLOCK > GENERATION_BYTES_MAX
-        ):
+        return self._put(FrameKind.GROUP, payload, self.make_room(len(payload), head=head, now_ms=now_ms))
+
+    def make_room(self, payload_bytes: int, *, head: LogHead, now_ms: int) -> LogHead:
+        """Where a frame with so large a payload goes: a generation that is full is rolled, the file is extended.
+
+        Raises `StoreFull`, `StoreBroken`: nothing of the frame was written, so appending may be tried again.
+        """
+        size = padded(HEADER_BYTES + payload_bytes)
+        if head.position.offset > BLOCK and head.position.offset + size + BLOCK > GENERATION_BYTES_MAX:
             head = self._roll(head, now_ms=now_ms)
-        return self._put(FrameKind.GROUP, payload, head)
+        self._grown(head.position.generation, head.position.offset + size)
+        return head
 
     def _put(self, kind: FrameKind, payload: bytes, head: LogHead) -> LogHead:
         raw, after = encode(kind, payload, signature=self.signature, head=head)
-        file = self._open(head.position.generation)
-        end = head.position.offset + len(raw)
-        if end > file.size():
-            grown = padded(end, GENERATION_GROW_BYTES)
-            file.write(bytes(grown - end), end)
+        file = self._grown(head.position.generation, after.position.offset)
         file.write(raw, head.position.offset)
         file.sync()
         return after
+
+    def _grown(self, number: int, end: int) -> File:
+        """The generation's file, with blocks up to `end` and some more beyond."""
+        file = self._open(number)
+        size = file.size()
+        if end > size:
+            file.write(bytes(padded(end, GENERATION_GROW_BYTES) - size), size)
+        return file
 
     def _roll(self, head: LogHead, *, now_ms: int) -> LogHead:
         """Seal the generation that `head` is in, and begin the next one."""
