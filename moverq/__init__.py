@@ -1,16 +1,17 @@
 """moverq: an online mailbox move engine.
 
-    async with moverq.open_root("moverq-root") as root:
-        request = await root.move("ada@example.org", to="DB2")
-        await root.wait(request)
+async with moverq.open_root("moverq-root") as root:
+    request = await root.move("ada@example.org", to="DB2")
+    await root.wait(request)
 """
 
 from typing import TYPE_CHECKING, Any
 
+from moverq.version import __version__
+
 if TYPE_CHECKING:
     from moverq.root import Root, init_root, open_root
 
-__version__ = "0.1.0"
 __all__ = ["Root", "__version__", "init_root", "open_root"]
 
 

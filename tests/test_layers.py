@@ -30,7 +30,7 @@ LAYERS = {
         ("store.__init__",),
     ),
     "moverq": (
-        ("moverq.errors", "moverq.limits"),
+        ("moverq.errors", "moverq.limits", "moverq.version"),
         ("moverq.model",),
         ("moverq.endpoints.base",),
         ("moverq.plan", "moverq.flow", "moverq.mailfiles"),

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 
-from moverq import __version__
 from moverq.cli import common
+from moverq.version import __version__
 
 GROUPS = (
     ("init", "moverq.cli.init:init", "Make the folder of a new organisation."),
