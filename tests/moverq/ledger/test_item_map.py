@@ -1,0 +1,119 @@
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from moverq.errors import StaleToken
+from moverq.ledger.codec import Codec
+from moverq.ledger.item_map import ItemMap
+from moverq.model.change import BadItem, FolderState, Gone, ItemState, SettingState
+from moverq.model.digest import FolderDigest
+from moverq.model.ids import FolderId, ItemId
+from tests.support.move_world import Inline
+
+A, B = FolderId(b"folder-a--------"), FolderId(b"folder-b--------")
+
+
+def item(n: int, *, modseq: int = 1, folder: FolderId = A, flags: int = 0) -> ItemState:
+    item_id = ItemId(n.to_bytes(16, "big"))
+    return ItemState(item_id, folder, n, modseq, 1000 + n, 10 * n, b"h%d" % n, flags, ())
+
+
+@pytest.fixture
+async def item_map(tmp_path: Path) -> AsyncIterator[ItemMap]:
+    made = ItemMap(tmp_path / "moves" / "m.sqlite", Inline(), Codec())
+    await made.take_over(3)
+    yield made
+    await made.close()
+
+
+async def test_the_sums_are_those_of_the_newest_states(item_map: ItemMap) -> None:
+    await item_map.record(3, carried=[item(1), item(2)])
+    await item_map.record(3, carried=[item(1, modseq=5, folder=B, flags=1), item(2, modseq=1, flags=9)])
+    account = await item_map.account()
+    assert account.digests[A] == FolderDigest().plus(item(2))
+    assert account.digests[B] == FolderDigest().plus(item(1, modseq=5, folder=B, flags=1))
+
+
+async def test_dead_absorbs_also_before_life(item_map: ItemMap) -> None:
+    await item_map.record(3, gone=[Gone(item(1).item_id, 2)])
+    await item_map.record(3, carried=[item(1, modseq=9), item(2)])
+    await item_map.record(3, gone=[Gone(item(2).item_id, 1)])
+    assert (await item_map.account()).digests.get(A, FolderDigest()) == FolderDigest()
+    assert await item_map.is_sound()
+
+
+async def test_a_bad_item_counts_apart_until_it_is_carried(item_map: ItemMap) -> None:
+    await item_map.record(3, bad=[BadItem(item(1), "CorruptItem", "why")], carried=[item(2)])
+    account = await item_map.account()
+    assert (account.bad[A], account.digests[A]) == (FolderDigest().plus(item(1)), FolderDigest().plus(item(2)))
+    assert (await item_map.bad_count(), await item_map.bad_items()) == (1, (item(1).item_id,))
+    await item_map.record(3, carried=[item(1)])
+    await item_map.record(3, bad=[BadItem(item(1), "CorruptItem", "why")])
+    assert await item_map.bad_count() == 0
+
+
+async def test_order_and_repetition_do_not_matter(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    states = [item(n, modseq=m, folder=rng.choice((A, B)), flags=m) for n in range(8) for m in range(1, 5)]
+    dead = [Gone(item(n).item_id, 9) for n in range(0, 8, 3)]
+    accounts = []
+    for round_ in range(6):
+        made = ItemMap(tmp_path / f"{round_}.sqlite", Inline(), Codec())
+        await made.take_over(1)
+        events: list[ItemState | Gone] = [*states, *dead, *rng.sample(states, 9)]
+        rng.shuffle(events)
+        while events:
+            some = [events.pop() for _ in range(min(len(events), rng.randrange(1, 6)))]
+            newest: dict[bytes, ItemState] = {}
+            for state in some:
+                if isinstance(state, ItemState) and newest.get(state.item_id, state).modseq <= state.modseq:
+                    newest[state.item_id] = state
+            await made.record(1, carried=list(newest.values()))
+            await made.record(1, gone=[g for g in some if isinstance(g, Gone)])
+        assert await made.is_sound()
+        account = await made.account()
+        accounts.append({k: v for k, v in account.digests.items() if v.items})
+        await made.close()
+    assert all(account == accounts[0] for account in accounts)
+
+
+async def test_another_token_writes_nothing(item_map: ItemMap) -> None:
+    await item_map.take_over(4)
+    with pytest.raises(StaleToken):
+        await item_map.record(3, carried=[item(1)])
+    with pytest.raises(StaleToken):
+        await item_map.take_over(3)
+    assert (await item_map.account()).digests == {}
+
+
+async def test_tree_and_settings_are_kept_with_it(item_map: ItemMap) -> None:
+    tree = (FolderState(A, None, "INBOX", 3, 4, 5, special_use="\\Inbox", attributes={"a": "b"}),)
+    settings = [SettingState("rules", "[1]", 5), SettingState("quota", "9", 5)]
+    await item_map.record(3, hierarchy=tree, settings=settings)
+    await item_map.record(3, settings=[SettingState("rules", "old", 4), SettingState("quota", None, 6)])
+    account = await item_map.account()
+    assert account.settings == (("rules", "[1]"),)
+    assert [attrs.evolve(f, attributes=dict(f.attributes)) for f in account.folders] == list(tree)
+
+
+async def test_a_listing_marks_what_it_has_seen(item_map: ItemMap) -> None:
+    await item_map.record(3, carried=[item(1), item(2), item(3)])
+    await item_map.record(3, carried=[item(2)], seen=2)
+    await item_map.record(3, gone=[Gone(item(3).item_id, 4)])
+    assert await item_map.unseen(2, after=b"", limit=10) == (item(1).item_id,)
+    assert await item_map.unknown([item(n).item_id for n in (1, 3, 4)]) == (item(3).item_id, item(4).item_id)
+
+
+async def test_a_rollback_adopts_the_rows_by_its_own_token(item_map: ItemMap, tmp_path: Path) -> None:
+    await item_map.record(3, carried=[item(1), item(2)], settings=[SettingState("rules", "[]", 1)])
+    child = ItemMap(tmp_path / "child.sqlite", Inline(), Codec())
+    await child.take_over(7)
+    with pytest.raises(StaleToken):
+        await child.adopt(6, item_map)
+    await child.adopt(7, item_map)
+    assert (await child.account()) == (await item_map.account())
+    assert await child.is_sound()
+    await child.close()

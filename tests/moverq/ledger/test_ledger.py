@@ -1,0 +1,176 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from moverq.endpoints.base import Home
+from moverq.errors import NotFound, RequestRefused, StaleToken
+from moverq.flow.offload import InThread
+from moverq.ledger.ledger import Ledger
+from moverq.model.change import Watermark
+from moverq.model.facts import CleanedUp, FeedWatermark, LockIntent, PurgeAllowed, SeedCursor
+from moverq.model.ids import InstanceId, MailboxId, RequestId
+from moverq.model.progress import Progress
+from moverq.model.report import EntryKind, ReportEntry
+from moverq.model.request import MoveRequest, Status, SyncStage
+from moverq.model.standing import Change
+from tests.support.move_world import Inline
+
+A = RequestId("a")
+
+
+def request(request_id: str = "a", **changes: object) -> MoveRequest:
+    made = MoveRequest(
+        request_id=RequestId(request_id),
+        idempotency_key=f"key {request_id}",
+        mailbox_id=MailboxId(b"mailbox"),
+        address="ada@example.org",
+        source=Home("DB1", InstanceId(b"\x00source")),
+        target_database="DB2",
+        target_instance=InstanceId(b"\xfftarget"),
+        queued_ms=1,
+    )
+    return attrs.evolve(made, **changes)  # type: ignore[arg-type]
+
+
+@attrs.define
+class Clock:
+    now: int = 1000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
+    opened = await Ledger.open(tmp_path, make_offload=Inline, now_ms=clock, watch=False)
+    yield opened
+    await opened.close()
+
+
+async def test_a_request_comes_back_as_it_was_asked_for(ledger: Ledger) -> None:
+    standing = await ledger.add(request())
+    assert standing.request == request()
+    assert (standing.status, standing.stage, standing.token) == (Status.QUEUED, SyncStage.QUEUED, 0)
+    assert await ledger.get(A) == standing
+    with pytest.raises(NotFound):
+        await ledger.get(RequestId("none"))
+
+
+async def test_the_same_key_gives_the_same_request(ledger: Ledger) -> None:
+    await ledger.add(request())
+    again = await ledger.add(request("b", idempotency_key="key a"))
+    assert again.request.request_id == "a"
+    assert len(await ledger.find()) == 1
+
+
+async def test_facts_are_one_row_a_kind_and_survive_the_process(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
+    await ledger.add(request())
+    await ledger.take_over(A, 1)
+    watermark = Watermark(b"\x00t", InstanceId(b"i"), 7)
+    cursor = SeedCursor(cursor=b"\x00\xff", done=False)
+    await ledger.write(A, 1, facts=(FeedWatermark(watermark=watermark), cursor, LockIntent(attempt=1, at_ms=1)))
+    await ledger.write(A, 1, facts=(attrs.evolve(cursor, done=True),), forget=(LockIntent,))
+    other = await Ledger.open(tmp_path, make_offload=Inline, now_ms=clock, watch=False)
+    facts = await other.facts(A)
+    assert facts.need(FeedWatermark).watermark == watermark
+    assert facts.need(SeedCursor).done
+    assert not facts.has(LockIntent)
+    await other.close()
+
+
+async def test_a_lower_token_changes_nothing_at_all(ledger: Ledger) -> None:
+    await ledger.add(request())
+    await ledger.take_over(A, 5)
+    entry = ReportEntry(at_ms=1, kind=EntryKind.LINE, text="late")
+    for token in (4, 6):
+        with pytest.raises(StaleToken):
+            await ledger.write(
+                A, token, facts=(LockIntent(attempt=1, at_ms=1),), entries=(entry,), change=Change(status=Status.FAILED)
+            )
+        with pytest.raises(StaleToken):
+            await ledger.write(A, token, facts=(LockIntent(attempt=1, at_ms=1),))
+    with pytest.raises(StaleToken):
+        await ledger.take_over(A, 4)
+    assert (await ledger.get(A)).status is Status.QUEUED
+    assert not (await ledger.facts(A)).has(LockIntent)
+    assert await ledger.entries(A) == ()
+
+
+async def test_time_is_accounted_by_status(ledger: Ledger, clock: Clock) -> None:
+    await ledger.add(request())
+    clock.now = 4000
+    await ledger.write(A, 0, change=Change(status=Status.IN_PROGRESS, counters={"items_transferred": 3}))
+    clock.now = 9000
+    standing = await ledger.write(A, 0, change=Change(status=Status.SUSPENDED))
+    assert dict(standing.counters.spent_ms) == {"Queued": 3000, "InProgress": 5000}
+    assert (standing.since_ms, standing.counters.items_transferred) == (9000, 3)
+
+
+async def test_wishes_and_the_orchestrators_writes_do_not_overwrite_each_other(ledger: Ledger) -> None:
+    await ledger.add(request())
+    await ledger.wish(A, lambda _: {"suspend": True, "complete": True})
+    await ledger.amend(A, lambda s: attrs.evolve(s.request, bad_item_limit=9))
+    standing = await ledger.write(A, 0, change=Change(message="at work", taken_wishes=("complete",)))
+    assert (standing.wishes.suspend, standing.wishes.complete, standing.request.bad_item_limit) == (True, False, 9)
+
+
+async def test_a_rollback_and_the_purge_exclude_each_other(ledger: Ledger) -> None:
+    await ledger.add(request())
+    back = request("b", parent=A)
+    with pytest.raises(RequestRefused, match="has not been completed"):
+        await ledger.add(back)
+    await ledger.write(A, 0, facts=(CleanedUp(at_ms=1),))
+    await ledger.add(back)
+    with pytest.raises(RequestRefused, match="taking this move back"):
+        await ledger.write(A, 0, facts=(PurgeAllowed(at_ms=1, keep_until_ms=2),))
+    assert not (await ledger.facts(A)).has(PurgeAllowed)
+    await ledger.disown(RequestId("b"), 0)
+    await ledger.write(A, 0, facts=(PurgeAllowed(at_ms=1, keep_until_ms=2),))
+    with pytest.raises(RequestRefused, match="soft-deleted"):
+        await ledger.add(request("c", parent=A))
+
+
+async def test_progress_and_report_are_read_by_others(ledger: Ledger) -> None:
+    await ledger.add(request())
+    progress = Progress(request_id=A, stage=SyncStage.COPYING_MESSAGES, at_ms=5, items=3, bytes_per_s=1.5)
+    await ledger.publish(0, progress)
+    entry = ReportEntry(at_ms=1, kind=EntryKind.WARNING, text="careful", data={"n": [1, None, "x"]})
+    await ledger.write(A, 0, entries=(entry,))
+    assert (await ledger.get(A)).progress == progress
+    assert await ledger.entries(A) == (entry,)
+
+
+async def test_listing_is_by_what_is_asked(ledger: Ledger) -> None:
+    await ledger.add(request("a", batch_name="wave"))
+    await ledger.add(request("b", target_database="DB9"))
+    await ledger.write(A, 0, change=Change(status=Status.COMPLETED, stage=SyncStage.SYNC_FINISHED))
+    assert [s.request.request_id for s in await ledger.find(batch_name="wave")] == ["a"]
+    assert [s.request.request_id for s in await ledger.find(target_database="DB9")] == ["b"]
+    assert [s.request.request_id for s in await ledger.find(statuses=[Status.QUEUED])] == ["b"]
+    assert [s.request.request_id for s in await ledger.due()] == ["b"]
+
+
+async def test_another_connections_write_wakes_who_waits(tmp_path: Path, clock: Clock) -> None:
+    one = await Ledger.open(tmp_path, make_offload=InThread, now_ms=clock)
+    other = await Ledger.open(tmp_path, make_offload=InThread, now_ms=clock, watch=False)
+    seen = one.version
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.wait_changed, seen)
+            await other.add(request())
+    assert len(await one.find()) == 1
+    await one.close()
+    await other.close()
+
+
+async def test_quarantine_keeps_the_bytes(ledger: Ledger) -> None:
+    path = await ledger.quarantine(A, "item.CorruptItem", b"raw")
+    assert await trio.Path(path).read_bytes() == b"raw"
