@@ -25,14 +25,14 @@ import trio
 from store import retention
 from store.catalogue import queries
 from store.catalogue.queries import FeedPage, FolderInfo, MailboxInfo
-from store.catalogue.schema import catalogue_error, make_catalogue, open_catalogue, read_applied
+from store.catalogue.schema import catalogue_error, is_durable, make_catalogue, open_catalogue, read_applied
 from store.commit import Committer, Draft, Proposal
 from store.content.pool import SegmentReader, SegmentWriter
 from store.disk import Disk, File
-from store.errors import Corruption, FeedTrimmed, Refused, StoreBroken, StoreBusy
+from store.errors import Corruption, FeedTrimmed, Refused, StoreBroken, StoreBusy, StoreClosed
 from store.feed import Watch
 from store.ids import FolderId, InstanceId, ItemId, LogHead, MailboxId, Signature
-from store.layout import Layout
+from store.layout import Layout, generation_numbers
 from store.limits import FEED_CHANGES_MAX, FETCH_BYTES_MAX, READERS
 from store.log.checkpoint import Checkpoint, make_checkpoint
 from store.log.generation import GenerationHeader, make_generation
@@ -41,7 +41,7 @@ from store.mailbox import Mailbox, first_inbox
 from store.mover import Mover
 from store.offload import InThread, Offload
 from store.records import DeliveryKeyRow, ItemRow, MailboxMade, Mode
-from store.recovery import catch_up
+from store.recovery import recover
 from store.retention import Maintained
 
 T = TypeVar("T")
@@ -127,13 +127,24 @@ class Database:
 
     async def read(self, fn: Callable[[Reading], T]) -> T:
         """`fn` with a connection and the segments of its own, off the loop. It keeps no transaction open."""
-        offload, reading = await self._idle.receive()
+        try:
+            offload, reading = await self._idle.receive()
+        except trio.ClosedResourceError:
+            raise StoreClosed(path=str(self.path)) from None
         try:
             return await offload(lambda: fn(reading))
         except apsw.Error as error:
             raise catalogue_error(self._layout.catalogue, error) from error
         finally:
             self._give_back.send_nowait((offload, reading))
+
+    async def _stop_reading(self) -> None:
+        """Reads that were begun have ended, so that their connections can be closed; whoever comes later is told."""
+        with trio.CancelScope(shield=True):  # a read that was begun ends by itself
+            for _ in range(READERS):
+                await self._idle.receive()
+        self._idle.close()
+        self._watch.poke()
 
     async def info(self, instance: InstanceId) -> MailboxInfo:
         """Raises `NoSuchMailbox`."""
@@ -225,7 +236,7 @@ class Database:
         return page
 
     async def wait_change(self, instance: InstanceId, *, after: int) -> None:
-        """Return as soon as the mailbox's head is beyond `after`, whoever moved it."""
+        """Return as soon as the mailbox's head is beyond `after`, whoever moved it. Raises `StoreClosed`."""
         while True:
             armed = self._watch.armed()
             if (await self.info(instance)).head > after:
@@ -258,7 +269,9 @@ class Database:
 
         def seal(reading: Reading) -> Checkpoint:
             made = make_checkpoint(self._disk, self._layout, reading.db)
-            retention.trim_log(self._disk, self._layout)
+            # The catalogue itself may still need the log: after power loss it is only as new as what was synced.
+            if is_durable(reading.db):
+                retention.trim_log(self._disk, self._layout)
             return made
 
         return await self.read(seal)
@@ -304,16 +317,32 @@ def create_database(path: Path, *, disk: Disk | None = None, created_ms: int | N
 
     Raises:
         Refused: there is something there already.
+        StoreBusy: somebody else is making it.
         StoreFull: it cannot be written.
     """
     disk = disk or Disk()
     layout = Layout(path)
-    if layout.catalogue.exists() or disk.names(layout.log):
-        raise Refused(why=f"there is a database in {path} already")
+    _check_nothing_there(disk, layout)
     for folder in (layout.root, layout.log, layout.content, layout.checkpoints):
         disk.make_folder(folder)
-    for lock in (layout.commit_lock, layout.open_lock):
-        disk.open(lock, create=True).close()
+    disk.open(layout.commit_lock, create=True).close()
+    open_lock = disk.open(layout.open_lock, create=True)
+    try:
+        # Whoever opens it meanwhile finds it in use, not half made.
+        if not open_lock.lock(exclusive=True, wait=False):
+            raise StoreBusy(path=str(path), why="it is open, or being made")
+        _check_nothing_there(disk, layout)
+        _make_database(disk, layout, created_ms)
+    finally:
+        open_lock.close()
+
+
+def _check_nothing_there(disk: Disk, layout: Layout) -> None:
+    if layout.catalogue.exists() or generation_numbers(disk.names(layout.log)):
+        raise Refused(why=f"there is a database in {layout.root} already")
+
+
+def _make_database(disk: Disk, layout: Layout, created_ms: int | None) -> None:
     signature = Signature(uuid4().bytes)
     header = GenerationHeader(
         signature=signature, number=1, created_ms=created_ms if created_ms is not None else now_ms(), chain=bytes(16)
@@ -373,6 +402,7 @@ async def open_database(
                 yield database
             finally:
                 nursery.cancel_scope.cancel()
+                await database._stop_reading()
     finally:
         resources.close()
 
@@ -421,7 +451,7 @@ class _Resources:
         try:
             self.committing.execute("BEGIN IMMEDIATE")
             try:
-                head = catch_up(self.committing, self.log, now_ms=self._clock())
+                head = recover(self.committing, self.log, now_ms=self._clock())
                 self.committing.execute("COMMIT")
             finally:
                 if not self.committing.get_autocommit():

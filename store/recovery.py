@@ -8,7 +8,7 @@ import apsw
 
 from store.catalogue.apply import Applier
 from store.catalogue.schema import read_applied, write_applied
-from store.errors import Corruption
+from store.errors import Corruption, NoSuchMailbox
 from store.frame import Frame, FrameKind
 from store.ids import LogHead
 from store.log.log import Log
@@ -29,13 +29,23 @@ def catch_up(db: apsw.Connection, log: Log, *, now_ms: int) -> LogHead:
     return head
 
 
+def recover(db: apsw.Connection, log: Log, *, now_ms: int) -> LogHead:
+    """`catch_up`, and a look at all that lies behind the end: what an opener does, and a commit has no time for.
+
+    After power loss a frame's later blocks may be there without its first one: to a commit that looks like nothing.
+    """
+    head = catch_up(db, log, now_ms=now_ms)
+    log.cut(head)
+    return head
+
+
 def replay(db: apsw.Connection, log: Log, applied: LogHead, *, now_ms: int) -> LogHead:
     """Apply what lies behind `applied`; then make the log's end certain."""
     applier = Applier(db)
     last: Frame | None = None
     for frame in log.read_all(applied):
         last = frame
-        apply_frame(applier, frame, path=str(log))
+        apply_frame(applier, frame, path=str(log.path(frame.start.generation)))
     return log.settle(applied, last, now_ms=now_ms)
 
 
@@ -46,7 +56,7 @@ def apply_frame(applier: Applier, frame: Frame, *, path: str) -> None:
     try:
         for transaction in decode(frame.payload):
             applier.apply(transaction)
-    except (ValueError, KeyError, AssertionError) as error:
+    except (ValueError, KeyError, AssertionError, NoSuchMailbox, apsw.ConstraintError) as error:
         raise Corruption(
             path=path, offset=frame.start.offset, expected="records that follow from those before", found=str(error)
         ) from error

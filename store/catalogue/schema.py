@@ -144,6 +144,15 @@ def catalogue_error(path: Path, error: apsw.Error) -> StoreError:
     return StoreBroken(path=str(path), why=f"SQLite says: {error}")
 
 
+def is_durable(connection: apsw.Connection) -> bool:
+    """All that was committed up to now has been moved from the write-ahead log into the file, and synced.
+
+    False where a reader's snapshot is in the way; another time, then.
+    """
+    frames, moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    return frames == moved
+
+
 def read_applied(connection: apsw.Connection) -> tuple[Signature, LogHead]:
     """The timeline, and the place in the log that the catalogue stands at."""
     found = connection.execute("SELECT signature, generation, offset, chain FROM meta").fetchone()

@@ -34,11 +34,26 @@ class Checkpoint:
 
 
 def make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpoint:
-    """A sealed checkpoint of what `db` sees now exists; older ones than the newest two are gone. Durable on return."""
+    """A sealed checkpoint of what `db` sees now exists; older ones than the newest two are gone. Durable on return.
+
+    One at a time in all processes: two that wrote the same new file would seal a mixture.
+    """
     disk.make_folder(layout.checkpoints)
+    lock = disk.open(layout.checkpoints / "lock", create=True)
+    try:
+        lock.lock(exclusive=True, wait=True)
+        return _make_checkpoint(disk, layout, db)
+    finally:
+        lock.close()
+
+
+def _make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpoint:
+    _, present = read_applied(db)
+    for made in checkpoints(disk, layout):
+        if made.head == present and _is_sound(disk, made):
+            return made
     temporary = layout.checkpoints / "new.sqlite"
-    for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm"), Path(f"{temporary}-journal")):
-        disk.remove(leftover)
+    _remove_unsealed(disk, layout)
     db.execute("VACUUM INTO ?", (str(temporary),))
     copy = open_catalogue(temporary)
     try:
@@ -68,6 +83,23 @@ def make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpoi
         disk.remove(old.path.with_suffix(".seal"))
         disk.remove(old.path)
     return Checkpoint(signature, head, path, size, digest)
+
+
+def _remove_unsealed(disk: Disk, layout: Layout) -> None:
+    """What those left who died while making a checkpoint."""
+    sealed = {path for made in checkpoints(disk, layout) for path in (made.path, made.path.with_suffix(".seal"))}
+    for name in disk.names(layout.checkpoints):
+        path = layout.checkpoints / name
+        if name != "lock" and path not in sealed:
+            disk.remove(path)
+
+
+def _is_sound(disk: Disk, checkpoint: Checkpoint) -> bool:
+    try:
+        verify(disk, checkpoint)
+    except Corruption:
+        return False
+    return True
 
 
 def _digest(file: File) -> bytes:

@@ -8,6 +8,7 @@ behind it, it was never acknowledged, and `cut` zeroes it. Damage anywhere else 
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import attrs
 
@@ -92,7 +93,7 @@ class Log:
         return payload_length(raw, signature=self.signature, position=head.position) is None
 
     def read(self, after: LogHead) -> Iterator[Frame]:
-        """The valid frames behind `after`, seals left out, up to the end or the first damage (see `tail_damage`)."""
+        """The valid frames behind `after`, seals left out, up to the end or the first damage."""
         for frame in self.read_all(after):
             if frame.kind is FrameKind.GROUP:
                 yield frame
@@ -136,6 +137,7 @@ class Log:
             file = self._open(last.start.generation)
             file.write(last.raw, last.start.offset)
             file.sync()
+            self._disk.sync_folder(self._layout.log)  # nor need the name of a generation that it began
             head = last.after
             if last.kind is FrameKind.SEAL:
                 following = head.position.generation + 1
@@ -149,12 +151,20 @@ class Log:
         """Zero a torn tail behind `head`.
 
         Raises:
-            Corruption: something valid lies behind the damage, so it is not a tail.
+            Corruption: the log ends before `head`, or goes on behind the damage, so it is not a tail.
         """
         file = self._open(head.position.generation)
         size = file.size()
-        rest = file.read(max(size - head.position.offset, 0), head.position.offset)
+        if size < head.position.offset:
+            raise Corruption(
+                path=str(file.path),
+                offset=size,
+                expected=f"frames up to byte {head.position.offset:,}",
+                found="the end of the file",
+            )
+        rest = file.read(size - head.position.offset, head.position.offset)
         if not rest.strip(b"\0"):
+            self._check_is_last(head, "nothing")
             return
         damage = self._frame(head)
         why = damage.why if isinstance(damage, Damage) else "bytes behind the end of the log"
@@ -168,15 +178,23 @@ class Log:
                     expected="a frame (one that belongs behind it is there)",
                     found=why,
                 )
-        if head.position.generation + 1 in self.generations():
-            raise Corruption(
-                path=str(file.path),
-                offset=head.position.offset,
-                expected="a seal (the next generation is there)",
-                found=why,
-            )
+        self._check_is_last(head, why)
         file.write(bytes(len(rest)), head.position.offset)
         file.sync()
+
+    def _check_is_last(self, head: LogHead, found: str) -> None:
+        """No generation goes on where this one has no seal. Raises `Corruption`."""
+        if self.generations()[-1] > head.position.generation:
+            raise Corruption(
+                path=str(self._layout.generation(head.position.generation)),
+                offset=head.position.offset,
+                expected="a seal (the next generation is there)",
+                found=found,
+            )
+
+    def path(self, number: int) -> Path:
+        """Where a generation is."""
+        return self._layout.generation(number)
 
     def generations(self) -> list[int]:
         return generation_numbers(self._disk.names(self._layout.log))
