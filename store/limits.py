@@ -50,6 +50,9 @@ WATCH_PERIOD_S = 0.005
 READERS = 2
 """Reading connections of one open database, each a thread at most."""
 OPEN_SEGMENTS_MAX = 64
+"""That one reader keeps open."""
+LEASES_MAX = 16
+"""Segments that one process may append to at a time: the shared one, and one for each copy that is under way."""
 CHECKPOINTS_KEPT = 2
 CHECKPOINT_LOG_BYTES = 64 * MIB
 """A checkpoint is due when this much log lies above the newest one."""

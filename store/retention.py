@@ -14,7 +14,7 @@ from store.catalogue import queries
 from store.catalogue.schema import read_applied
 from store.commit import Committer, Draft, Proposal
 from store.disk import Disk, File
-from store.errors import MailboxLocked, MailboxMoved, MailboxSealed
+from store.errors import MailboxLocked, MailboxMoved, MailboxSealed, NoSuchMailbox
 from store.guard import require_client
 from store.ids import InstanceId
 from store.layout import Layout, generation_numbers, segment_numbers
@@ -57,7 +57,7 @@ async def purge_recoverable(committer: Committer, instance: InstanceId, *, now_m
             number = await committer.submit(
                 Proposal(instance, lambda draft: _purge_some(draft, now_ms), items=ITEMS_PER_VERB_MAX)
             )
-        except (MailboxLocked, MailboxMoved, MailboxSealed):
+        except (MailboxLocked, MailboxMoved, MailboxSealed, NoSuchMailbox):
             return purged
         purged += number
         if number < ITEMS_PER_VERB_MAX:
@@ -71,11 +71,12 @@ def _purge_some(draft: Draft, now_ms: int) -> int:
     expired = []
     for folder in queries.folders(draft.db, draft.info.no):
         if folder.hidden:
-            # In the order of deletion, so the first that stays ends it; at most one page a transaction.
+            # About in the order of deletion; at most one page a transaction. One that stays does not end it: clocks
+            # go backwards, and what a client put here itself has no date and stays.
             for row in queries.folder_items(draft.db, folder.no, after_uid=0, limit=ITEMS_PER_VERB_MAX):
-                if int(dict(row.properties).get(DELETED_MS, now_ms)) + kept_ms > now_ms:
-                    break
-                expired.append(row.item_id)
+                deleted_ms = dict(row.properties).get(DELETED_MS, "")
+                if deleted_ms.isdecimal() and int(deleted_ms) + kept_ms <= now_ms:
+                    expired.append(row.item_id)
     del expired[ITEMS_PER_VERB_MAX:]
     if expired:
         draft.records.append(ItemsGone(draft.instance, [GoneRow(item, draft.next_modseq()) for item in expired]))
@@ -83,11 +84,18 @@ def _purge_some(draft: Draft, now_ms: int) -> int:
 
 
 async def cut_feed(committer: Committer, instance: InstanceId, *, now_ms: int) -> int:
-    """Delivery keys kept long enough are dropped, and tombstones beyond `TOMBSTONES_KEPT`; returns how many."""
-    return await committer.submit(Proposal(instance, lambda draft: _cut(draft, now_ms)))
+    """Delivery keys kept long enough are dropped, and tombstones beyond `TOMBSTONES_KEPT`; returns how many.
+
+    Only of an open mailbox: in the target of a move a tombstone is what keeps a dead item from coming back.
+    """
+    try:
+        return await committer.submit(Proposal(instance, lambda draft: _cut(draft, now_ms)))
+    except (MailboxLocked, MailboxMoved, MailboxSealed, NoSuchMailbox):
+        return 0
 
 
 def _cut(draft: Draft, now_ms: int) -> int:
+    require_client(draft.info)
     no, db = draft.info.no, draft.db
     keys_before = now_ms - DELIVERY_KEYS_KEPT_S * 1000
     keys = db.execute("SELECT count(*) FROM delivery_key WHERE mailbox = ? AND accepted_ms < ?", (no, keys_before)).get
@@ -105,13 +113,23 @@ def _cut(draft: Draft, now_ms: int) -> int:
 async def drop_segments(committer: Committer, read: ReadDb, disk: Disk, layout: Layout) -> int:
     """Segments that no item refers to, and nobody writes to, are gone; returns how many.
 
-    Each candidate's lease is taken first, so nothing can be written to it; then, if no item refers to it, none ever
-    will: a copy needs an item that does. The log says so before the files go.
+    Each candidate's lease is taken first, so nothing can be written to it. Then, *inside the commit*, where what a
+    predecessor left in the log has been replayed: if no item refers to it, none ever will, for a copy needs an item
+    that does. The log says so before the files go. The newest segment stays, so that no number is used twice: a
+    reader may still have the old file open under it.
     """
     leased: list[tuple[int, File]] = []
+
+    def decide(draft: Draft) -> tuple[int, ...]:
+        used = queries.segments_in_use(draft.db)
+        dead = tuple(number for number, _ in leased if number not in used)
+        if dead:
+            draft.records.append(SegmentsDropped(dead))
+        return dead
+
     try:
         used = await read(queries.segments_in_use)
-        for number in segment_numbers(disk.names(layout.content)):
+        for number in segment_numbers(disk.names(layout.content))[:-1]:
             if number in used:
                 continue
             try:
@@ -122,12 +140,11 @@ async def drop_segments(committer: Committer, read: ReadDb, disk: Disk, layout: 
                 leased.append((number, file))
             else:
                 file.close()
-        used = await read(queries.segments_in_use)
-        dead = tuple(number for number, _ in leased if number not in used)
-        if dead:
-            await committer.submit(Proposal(InstanceId(b""), lambda draft: draft.records.append(SegmentsDropped(dead))))
-            for number in dead:
-                disk.remove(layout.segment(number))
+        if not leased:
+            return 0
+        dead = await committer.submit(Proposal(InstanceId(b""), decide))
+        for number in dead:
+            disk.remove(layout.segment(number))
         return len(dead)
     finally:
         for _, file in leased:

@@ -18,7 +18,7 @@ from store.disk import Disk, File
 from store.errors import Corruption, StoreError
 from store.ids import ContentRef, InstanceId
 from store.layout import Layout, segment_numbers
-from store.limits import CONTENT_ALIGN, OPEN_SEGMENTS_MAX, SEGMENT_BYTES_MAX
+from store.limits import CONTENT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX, SEGMENT_BYTES_MAX
 
 SHARED: bytes = b""
 """The stream of deliveries and clients."""
@@ -73,7 +73,11 @@ class SegmentWriter:
             lease = None
         if lease is None:
             lease = self._take(reuse=stream == SHARED)
-            self._leases[stream] = lease
+        else:
+            del self._leases[stream]
+        self._leases[stream] = lease  # the one used last is the last one
+        while len(self._leases) > LEASES_MAX:
+            self.release(next(iter(self._leases)))
         return lease
 
     def _take(self, *, reuse: bool) -> _Lease:
@@ -87,6 +91,8 @@ class SegmentWriter:
             if file.lock(exclusive=True, wait=False):
                 end = (file.size() + CONTENT_ALIGN - 1) // CONTENT_ALIGN * CONTENT_ALIGN
                 if end < SEGMENT_BYTES_MAX and file.is_linked():
+                    # Whoever made it may have died before its name was durable.
+                    self._disk.sync_folder(self._layout.content)
                     return _Lease(number, file, end)
             file.close()
         number = (numbers[-1] if numbers else 0) + 1
