@@ -13,15 +13,15 @@ What it leaves to others: formats (`mailfiles`), and where the mailbox is (`sess
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
 from moverq.endpoints.store import NewItem
-from moverq.errors import RequestRefused
+from moverq.errors import EndpointUnavailable, RequestRefused
 from moverq.mailfiles import MailItem, NotMail, read_mail, write_eml, write_maildir, write_mbox
 from moverq.session import Place, Session
 
@@ -30,7 +30,26 @@ BATCH_ITEMS = 512
 PAGE_ITEMS = 512
 FORMATS = {"maildir": write_maildir, "mbox": write_mbox, "eml": write_eml}
 
+PATIENCE_S = 30.0
+"""How long a verb may wait for its mailbox: a cutover takes milliseconds, an offline move may take hours."""
+
 Path_ = tuple[str, ...]
+T = TypeVar("T")
+
+
+async def patiently(session: Session, verb: Callable[[Place], Awaitable[T]]) -> T:
+    """The verb's answer, if it comes within `PATIENCE_S`.
+
+    Raises:
+        EndpointUnavailable: it did not; the verb may or may not have happened.
+    """
+    with trio.move_on_after(PATIENCE_S):
+        return await session.use(verb)
+    raise EndpointUnavailable(
+        endpoint=f"mailbox {session.address}",
+        why=f"no answer within {PATIENCE_S:.0f} s; if a move holds it, `moverq move explain {session.address}` says "
+        f"why, and the same command goes on later",
+    )
 
 
 @attrs.define(kw_only=True)
@@ -119,7 +138,7 @@ async def _append(
         async def add(place: Place) -> None:
             await place.mailbox.append(folder_id, new)
 
-        await session.use(add)
+        await patiently(session, add)
     done.items += len(fresh)
     done.bytes += sum(len(item.content) for item in fresh)
     done.present += len(items) - len(fresh)
@@ -153,7 +172,7 @@ class _Folders:
                 return await place.mailbox.create_folder(parent, name)
 
             try:
-                self.ids[part] = await self._session.use(make)
+                self.ids[part] = await patiently(self._session, make)
             except RequestRefused as error:
                 await self._look()
                 if part in self.ids:
@@ -191,7 +210,7 @@ class _Folders:
         async def account(place: Place) -> Any:
             return await place.database.account(place.mailbox.instance)
 
-        _, folders, _ = await self._session.use(account)
+        _, folders, _ = await patiently(self._session, account)
         paths = folder_paths(folders)
         for folder in folders:
             if not folder.hidden:
@@ -282,7 +301,7 @@ async def _page(session: Session, after: int, done: Exported) -> tuple[int, list
         return rows[len(fetched) - 1][0], items
 
     epoch = (await session.place()).epoch
-    found = await session.use(read)
+    found = await patiently(session, read)
     if (await session.place()).epoch != epoch:
         # The numbers are of an instance; the mailbox has another one now.
         raise RequestRefused(why="the mailbox moved while it was exported; delete what was written and export again")

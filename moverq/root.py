@@ -38,7 +38,7 @@ from moverq.flow.backoff import wait_first
 from moverq.flow.offload import InThread
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
-from moverq.mailbox_files import Exported, Imported, export_mail, folder_paths, import_mail
+from moverq.mailbox_files import Exported, Imported, export_mail, folder_paths, import_mail, patiently
 from moverq.model.delivery import delivery_key
 from moverq.model.ids import InstanceId, MailboxId, RequestId, new_id
 from moverq.model.progress import Progress
@@ -345,7 +345,7 @@ class Root:
 
     async def mailbox_set(self, address: str, name: str, value: object | None) -> None:
         """A setting has this value (anything JSON can say); None: it is not set. Raises `RequestRefused`."""
-        await self.session(address).use(lambda place: place.mailbox.set_setting(name, value))
+        await patiently(self.session(address), lambda place: place.mailbox.set_setting(name, value))
 
     async def mailbox_import(
         self,
@@ -534,23 +534,20 @@ class Root:
                 nursery.start_soon(service.run)
             while True:
                 seen = self.ledger.version
-                found = [await self._standing(request) for request in requests]
-                standings = [standing for standing in found if standing is not None]
+                found = await self.look(requests, service)
                 if on_look is not None:
-                    on_look(looks(standings, service))
-                if all(is_at_rest(standing) for standing in standings):
+                    on_look(found)
+                if all(is_at_rest(look.standing) for look in found):
                     break
                 await wait_first(partial(self.ledger.wait_changed, seen), at_most_s=LOOK_S)
                 await trio.sleep(REST_S)
             if service is not None:
                 service.stop()
 
-    async def watch(self, service: Service, on_look: OnLook, *, every_s: float = LOOK_S) -> None:
-        """Show what a worker has at work, until cancelled."""
-        while True:
-            standings = [await self._standing(request) for request in sorted(service.progress)]
-            on_look(looks([standing for standing in standings if standing is not None], service))
-            await trio.sleep(every_s)
+    async def look(self, requests: Iterable[RequestId], service: Service | None = None) -> list[Look]:
+        """These requests now, but for those that are gone."""
+        standings = [await self._standing(request) for request in requests]
+        return looks([standing for standing in standings if standing is not None], service)
 
     async def _standing(self, request: RequestId) -> Standing | None:
         try:

@@ -50,7 +50,7 @@ def make_app() -> App:
         help="An online mailbox move engine: copy while the user works, lock for milliseconds, prove both sides "
         "equal, take it back if need be. The organisation's folder is --root, or MOVERQ_ROOT, or ./moverq-root.",
         help_format="plaintext",
-        default_parameter=Parameter(negative=()),
+        default_parameter=Parameter(negative=(), show_default=False),
         backend="trio",
         exit_on_error=False,
         print_error=False,

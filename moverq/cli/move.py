@@ -58,7 +58,7 @@ BadItemLimit = Annotated[
     Parameter(
         name="--bad-item-limit",
         converter=to_limit,
-        help="Items that may be left behind, each reported: a number or `unlimited`.",
+        help="Items that may be left behind, each reported: a number (0 if not given) or `unlimited`.",
     ),
 ]
 Accept = Annotated[bool, Parameter(help="Confirms a bad item limit above 50.")]
@@ -83,12 +83,12 @@ async def new(
     accept_large_data_loss: Accept = False,
     batch: Annotated[str | None, Parameter(help="The migration batch it belongs to.")] = None,
     priority: Annotated[PriorityName, Parameter(help="Of two queued requests the higher goes first.")] = "Normal",
-    lock_budget: Annotated[int, Parameter(help="How long the mailbox may be locked, in ms.")] = 1000,
+    lock_budget: Annotated[int, Parameter(help="How long the mailbox may be locked, in ms; 1000 if not given.")] = 1000,
     soak: Annotated[
-        float, Parameter(converter=to_seconds, help="How long the way back is kept open: 14d, 2h, 0s.")
+        float, Parameter(converter=to_seconds, help="How long the way back is kept open: 2h, 0s; 14d if not given.")
     ] = 14 * 86400.0,
     retention: Annotated[
-        float, Parameter(converter=to_seconds, help="How long the old mailbox is kept after that.")
+        float, Parameter(converter=to_seconds, help="How long the old mailbox is kept after that; 30d if not given.")
     ] = 30 * 86400.0,
     key: Annotated[
         str | None, Parameter(help="Your own name for the request: asking again with it gives the same request.")

@@ -48,16 +48,16 @@ class Display:
             self._line(look)
 
     def _line(self, look: "Look") -> None:
+        """Where something changed; on a terminal only where a move has come to rest, since the table has the rest."""
         standing = look.standing
         request = standing.request
         present = (standing.status.value, standing.stage.value)
         seen = self._said.get(request.request_id)
         now = time.monotonic()
-        if seen is not None and (seen[0] == present and (now - seen[1] < LINE_EVERY_S or standing.status.is_final)):
+        rests = present[0] not in ("Queued", "InProgress", "CompletionInProgress")
+        if seen is not None and (seen[0] == present and (rests or now - seen[1] < LINE_EVERY_S)):
             return
         self._said[request.request_id] = (present, now)
-        if self._live is not None:
-            return
         words = {
             "request": request.request_id[:8],
             "address": request.address,
@@ -66,7 +66,11 @@ class Display:
             "stage": standing.stage.value,
             **numbers(look),
         }
-        print(" ".join(f"{name}={value}" for name, value in words.items()), file=sys.stderr, flush=True)
+        line = " ".join(f"{name}={value}" for name, value in words.items())
+        if self._live is None:
+            print(line, file=sys.stderr, flush=True)
+        elif rests:
+            self._live.console.print(line, markup=False, highlight=False)
 
 
 def numbers(look: "Look") -> dict[str, str]:

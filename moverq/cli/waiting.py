@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from moverq.cli.common import FAILED, INTERRUPTED, NOT_FOUND, Exit, say
+from moverq.cli.common import INTERRUPTED, Exit, say
 from moverq.cli.progress import Display
-from moverq.errors import NotFound
+from moverq.model.ids import RequestId
 
 if TYPE_CHECKING:
-    from moverq.model.ids import RequestId
-    from moverq.model.statistics import MoveStatistics
     from moverq.root import Root
     from moverq.service import Service
 
+LOOK_S = 0.2
+"""Between two looks at what the worker does."""
 
-async def wait_shown(root: "Root", requests: "Sequence[RequestId]", *, quiet: bool = False) -> None:
+
+async def wait_shown(root: "Root", requests: Sequence[RequestId], *, quiet: bool = False) -> None:
     """All of them have come to rest, with this process moving what no other worker moves.
 
     Raises:
@@ -51,34 +52,6 @@ async def wait_shown(root: "Root", requests: "Sequence[RequestId]", *, quiet: bo
         raise Exit(INTERRUPTED)
 
 
-async def outcome(root: "Root", requests: "Sequence[RequestId]", *, ready_is_enough: bool) -> "list[MoveStatistics]":
-    """Where they came to rest; those that did not complete are explained on stderr, and `Exit` is for them.
-
-    `ready_is_enough`: suspended when ready is what was asked for.
-    """
-    good = {"Completed", "CompletedWithWarning", *(("AutoSuspended",) if ready_is_enough else ())}
-    found: list[MoveStatistics] = []
-    for request in requests:
-        try:
-            statistics = await root.move_show(request)
-        except NotFound:
-            say(f"moverq: request {request} has been removed")
-            raise Exit(NOT_FOUND) from None
-        found.append(statistics)
-        if statistics.status not in good:
-            explanation = await root.explain(request)
-            say(f"moverq: the move of {statistics.address} is {statistics.status}: {explanation.why}.")
-            say(f"Next: {explanation.what_next}.")
-    return found
-
-
-def check_good(found: "Sequence[MoveStatistics]", *, ready_is_enough: bool) -> None:
-    """Raises `Exit` where a move did not come to its end."""
-    good = {"Completed", "CompletedWithWarning", *(("AutoSuspended",) if ready_is_enough else ())}
-    if any(one.status not in good for one in found):
-        raise Exit(FAILED)
-
-
 async def run_worker(root: "Root", service: "Service", *, drain: bool, quiet: bool) -> None:
     """Run until stopped, or drained.
 
@@ -86,6 +59,7 @@ async def run_worker(root: "Root", service: "Service", *, drain: bool, quiet: bo
         Exit: interrupted.
     """
     got: list[int] = []
+    at_work: set[RequestId] = set()
     with Display(quiet=quiet) as display:
         # In the nursery: the worker, what shows it, and the watch for signals; the worker's end ends all.
         async with trio.open_nursery() as nursery:
@@ -100,10 +74,19 @@ async def run_worker(root: "Root", service: "Service", *, drain: bool, quiet: bo
                             service.stop()
                             say("moverq: stopping; moves leave at their next safe point")
 
+            async def show() -> None:
+                while True:
+                    new = set(service.progress)
+                    display(await root.look(sorted(new | at_work), service))  # and those that just ended, once more
+                    at_work.clear()
+                    at_work.update(new)
+                    await trio.sleep(LOOK_S)
+
             nursery.start_soon(watch_signals)
-            nursery.start_soon(root.watch, service, display)
+            nursery.start_soon(show)
             await service.run(drain=drain)
             nursery.cancel_scope.cancel()
+        display(await root.look(sorted(at_work)))
     if got:
         say("moverq: stopped. Nothing is lost: `moverq worker` goes on.")
         if signal.SIGINT in got:
