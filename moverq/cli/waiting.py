@@ -16,7 +16,6 @@ from moverq.model.ids import RequestId
 
 if TYPE_CHECKING:
     from moverq.root import Root
-    from moverq.service import Service
 
 LOOK_S = 0.2
 """Between two looks at what the worker does."""
@@ -52,14 +51,15 @@ async def wait_shown(root: "Root", requests: Sequence[RequestId], *, quiet: bool
         raise Exit(INTERRUPTED)
 
 
-async def run_worker(root: "Root", service: "Service", *, drain: bool, quiet: bool) -> None:
+async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
     """Run until stopped, or drained.
 
     Raises:
         Exit: interrupted.
     """
     got: list[int] = []
-    at_work: set[RequestId] = set()
+    news: set[RequestId] = set()
+    service = root.service(on_progress=lambda progress: news.add(progress.request_id))
     with Display(quiet=quiet) as display:
         # In the nursery: the worker, what shows it, and the watch for signals; the worker's end ends all.
         async with trio.open_nursery() as nursery:
@@ -76,17 +76,18 @@ async def run_worker(root: "Root", service: "Service", *, drain: bool, quiet: bo
 
             async def show() -> None:
                 while True:
-                    new = set(service.progress)
-                    display(await root.look(sorted(new | at_work), service))  # and those that just ended, once more
-                    at_work.clear()
-                    at_work.update(new)
+                    at_work = set(service.progress)
+                    shown = sorted(news | at_work)
+                    news.clear()
+                    news.update(at_work)  # once more when they have ended
+                    display(await root.look(shown, service))
                     await trio.sleep(LOOK_S)
 
             nursery.start_soon(watch_signals)
             nursery.start_soon(show)
             await service.run(drain=drain)
             nursery.cancel_scope.cancel()
-        display(await root.look(sorted(at_work)))
+        display(await root.look(sorted(news)))
     if got:
         say("moverq: stopped. Nothing is lost: `moverq worker` goes on.")
         if signal.SIGINT in got:

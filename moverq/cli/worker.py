@@ -18,4 +18,4 @@ async def worker(
     from moverq.root import open_root
 
     async with open_root(root) as opened:
-        await run_worker(opened, opened.service(), drain=drain, quiet=quiet)
+        await run_worker(opened, drain=drain, quiet=quiet)

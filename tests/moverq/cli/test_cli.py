@@ -1,0 +1,409 @@
+"""The command line's verbs, their answers and their exit codes, in one process."""
+
+import json
+import mailbox
+from pathlib import Path
+
+import pytest
+import trio
+
+from moverq import open_root
+from moverq.cli import common
+from moverq.cli.__main__ import GROUPS
+from moverq.ledger.ledger import Ledger
+from tests.support.cli import MESSAGE, Here
+
+ADA = "ada@example.org"
+
+
+def lock(root: Path, *, token: int = 10_000) -> None:
+    """Somebody is finalizing a move of the mailbox."""
+
+    async def at_home() -> None:
+        async with open_root(root) as opened:
+            home = (await opened.directory.locate(ADA)).register.home
+            await (await opened.store(home.database)).source(home.instance).lock(token)
+
+    trio.run(at_home)
+
+
+# ---- the life of a mailbox
+
+
+def test_a_mailbox_is_made_filled_moved_and_taken_back(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    answer = cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    assert "DB1 -> DB2  Completed" in answer.out
+    shown = cli.ok("mailbox", "show", ADA, "--json").json
+    assert (shown["address"], shown["database"], shown["epoch"], shown["guard"]) == (ADA, "DB2", 2, "open")
+    assert (shown["items"], shown["bytes"], shown["folders"]) == (1, len(MESSAGE), 1)
+    cli.ok("deliver", ADA, stdin=MESSAGE + b"again\r\n")
+    cli.ok("move", "rollback", ADA, "--wait")
+    shown = cli.ok("mailbox", "show", ADA, "--json").json
+    assert (shown["database"], shown["epoch"], shown["items"]) == ("DB1", 3, 2)
+
+
+def test_moves_are_listed_newest_first_with_the_documented_keys(cli: Here) -> None:
+    cli.ok("mailbox", "add", "bob@example.org", "--database", "DB1")
+    cli.ok("move", "new", ADA, "--to", "DB2", "--batch", "spring")
+    cli.ok("move", "new", "bob@example.org", "--to", "DB2")
+    found = cli.ok("move", "list", "--json").json
+    assert [one["address"] for one in found] == ["bob@example.org", ADA]
+    for key in (
+        "status",
+        "status_detail",
+        "sync_stage",
+        "percent_complete",
+        "bytes_transferred",
+        "items_transferred",
+        "bad_items_encountered",
+        "queued_timestamp",
+        "completion_timestamp",
+        "total_finalization_duration",
+        "address",
+        "source_database",
+        "target_database",
+        "batch_name",
+        "epoch",
+        "lock_ms",
+        "lock_attempts",
+        "digest_source",
+        "digest_target",
+        "digest_ledger",
+    ):
+        assert key in found[0]
+    assert [one["address"] for one in cli.ok("move", "list", "--batch", "spring", "--json").json] == [ADA]
+    assert cli.ok("move", "list", "--status", "Failed", "--json").json == []
+    assert cli.ok("move", "list", "--to", "DB1", "--json").json == []
+
+
+def test_the_worker_drains_what_is_queued(cli: Here) -> None:
+    cli.ok("move", "new", ADA, "--to", "DB2")
+    assert cli.ok("move", "show", ADA, "--json").json["status"] == "Queued"
+    assert "status=Completed" in cli.ok("worker", "--drain").err
+    found = cli.ok("move", "show", ADA, "--json").json
+    assert found["status"] == "Completed"
+    assert found["digest_source"] == found["digest_target"] == found["digest_ledger"]
+
+
+def test_a_move_waits_before_its_cutover_where_it_was_told_to(cli: Here) -> None:
+    answer = cli.ok("move", "new", ADA, "--to", "DB2", "--suspend-when-ready", "--wait")
+    assert "AutoSuspended" in answer.out
+    assert cli.ok("mailbox", "show", ADA, "--json").json["database"] == "DB1"
+    explained = cli.ok("move", "explain", ADA, "--json").json
+    assert "move complete" in explained["why"]
+    assert {"since", "what_a_crash_now_would_do", "what_next"} <= set(explained)
+    cli.ok("move", "complete", ADA, "--wait")
+    assert cli.ok("mailbox", "show", ADA, "--json").json["database"] == "DB2"
+
+
+def test_a_completed_move_is_ended_before_the_next_one(cli: Here) -> None:
+    cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    refused = cli("move", "new", ADA, "--to", "DB1")
+    assert refused.code == common.REFUSED
+    assert "moverq move complete" in refused.err
+    cli.ok("move", "complete", ADA, "--wait")
+    cli.ok("move", "new", ADA, "--to", "DB1", "--wait")
+    assert cli.ok("mailbox", "show", ADA, "--json").json["epoch"] == 3
+
+
+def test_suspend_resume_and_remove(cli: Here) -> None:
+    cli.ok("move", "new", ADA, "--to", "DB2", "--suspend", "--wait")
+    assert cli.ok("move", "show", ADA, "--json").json["status"] == "Suspended"
+    cli.ok("move", "set", ADA, "--priority", "High", "--lock-budget", "500")
+    assert cli.ok("move", "show", ADA, "--json").json["lock_budget_ms"] == 500
+    cli.ok("move", "resume", ADA, "--wait")
+    assert cli.ok("move", "show", ADA, "--json").json["status"] == "Completed"
+    cli.ok("mailbox", "add", "bob@example.org", "--database", "DB1")
+    cli.ok("move", "new", "bob@example.org", "--to", "DB2", "--suspend-when-ready", "--wait")
+    cli.ok("move", "suspend", "bob@example.org")
+    cli.ok("move", "remove", "bob@example.org", "--wait")
+    assert cli("move", "show", "bob@example.org").code == common.NOT_FOUND
+    assert cli.ok("mailbox", "show", "bob@example.org", "--json").json["guard"] == "open"
+
+
+def test_a_batch_is_named_at_once(cli: Here) -> None:
+    cli.ok("mailbox", "add", "bob@example.org", "--database", "DB1")
+    cli.ok("move", "new", ADA, "bob@example.org", "--to", "DB2", "--batch", "spring", "--suspend-when-ready", "--wait")
+    cli.ok("move", "complete", "--batch", "spring", "--wait")
+    assert {one["database"] for one in cli.ok("mailbox", "list", "--json").json} == {"DB2"}
+    assert cli("move", "complete", "--batch", "autumn").code == common.NOT_FOUND
+
+
+def test_an_old_source_is_moved_offline(tmp_path: Path) -> None:
+    from tests.support.cli import organisation
+
+    cli = Here(tmp_path / "root")
+    organisation(cli, version="2003")
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    found = cli.ok("move", "show", ADA, "--json").json
+    assert (found["status"], found["is_offline"]) == ("Completed", True)
+
+
+def test_the_report_is_text_and_json(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    assert "digests" in cli.ok("move", "report", ADA).out
+    report = cli.ok("move", "report", ADA, "--json").json["report"]
+    assert report["lock_attempts"][0]["outcome"] == "committed"
+    assert {stage["sync_stage"] for stage in report["stages"]} >= {"CopyingMessages", "FinalIncrementalSync"}
+
+
+# ---- deliveries
+
+
+def test_a_delivery_is_there_once_however_often_it_comes(cli: Here) -> None:
+    assert "before" not in cli.ok("deliver", ADA, "--sender", "bob@example.net", stdin=MESSAGE).out
+    assert "before" in cli.ok("deliver", ADA, "--sender", "bob@example.net", stdin=MESSAGE).out
+    cli.ok("deliver", ADA, "--key", "q1", stdin=MESSAGE)
+    cli.ok("deliver", ADA, "--key", "q1", stdin=MESSAGE)
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 2
+
+
+def test_a_delivery_to_a_locked_mailbox_exits_75(cli: Here) -> None:
+    lock(cli.root)
+    answer = cli("deliver", ADA, stdin=MESSAGE)
+    assert answer.code == 75
+    assert "locked" in answer.err
+    assert cli.ok("mailbox", "show", ADA, "--json").json["guard"] == "locked"
+
+
+def test_a_delivery_stays_with_the_mta_when_it_is_not_the_messages_fault(cli: Here, tmp_path: Path) -> None:
+    assert cli("deliver", "nobody@example.org", stdin=MESSAGE).code == common.NOT_FOUND
+    (cli.root / "directory.sqlite").write_bytes(b"x" * 8192)
+    assert cli("deliver", ADA, stdin=MESSAGE).code == 75
+
+
+# ---- what is refused, and how
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["mailbox", "show", "nobody@example.org"], common.NOT_FOUND, "nobody@example.org"),
+        (["move", "new", "nobody@example.org", "--to", "DB2"], common.NOT_FOUND, "no mailbox nobody@example.org"),
+        (["move", "new", ADA, "--to", "DB1"], common.REFUSED, "is in DB1 already"),
+        (["move", "new", ADA, "--to", "DB9"], common.NOT_FOUND, "no database DB9"),
+        (["move", "new", ADA], common.USAGE, "--to"),
+        (["move", "new", ADA, "--to", "DB2", "--bad-item-limit", "-3"], common.USAGE, "--bad-item-limit"),
+        (["move", "new", ADA, "--to", "DB2", "--bad-item-limit", "unlimited"], common.REFUSED, "accept-large-data"),
+        (["move", "new", ADA, "--to", "DB2", "--soak", "soon"], common.USAGE, "'soon' is no duration"),
+        (["move", "new", ADA, "--to", "DB2", "--complete-after", "soon"], common.USAGE, "'soon' is no date"),
+        (["move", "suspend"], common.REFUSED, "name a request"),
+        (["move", "show", "abc"], common.NOT_FOUND, "no move request abc"),
+        (["mailbox", "add", ADA, "--database", "DB2"], common.REFUSED, "is taken"),
+        (["mailbox", "add", "nonsense", "--database", "DB2"], common.REFUSED, "not an address"),
+        (["mailbox", "set", ADA, "colour", "1"], common.REFUSED, "no setting 'colour'"),
+        (["mailbox", "import", ADA, "/there/is/nothing"], common.NOT_FOUND, "/there/is/nothing"),
+        (["server", "add", "EX1"], common.REFUSED, "a server EX1 already"),
+        (["database", "add", "DB1", "--server", "EX1"], common.REFUSED, "a database DB1 already"),
+        (["database", "add", "DB3", "--server", "EX9"], common.NOT_FOUND, "no server EX9"),
+        (["database", "add", "../DB3", "--server", "EX1"], common.REFUSED, "is no name for a database"),
+        (["init"], common.REFUSED, "is already the directory"),
+        (["store", "header", "DB9"], common.NOT_FOUND, "no database DB9"),
+        (["frobnicate"], common.USAGE, "frobnicate"),
+        (["move", "frobnicate"], common.USAGE, "frobnicate"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(cli: Here, words: list[str], code: int, said: str) -> None:
+    answer = cli(*words)
+    assert (answer.code, answer.out) == (code, "")
+    assert said in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_mailbox_that_is_moving_is_not_moved_again(cli: Here) -> None:
+    cli.ok("move", "new", ADA, "--to", "DB2")
+    answer = cli("move", "new", ADA, "--to", "DB2")
+    assert answer.code == common.REFUSED
+    assert "is being moved by request" in answer.err
+    again = cli.ok("move", "list", "--json").json
+    assert len(again) == 1
+
+
+def test_the_same_key_asks_for_the_same_move(cli: Here) -> None:
+    first = cli.ok("move", "new", ADA, "--to", "DB2", "--key", "k", "--json").json
+    assert cli.ok("move", "new", ADA, "--to", "DB2", "--key", "k", "--json").json["request_id"] == first["request_id"]
+
+
+@pytest.mark.parametrize("words", [["mailbox", "list"], ["move", "list"], ["worker", "--drain"]])
+def test_a_missing_root_is_said_with_what_to_do(tmp_path: Path, words: list[str]) -> None:
+    answer = Here(tmp_path / "nothing")(*words)
+    assert answer.code == common.NOT_FOUND
+    assert f"moverq init --root {tmp_path / 'nothing'}" in answer.err
+
+
+def test_init_does_not_move_in_with_strangers(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear all")
+    answer = Here(tmp_path)("init")
+    assert answer.code == common.REFUSED
+    assert "letter.txt" in answer.err
+
+
+def test_init_that_was_cut_short_is_asked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "databases").mkdir()
+    (tmp_path / "moves").mkdir()
+    Here(tmp_path).ok("init")
+    Here(tmp_path).ok("mailbox", "list")
+
+
+def test_a_database_whose_entry_was_lost_on_the_way_is_taken(cli: Here) -> None:
+    from moverq.endpoints.store import make_database
+
+    make_database("DB3", cli.root / "databases" / "DB3")
+    cli.ok("database", "add", "DB3", "--server", "EX1")
+    cli.ok("mailbox", "add", "bob@example.org", "--database", "DB3")
+
+
+def test_a_failed_move_is_explained_and_exits_1(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.ok("mailbox", "add", "bob@example.org", "--database", "DB1", "--quota", "100")
+    cli.ok("deliver", "bob@example.org", stdin=MESSAGE)
+
+    async def shrink() -> None:
+        async with open_root(cli.root) as root:
+            from moverq.flow.sqlite import transaction
+
+            with transaction(root.directory._connection) as db:
+                db.execute("UPDATE recipient SET quota_bytes = 1 WHERE address = 'bob@example.org'")
+
+    trio.run(shrink)
+    answer = cli("move", "new", "bob@example.org", "--to", "DB2", "--wait")
+    assert answer.code == common.FAILED
+    assert "quota" in answer.err
+    assert "Next:" in answer.err
+
+
+def test_a_bug_shows_its_traceback_and_a_sentence(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise AssertionError("an invariant")
+
+    monkeypatch.setattr(Ledger, "find", broken)
+    answer = cli("move", "list")
+    assert answer.code == common.BUG
+    assert "Traceback" in answer.err
+    assert "bug in moverq" in answer.err
+
+
+def test_an_interrupt_says_how_to_go_on(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ledger, "find", interrupted)
+    answer = cli("move", "list")
+    assert answer.code == common.INTERRUPTED
+    assert "Nothing that was acknowledged is lost" in answer.err
+    assert "Traceback" not in answer.err
+
+
+# ---- import and export
+
+
+def test_mail_comes_in_and_goes_out_byte_for_byte(cli: Here, tmp_path: Path) -> None:
+    source = mailbox.Maildir(tmp_path / "in")
+    for number in range(5):
+        source.add(MESSAGE + b"number %d\r\n" % number)
+    first = cli.ok("mailbox", "import", ADA, str(tmp_path / "in"), "--json").json
+    assert (first["items"], first["present"], first["not_imported"]) == (5, 0, [])
+    for form in ("maildir", "mbox", "eml"):
+        cli.ok("mailbox", "export", ADA, str(tmp_path / form), "--format", form)
+        again = cli.ok("mailbox", "import", ADA, str(tmp_path / form), "--json").json
+        assert (again["items"], again["present"]) == (0, 5), form
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 5
+    assert cli("mailbox", "export", ADA, str(tmp_path / "eml"), "--format", "eml").code == common.REFUSED
+
+
+def test_what_the_files_hold_twice_comes_twice_and_no_oftener(cli: Here, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.eml", "b.eml"):
+        (folder / name).write_bytes(MESSAGE)
+    assert cli.ok("mailbox", "import", ADA, str(folder), "--json").json["items"] == 2
+    (folder / "c.eml").write_bytes(MESSAGE)
+    assert cli.ok("mailbox", "import", ADA, str(folder), "--json").json["items"] == 1
+    assert cli.ok("mailbox", "import", ADA, str(folder), "--append", "--json").json["items"] == 3
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 6
+
+
+def test_what_is_no_mail_is_reported_and_left_out(cli: Here, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.eml").write_bytes(MESSAGE)
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" * 1000)
+    answer = cli.ok("mailbox", "import", ADA, str(folder), "--json")
+    assert [Path(one["path"]).name for one in answer.json["not_imported"]] == ["photo.jpg"]
+    assert "photo.jpg" in answer.err
+    (folder / "a.eml").unlink()
+    assert cli("mailbox", "import", ADA, str(folder)).code == common.FAILED
+
+
+def test_an_import_beyond_the_quota_says_so_and_keeps_what_fits(cli: Here, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.eml").write_bytes(MESSAGE)
+    cli.ok("mailbox", "set", ADA, "quota_bytes", "10")
+    answer = cli("mailbox", "import", ADA, str(folder))
+    assert answer.code == common.REFUSED
+    assert "quota" in answer.err
+
+
+def test_settings_and_aliases(cli: Here) -> None:
+    cli.ok("mailbox", "set", ADA, "retention_days", "30")
+    cli.ok("mailbox", "set", ADA, "x-colour", "blue")
+    shown = cli.ok("mailbox", "show", ADA, "--json").json
+    assert {name: json.loads(text) for name, text in shown["settings"].items()} == {
+        "retention_days": 30,
+        "x-colour": "blue",
+    }
+    cli.ok("mailbox", "set", ADA, "x-colour", "null")
+    assert "x-colour" not in cli.ok("mailbox", "show", ADA, "--json").json["settings"]
+    cli.ok("mailbox", "alias", ADA, "countess@example.org")
+    cli.ok("deliver", "countess@example.org", stdin=MESSAGE)
+    assert cli.ok("mailbox", "show", "countess@example.org", "--json").json["items"] == 1
+
+
+# ---- lists, help, the store
+
+
+def test_servers_and_databases_are_listed(cli: Here) -> None:
+    assert [one["name"] for one in cli.ok("server", "list", "--json").json] == ["EX1", "EX2"]
+    assert [one["name"] for one in cli.ok("database", "list", "--json").json] == ["DB1", "DB2"]
+    assert "EX1" in cli.ok("server", "list").out
+    assert "DB2" in cli.ok("database", "list").out
+    assert cli.ok("mailbox", "list", "--database", "DB2", "--json").json == []
+
+
+def test_a_database_is_looked_into_and_kept_in_order(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    header = cli.ok("store", "header", "DB1", "--json").json
+    assert (header["mailboxes"], header["items"], header["bytes"]) == (1, 1, len(MESSAGE))
+    by_path = cli.ok("store", "header", str(cli.root / "databases" / "DB1"), "--json").json
+    assert by_path["signature"] == header["signature"]
+    assert cli.ok("store", "checkpoint", "DB1").out
+    assert cli.ok("store", "maintain", "DB1", "--json").json["purged"] == 0
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in GROUPS])
+def test_every_group_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from moverq.cli.__main__ import run
+
+    assert run([name, "--help"]) == 0
+    assert "Usage: moverq" in capsys.readouterr().out
+
+
+def test_the_root_may_stand_before_the_verb(cli: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    from moverq.cli.__main__ import run
+
+    assert run([f"--root={cli.root}", "mailbox", "list"]) == 0
+    assert run(["--root", str(cli.root), "mailbox", "list"]) == 0
+    assert capsys.readouterr().out.count(ADA) == 2
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("90", 90), ("15m", 900), ("2h", 7200), ("14d", 1_209_600), ("0s", 0)])
+def test_durations(text: str, wanted: float) -> None:
+    assert common.seconds(text) == wanted
+
+
+def test_dates() -> None:
+    assert common.date_ms("2026-12-24T03:00+01:00") == 1_798_077_600_000
+    assert common.date_ms("+1h") - common.date_ms("+0s") == pytest.approx(3_600_000, abs=1000)
