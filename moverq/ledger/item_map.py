@@ -12,16 +12,16 @@ batch that is recorded twice, or in another order, leaves the same rows; and a r
 between the two) is met again by the replay. What always holds: `sums` is the sum over `items`, kept in the same
 transaction; a row that is bad is in the bad sums only. A lower token than the owner's changes nothing.
 
-Bounded by: a row per item, about 90 bytes; a transaction per batch. Measured at 4 to 6 µs an item.
+Bounded by: a row per item, about 90 bytes; a transaction per batch. Measured with batches of 512, everything durable:
+7 µs an item where ids come in order, 14 where they are random (100,000 items).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import apsw
-import attrs
 
 from moverq.errors import StaleToken
 from moverq.flow.offload import Offload
@@ -35,12 +35,20 @@ from moverq.plan.verification import LedgerAccount
 
 T = TypeVar("T")
 
+CHECKPOINT_PAGES = 16_000
+"""Ids are random, so a batch touches nearly as many pages as it has items. Folding the log in after 64 MiB instead of
+SQLite's 4 writes each page to its place once for many batches, not once for two."""
+
+CACHE_KIB = 16 * 1024
+"""Of pages, for one move: the whole map of 180,000 items. A page that has to be read again is checked again."""
+
 _NO_FOLDER = b""
 _NO_DIGEST = bytes(16)
 
 
-@attrs.frozen(slots=True)
-class _Row:
+class _Row(NamedTuple):
+    """A tuple, because one is made for every item that moves."""
+
     folder_id: bytes
     modseq: int
     dead: bool
@@ -210,6 +218,8 @@ class ItemMap:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = open_sqlite(self.path, synchronous="FULL")
             bring_up(connection, kind="item map", application_id=MAP_APPLICATION_ID, steps=MAP_STEPS)
+            connection.wal_autocheckpoint(CHECKPOINT_PAGES)
+            connection.pragma("cache_size", -CACHE_KIB)
             self._connection = connection
         return self._connection
 
@@ -287,6 +297,7 @@ class ItemMap:
                 side = row.bad is not None
                 pair[side] = _plus(pair[side], 1, row.size, row.digest)
             write.append((item_id, row.folder_id, row.modseq, row.dead, row.digest, row.size, row.bad, row.seen))
+        write.sort()  # neighbours in the tree follow each other
         self._db.executemany(
             "INSERT OR REPLACE INTO items (item_id, folder_id, modseq, dead, digest, size, bad, seen) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -19,7 +19,7 @@ from moverq.errors import RequestRefused
 from moverq.ledger.item_map import ItemMap
 from moverq.limits import Limits
 from moverq.model.change import BadItem, ChangeBatch, FolderState, Gone, ItemContent, ItemState, Watermark
-from moverq.model.ids import FolderId, ItemId
+from moverq.model.ids import FolderId, InstanceId, ItemId
 from moverq.plan.hierarchy import plan_hierarchy
 
 
@@ -104,9 +104,19 @@ class Carrier:
     async def write(self, contents: Sequence[ItemContent], unreadable: Sequence[BadItem] = ()) -> Carried:
         """The writer durably holds these items, but for the bad ones, and the map says so."""
         written, refused = await self._write(contents)
-        bad = (*unreadable, *refused)
-        await self.item_map.record(self.token, carried=written, bad=bad, seen=self.generation)
+        there = await self._already_there(unreadable)
+        bad = (*(item for item in unreadable if item.state not in there), *refused)
+        await self.item_map.record(self.token, carried=[*written, *there], bad=bad, seen=self.generation)
         return Carried(len(written), sum(state.size for state in written), 0, bad)
+
+    async def _already_there(self, unreadable: Sequence[BadItem]) -> list[ItemState]:
+        """Of items that cannot be read now, those whose bytes an earlier pass carried: they are not lost."""
+        if not unreadable:
+            return []
+        states = tuple(item.state for item in unreadable)
+        batch = ChangeBatch(through=Watermark(b"", InstanceId(b""), 0), more=True, items=states)
+        missing = frozenset(await self.writer.apply_changes(batch, self.token))
+        return [state for state in states if state.item_id not in missing]
 
     async def bury(self, item_ids: Sequence[ItemId], at: Watermark) -> None:
         """These items, which the reader no longer has, are dead at the writer and in the map."""

@@ -229,6 +229,20 @@ async def test_past_its_budget_the_source_is_given_back_and_the_move_follows_on(
     assert stats.lock_ms <= 1000
 
 
+async def test_an_item_that_breaks_after_it_was_carried_is_not_lost(desk: Desk) -> None:
+    request_id = await desk.ask(suspend_when_ready_to_complete=True)
+    await desk.run(request_id)
+    instance = next(iter(desk.world.databases["DB1"].instances.values()))
+    instance.unreadable[sorted(instance.items)[0]] = "gone bad since"
+    await (await desk.world.mailbox()).deliver(b"Subject: one more\r\n\r\n")
+    instance.trim(instance.head)
+    await desk.world.acknowledge()
+    await moves.complete(await desk.engine.ledger(), request_id)
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.bad_items_encountered) == ("Completed", 0)
+    await desk.world.check_safe(at_rest=True)
+
+
 async def test_a_lost_answer_of_the_commit_is_read_from_the_register(desk: Desk) -> None:
     request_id = await desk.ask()
     desk.engine.directory.lose_answer("relocate")

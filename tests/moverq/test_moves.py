@@ -85,7 +85,8 @@ async def test_the_statistics_are_plain_json_with_iso_dates(engine: Engine) -> N
     ledger = await engine.ledger()
     request_id = (await moves.new_move(ledger, engine.directory, ADDRESS, "DB2")).request.request_id
     stats = (await moves.get(ledger, request_id)).to_json()
-    assert stats["queued_timestamp"].startswith("2023-11-14T22:13:20.") and stats["queued_timestamp"].endswith("Z")
+    assert stats["queued_timestamp"].startswith("2023-11-14T22:13:20.")
+    assert stats["queued_timestamp"].endswith("Z")
     assert {"address", "source_database", "lock_ms", "digest_ledger", "total_finalization_duration"} <= stats.keys()
     assert stats["total_queued_duration"] >= 0
 
