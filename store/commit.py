@@ -201,7 +201,7 @@ class Committer:
         return group
 
     async def _stage_groups(self, staged: trio.MemorySendChannel[list[_Waiting]]) -> None:
-        async with staged:
+        with staged:
             while True:
                 while not self._queue:
                     self._changed = trio.Event()

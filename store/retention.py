@@ -170,6 +170,5 @@ def trim_log(disk: Disk, layout: Layout) -> int:
     old = [number for number in generation_numbers(disk.names(layout.log)) if number < keep_from]
     for number in old:
         disk.remove(layout.generation(number))
-    if old:
-        disk.sync_folder(layout.log)
+        disk.sync_folder(layout.log)  # after each: power loss may bring some back, and a gap would look like damage
     return len(old)

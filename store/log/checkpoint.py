@@ -68,6 +68,7 @@ def _make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpo
     finally:
         file.close()
     disk.replace(temporary, path)
+    disk.sync_folder(layout.checkpoints)  # or the seal's name could outlive power loss, and the copy's not
     seal = msgpack.packb([1, signature, head.position.generation, head.position.offset, head.chain, size, digest])
     sealing = path.with_suffix(".sealing")
     disk.remove(sealing)
@@ -79,9 +80,13 @@ def _make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpo
         written.close()
     disk.replace(sealing, path.with_suffix(".seal"))
     disk.sync_folder(layout.checkpoints)
-    for old in checkpoints(disk, layout)[:-CHECKPOINTS_KEPT]:
-        disk.remove(old.path.with_suffix(".seal"))
-        disk.remove(old.path)
+    old = checkpoints(disk, layout)[:-CHECKPOINTS_KEPT]
+    for made in old:
+        disk.remove(made.path.with_suffix(".seal"))
+    if old:
+        disk.sync_folder(layout.checkpoints)
+    for made in old:
+        disk.remove(made.path)
     return Checkpoint(signature, head, path, size, digest)
 
 
