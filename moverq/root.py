@@ -20,7 +20,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,18 @@ from moverq import moves
 from moverq.directory.directory import DatabaseEntry, Recipient, Server, checked_address
 from moverq.directory.sqlite import SqliteDirectory, init_directory, open_directory
 from moverq.endpoints.base import Endpoint, Home
-from moverq.endpoints.store import Database, StoreEndpoint, guard_of, make_database, open_endpoint, translated
+from moverq.endpoints.store import (
+    CheckReport,
+    Database,
+    RebuildReport,
+    StoreEndpoint,
+    check_database,
+    guard_of,
+    make_database,
+    open_endpoint,
+    rebuild_database,
+    translated,
+)
 from moverq.errors import EndpointBroken, MailboxMoved, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
 from moverq.flow.offload import InThread
@@ -101,6 +112,15 @@ class MailboxShown:
 
     def to_json(self) -> dict[str, Any]:
         return attrs.asdict(self)
+
+
+@attrs.frozen(kw_only=True)
+class Rebuilt:
+    """What a rebuild did. `opened`: mailboxes given back to their users; `held`: left to the moves they are in."""
+
+    report: RebuildReport
+    opened: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -266,6 +286,40 @@ class Root:
 
     async def database_list(self) -> Sequence[DatabaseEntry]:
         return await self.directory.databases()
+
+    async def store_check(self, name: str, *, progress: Callable[[str, int, int], None] | None = None) -> CheckReport:
+        """The whole database, verified, while it is in use. Raises `NotFound`, `EndpointBroken`."""
+        path = await self.database_path(name)
+        return await trio.to_thread.run_sync(lambda: check_database(name, path, progress=progress))
+
+    async def store_rebuild(
+        self, name: str, *, from_content: bool = False, progress: Callable[[str, int, int], None] | None = None
+    ) -> Rebuilt:
+        """The database's catalogue is made anew. Nobody may have it open.
+
+        From content alone the mailboxes come back locked; those that the directory names at this database, and that
+        no move has in hand, are opened.
+
+        Raises:
+            EndpointUnavailable: somebody has it open.
+            EndpointBroken: the log is damaged; nothing was changed.
+        """
+        path = await self.database_path(name)
+        report = await trio.to_thread.run_sync(
+            lambda: rebuild_database(name, path, from_content=from_content, progress=progress)
+        )
+        opened: list[str] = []
+        held: list[str] = []
+        if from_content:
+            for recipient in await self.mailbox_list(database=name):
+                source = (await self.store(name)).source(recipient.register.home.instance)
+                if recipient.active_move is not None:
+                    held.append(recipient.address)
+                    continue
+                with suppress(NotFound):
+                    await source.unlock(await self.directory.take_token(recipient.mailbox_id))
+                    opened.append(recipient.address)
+        return Rebuilt(report=report, opened=tuple(opened), held=tuple(held))
 
     # ---- mailboxes
 

@@ -49,6 +49,8 @@ LAYERS = {
 
 ALLOWED = {
     ("moverq.endpoints.store", "store"): "the one place where a move meets the store, by its public names",
+    ("moverq.endpoints.store", "store.check"): "a tool of the store, of its own because few need it",
+    ("moverq.endpoints.store", "store.rebuild"): "likewise",
     ("moverq.model.request", "moverq.endpoints.base"): "a request names the Home it starts from, a value",
 }
 

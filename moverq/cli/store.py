@@ -1,15 +1,66 @@
 """`moverq store`: databases on the disk. A database is named as in the directory, or by the path of its folder."""
 
+import sys
 from typing import Annotated
 
 import attrs
 from cyclopts import App, Parameter
 
-from moverq.cli.common import ROOT, JsonOption, RootOption, answer, pairs
+from moverq.cli.common import FAILED, ROOT, Exit, JsonOption, RootOption, answer, pairs, say
 
 app = App(name="store", help="Databases on the disk: check, rebuild, look into, keep in order.")
 
 Name = Annotated[str, Parameter(name="DB", help="A database's name, or the path of its folder.")]
+
+
+@app.command
+async def check(name: Name, /, *, root: RootOption = ROOT, json: JsonOption = False) -> None:
+    """Verify a database: log, every item's bytes, sums, and the catalogue against the log. It may be in use."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        with _Progress() as progress:
+            report = await opened.store_check(name, progress=progress)
+    found = {"database": name, **attrs.asdict(report), "path": str(report.path), "ok": report.ok}
+    shown = {key: value for key, value in found.items() if key not in ("problems", "problems_total", "ok")}
+    verdict = "whole" if report.ok else f"{report.problems_total:,} problems"
+    answer(found, [*report.problems, *pairs({**shown, "verdict": verdict})], json=json)
+    if not report.ok:
+        say("`moverq store rebuild` makes the catalogue anew; damaged items are bad items of a move, and reported.")
+        raise Exit(FAILED)
+
+
+@app.command
+async def rebuild(
+    name: Name,
+    /,
+    *,
+    from_content: Annotated[
+        bool, Parameter(help="Where the log is lost too: from the items' own frames. Forgets much, and says what.")
+    ] = False,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Make a database's catalogue anew, from its newest checkpoint and its log. Nobody may have it open."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        with _Progress() as progress:
+            done = await opened.store_rebuild(name, from_content=from_content, progress=progress)
+    report = done.report
+    found = {
+        "database": name,
+        **attrs.asdict(report),
+        "path": str(report.path),
+        "opened": list(done.opened),
+        "held": list(done.held),
+    }
+    lines = [f"rebuilt {name} from {report.source}: {report.mailboxes:,} mailboxes, {report.items:,} items"]
+    lines += [f"damaged: {one}" for one in report.damage]
+    lines += [f"not known any more: {one}" for one in report.unknown]
+    lines += [f"opened again: {one}" for one in done.opened]
+    lines += [f"still locked, its move goes on or is removed: {one}" for one in done.held]
+    answer(found, lines, json=json)
 
 
 @app.command
@@ -51,3 +102,20 @@ async def maintain(name: Name, /, *, root: RootOption = ROOT, json: JsonOption =
         async with open_endpoint(name, path) as endpoint:
             done = attrs.asdict(await endpoint.database.maintain())
     answer(done, pairs(done), json=json)
+
+
+class _Progress:
+    """A line on a terminal's stderr that says what is being done; nothing where nobody looks."""
+
+    def __enter__(self) -> "_Progress":
+        self._tty = sys.stderr.isatty()
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._tty:
+            share = f" {100 * done // total} %" if total else ""
+            print(f"\r\x1b[K{what}{share}", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._tty:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

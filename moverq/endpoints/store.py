@@ -8,7 +8,7 @@ The listing's order is that in which items were made, which is about that of the
 the last item, and after the items come the delivery keys by modseq.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,8 @@ import msgpack
 import xxhash
 
 import store
+import store.check
+import store.rebuild
 from moverq.endpoints.base import (
     Capabilities,
     FenceClass,
@@ -61,6 +63,8 @@ from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId
 Database = store.Database
 Mailbox = store.Mailbox
 StoreError = store.StoreError
+CheckReport = store.check.CheckReport
+RebuildReport = store.rebuild.RebuildReport
 
 CAPABILITIES = Capabilities(kind="store", keeps_identity=True, has_feed=True, has_digests=True, fence=FenceClass.A)
 KEYS_PER_PAGE = 4096
@@ -531,3 +535,30 @@ def make_database(name: str, path: Path) -> None:
     """
     with translated(name):
         store.create_database(path)
+
+
+def check_database(name: str, path: Path, *, progress: Callable[[str, int, int], None] | None = None) -> CheckReport:
+    """The whole database at `path`, verified, beside whoever uses it. Blocking; O(everything).
+
+    Raises:
+        EndpointBroken, EndpointUnavailable: it cannot even be opened.
+    """
+    with translated(name):
+        return store.check.check_database(path, progress=progress)
+
+
+def rebuild_database(
+    name: str,
+    path: Path,
+    *,
+    from_content: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> RebuildReport:
+    """The catalogue of the database at `path` is what its log (or, asked for, its content) says. Blocking.
+
+    Raises:
+        EndpointUnavailable: somebody has it open.
+        EndpointBroken: the log is damaged; nothing was changed.
+    """
+    with translated(name):
+        return store.rebuild.rebuild_database(path, from_content=from_content, progress=progress)

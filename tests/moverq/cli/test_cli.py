@@ -10,6 +10,7 @@ import trio
 from moverq import open_root
 from moverq.cli import common
 from moverq.cli.__main__ import GROUPS
+from moverq.errors import EndpointUnavailable
 from moverq.ledger.ledger import Ledger
 from tests.support.cli import MESSAGE, Here
 
@@ -407,3 +408,53 @@ def test_durations(text: str, wanted: float) -> None:
 def test_dates() -> None:
     assert common.date_ms("2026-12-24T03:00+01:00") == 1_798_077_600_000
     assert common.date_ms("+1h") - common.date_ms("+0s") == pytest.approx(3_600_000, abs=1000)
+
+
+def test_a_database_is_checked_and_what_is_wrong_is_named(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    whole = cli.ok("store", "check", "DB1", "--json").json
+    assert (whole["ok"], whole["items"], whole["problems"]) == (True, 1, [])
+    (segment,) = (cli.root / "databases" / "DB1" / "content").glob("*.seg")
+    damaged = bytearray(segment.read_bytes())
+    damaged[damaged.index(b"how are you")] ^= 1
+    segment.write_bytes(damaged)
+    answer = cli("store", "check", "DB1", "--json")
+    assert answer.code == common.FAILED
+    assert not answer.json["ok"]
+    assert segment.name in answer.json["problems"][0]
+
+
+def test_a_lost_catalogue_is_rebuilt_from_the_log(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    before = cli.ok("mailbox", "show", ADA, "--json").json
+    for path in (cli.root / "databases" / "DB1").glob("catalogue.sqlite*"):
+        path.unlink()
+    answer = cli("mailbox", "show", ADA)
+    assert answer.code == common.BROKEN
+    assert "moverq store rebuild" in answer.err
+    assert cli.ok("store", "rebuild", "DB1", "--json").json["unknown"] == []
+    assert cli.ok("mailbox", "show", ADA, "--json").json == before
+
+
+def test_a_lost_log_is_made_up_for_as_far_as_content_tells_and_the_rest_is_named(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    database = cli.root / "databases" / "DB1"
+    for path in [*database.glob("catalogue.sqlite*"), *(database / "log").iterdir()]:
+        path.unlink()
+    assert cli("store", "rebuild", "DB1").code == common.BROKEN
+    rebuilt = cli.ok("store", "rebuild", "DB1", "--from-content", "--json").json
+    assert rebuilt["opened"] == [ADA]
+    assert any("delivery keys" in one for one in rebuilt["unknown"])
+    shown = cli.ok("mailbox", "show", ADA, "--json").json
+    assert (shown["guard"], shown["items"], shown["bytes"]) == ("open", 1, len(MESSAGE))
+
+
+def test_a_database_in_use_is_not_rebuilt(cli: Here) -> None:
+    async def use() -> None:
+        async with open_root(cli.root) as root:
+            await root.store("DB1")
+            with pytest.raises(EndpointUnavailable, match="in use"):
+                async with open_root(cli.root) as other:
+                    await other.store_rebuild("DB1")
+
+    trio.run(use)
