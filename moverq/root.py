@@ -115,6 +115,18 @@ class MailboxShown:
 
 
 @attrs.frozen(kw_only=True)
+class InstanceShown:
+    """One mailbox instance of a database. `known_to` None: neither directory nor ledger names it. It is never purged
+    for that: absence proves nothing."""
+
+    instance: str
+    guard: str
+    items: int
+    bytes: int
+    known_to: str | None
+
+
+@attrs.frozen(kw_only=True)
 class Rebuilt:
     """What a rebuild did. `opened`: mailboxes given back to their users; `held`: left to the moves they are in."""
 

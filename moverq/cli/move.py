@@ -61,6 +61,14 @@ BadItemLimit = Annotated[
         help="Items that may be left behind, each reported: a number (0 if not given) or `unlimited`.",
     ),
 ]
+OtherLimit = Annotated[
+    int | None,
+    Parameter(
+        name="--bad-item-limit",
+        converter=to_limit,
+        help="Items that may be left behind: a number or `unlimited`; as it was if not given.",
+    ),
+]
 Accept = Annotated[bool, Parameter(help="Confirms a bad item limit above 50.")]
 
 
@@ -249,7 +257,7 @@ async def resume(
     /,
     *,
     batch: Batch = None,
-    bad_item_limit: BadItemLimit = -1,
+    bad_item_limit: OtherLimit = -1,
     wait: Wait = False,
     root: RootOption = ROOT,
     json: JsonOption = False,
@@ -285,7 +293,9 @@ async def rollback(
     /,
     *,
     batch: Batch = None,
-    lock_budget: Annotated[int | None, Parameter(help="How long the mailbox may be locked, in ms.")] = None,
+    lock_budget: Annotated[
+        int | None, Parameter(help="How long the mailbox may be locked, in ms; as it was if not given.")
+    ] = None,
     wait: Wait = False,
     root: RootOption = ROOT,
     json: JsonOption = False,
@@ -332,7 +342,7 @@ async def set_(
     /,
     *,
     batch: Batch = None,
-    bad_item_limit: BadItemLimit = -1,
+    bad_item_limit: OtherLimit = -1,
     accept_large_data_loss: Accept = False,
     complete_after: Annotated[
         int | None, Parameter(converter=to_date_ms, help="No cutover before this date: 2026-12-24T03:00, or +2h.")
@@ -341,7 +351,9 @@ async def set_(
         bool | None, Parameter(negative="--no-suspend-when-ready", help="Wait for `move complete` before the cutover.")
     ] = None,
     priority: Annotated[PriorityName | None, Parameter(help="Counts until it begins.")] = None,
-    lock_budget: Annotated[int | None, Parameter(help="How long the mailbox may be locked, in ms.")] = None,
+    lock_budget: Annotated[
+        int | None, Parameter(help="How long the mailbox may be locked, in ms; as it was if not given.")
+    ] = None,
     root: RootOption = ROOT,
     json: JsonOption = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import attrs
 from cyclopts import App, Parameter
 
-from moverq.cli.common import FAILED, ROOT, Exit, JsonOption, RootOption, answer, pairs, say
+from moverq.cli.common import FAILED, ROOT, Exit, JsonOption, RootOption, answer, pairs, say, table
 
 app = App(name="store", help="Databases on the disk: check, rebuild, look into, keep in order.")
 
@@ -64,18 +64,26 @@ async def rebuild(
 
 
 @app.command
-async def header(name: Name, /, *, root: RootOption = ROOT, json: JsonOption = False) -> None:
-    """Show where a database stands: its timeline, its log, what is in it."""
-    from moverq.endpoints.store import open_endpoint
+async def header(
+    name: Annotated[str, Parameter(name="DB")], /, *, root: RootOption = ROOT, json: JsonOption = False
+) -> None:
+    """Show where a database stands: its timeline, its log, the mailbox instances in it and who knows of them."""
     from moverq.root import open_root
 
     async with open_root(root) as opened:
         path = await opened.database_path(name)
-        async with open_endpoint(name, path) as endpoint:
-            found = attrs.asdict(await endpoint.database.statistics())
-    found = {"database": name, "path": str(path), **found}
+        found = attrs.asdict(await (await opened.store(name)).database.statistics())
+        instances = await opened.instances(name)
     del found["commits"], found["transactions"]  # of this process: none
-    answer(found, pairs(found), json=json)
+    found = {"database": name, "path": str(path), **found}
+    rows = [
+        [one.instance, one.guard, f"{one.items:,}", f"{one.bytes:,}", one.known_to or "nobody"] for one in instances
+    ]
+    answer(
+        {**found, "instances": [attrs.asdict(one) for one in instances]},
+        [*pairs(found), "", *table(rows, head=["INSTANCE", "GUARD", "ITEMS", "BYTES", "KNOWN TO"], right=[2, 3])],
+        json=json,
+    )
 
 
 @app.command

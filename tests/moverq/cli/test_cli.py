@@ -378,7 +378,8 @@ def test_a_database_is_looked_into_and_kept_in_order(cli: Here) -> None:
     cli.ok("deliver", ADA, stdin=MESSAGE)
     header = cli.ok("store", "header", "DB1", "--json").json
     assert (header["mailboxes"], header["items"], header["bytes"]) == (1, 1, len(MESSAGE))
-    by_path = cli.ok("store", "header", str(cli.root / "databases" / "DB1"), "--json").json
+    assert [one["known_to"] for one in header["instances"]] == [f"home of {ADA}"]
+    by_path = cli.ok("store", "check", str(cli.root / "databases" / "DB1"), "--json").json
     assert by_path["signature"] == header["signature"]
     assert cli.ok("store", "checkpoint", "DB1").out
     assert cli.ok("store", "maintain", "DB1", "--json").json["purged"] == 0
