@@ -187,6 +187,8 @@ class Job:
         if committed:
             warned = {**counters, "warnings": t.standing.counters.warnings + (remedy is not Remedy.WAIT)}
             await t.write(entries=(failure,), counters=warned, message=message)
+            if self.tools.drain and t.facts.has(CleanedUp):
+                return None  # the mailbox is in use; the way back is looked after by the next worker
             return max(delay, t.limits.reverse_interval_s)
         if remedy is Remedy.RESEED and tries <= t.limits.max_retries:
             await t.write(entries=(failure,), counters=counters)

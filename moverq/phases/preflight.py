@@ -65,7 +65,7 @@ async def preflight(t: Tenure) -> None:
             ),
             t.entry(
                 EntryKind.CAPABILITIES,
-                f"Fence class {source.fence.name} ({source.fence.value}). " + " ".join(costs),
+                " ".join((f"Fence class {source.fence.name} ({source.fence.value}).", *costs)),
                 fence_class=source.fence.name,
                 costs=list(costs),
                 offline=offline,

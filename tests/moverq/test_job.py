@@ -8,7 +8,7 @@ import trio
 
 from moverq import moves
 from moverq.endpoints.base import GuardMode
-from moverq.errors import MailboxLocked, RequestRefused
+from moverq.errors import EndpointUnavailable, MailboxLocked, RequestRefused
 from moverq.model.ids import RequestId
 from moverq.model.report import EntryKind, MoveReport
 from moverq.model.statistics import MoveStatistics
@@ -324,6 +324,29 @@ async def test_a_rollback_takes_the_mailbox_back_with_what_came_since(desk: Desk
     await desk.world.check_safe(at_rest=True)
     with pytest.raises(RequestRefused, match="taking this move back already"):
         await moves.rollback(ledger, desk.engine.directory, request_id, idempotency_key="another")
+
+
+async def test_trouble_with_the_way_back_never_fails_a_completed_move(tmp_path: Path, autojump_clock: object) -> None:
+    world = await World.make(tmp_path)
+    await fill(world)
+    away = True
+
+    async def step(name: str) -> None:
+        if away and name.startswith("DB1.apply_changes"):
+            raise EndpointUnavailable(endpoint="DB1", why="its server is down")
+
+    desk = Desk(world, world.engine(step=step))
+    request_id = await desk.ask()
+    assert (await desk.run(request_id)).status == "Completed"
+    await (await world.mailbox()).deliver(b"Subject: meanwhile\r\n\r\n")
+    await world.acknowledge()
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.message) == ("Completed", "DB1 cannot be reached: its server is down")
+    away = False
+    await desk.run(request_id)
+    old = next(iter(world.databases["DB1"].instances.values()))
+    assert b"Subject: meanwhile\r\n\r\n" in old.contents.values()
+    await world.check_safe(at_rest=True)
 
 
 async def test_a_rollback_given_up_leaves_the_move_soaking(desk: Desk) -> None:
