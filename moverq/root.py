@@ -299,6 +299,27 @@ class Root:
     async def database_list(self) -> Sequence[DatabaseEntry]:
         return await self.directory.databases()
 
+    async def instances(self, name: str) -> list[InstanceShown]:
+        """Every mailbox instance in a database that is not soft-deleted, and what knows of it."""
+        known: dict[bytes, str] = {}
+        for standing in await self.ledger.find(limit=1_000_000):
+            request = standing.request
+            for home in (request.source, Home(request.target_database, request.target_instance)):
+                if home.database == name:
+                    known[home.instance] = f"move {request.request_id[:8]} of {request.address}"
+        for recipient in await self.mailbox_list(database=name):
+            known[recipient.register.home.instance] = f"home of {recipient.address}"
+        return [
+            InstanceShown(
+                instance=summary.instance.hex(),
+                guard=summary.guard.mode.value,
+                items=summary.items,
+                bytes=summary.bytes,
+                known_to=known.get(summary.instance),
+            )
+            for summary in await (await self.store(name)).instances()
+        ]
+
     async def store_check(self, name: str, *, progress: Callable[[str, int, int], None] | None = None) -> CheckReport:
         """The whole database, verified, while it is in use. Raises `NotFound`, `EndpointBroken`."""
         path = await self.database_path(name)
