@@ -20,7 +20,7 @@ from moverq.errors import leaves
 from moverq.model.ids import RequestId
 from moverq.model.request import Status
 from tests.support.move_world import ADDRESS
-from tests.support.store_world import Act, Process, StoreWorld
+from tests.support.store_move_world import Act, Process, StoreWorld
 
 FULL = os.environ.get("MOVERQ_CRASH_FULL") == "1"
 
