@@ -6,8 +6,8 @@ from MSExchangeMailboxReplication.exe.config are kept, in their 2010 SP1 default
 
 The sums:
 - A move holds at most `move_bytes_max` = one batch in the reader's hand + `seed_ahead_bytes_max` between the reader
-  and the writer + one batch in the writer's hand. `process_bytes_max` bounds all moves together, so it must hold at
-  least one move; more moves than fit wait for each other in `flow.byte_budget`.
+  and the writer + two batches in the writer's hand. `process_bytes_max` bounds all moves together, so it must hold
+  at least one move; more moves than fit wait for each other in `flow.byte_budget`.
 - An item larger than a bound goes alone, so each sum is exceeded by at most one item.
 - Inside the lock at most `locked_changes_max` changes are still to be carried: what the gate lets through.
 """
@@ -81,4 +81,4 @@ class Limits:
     @property
     def move_bytes_max(self) -> int:
         """What one move holds in memory at most."""
-        return 2 * self.batch_bytes_max + self.seed_ahead_bytes_max
+        return 3 * self.batch_bytes_max + self.seed_ahead_bytes_max

@@ -33,6 +33,16 @@ class Carried:
     bad: tuple[BadItem, ...]
 
 
+@attrs.frozen
+class Put:
+    """What the writer holds of a batch, before the map says so."""
+
+    written: tuple[ItemState, ...]
+    there: tuple[ItemState, ...]
+    """Cannot be read any more, but an earlier pass carried them."""
+    bad: tuple[BadItem, ...]
+
+
 @attrs.define(eq=False, kw_only=True)
 class Carrier:
     """One direction of one move, with its token."""
@@ -103,11 +113,27 @@ class Carrier:
 
     async def write(self, contents: Sequence[ItemContent], unreadable: Sequence[BadItem] = ()) -> Carried:
         """The writer durably holds these items, but for the bad ones, and the map says so."""
+        return await self.note(await self.put(contents, unreadable))
+
+    def has_folders_for(self, contents: Sequence[ItemContent]) -> bool:
+        """Can these items be put without a look at the tree?"""
+        folders = self._folders
+        return folders is not None and all(item.state.folder_id in folders for item in contents)
+
+    async def put(self, contents: Sequence[ItemContent], unreadable: Sequence[BadItem] = ()) -> Put:
+        """The first half of `write`: the writer durably holds the items, the map does not say so yet.
+
+        Two at a time are fine, if the later one `has_folders_for` its items.
+        """
         written, refused = await self._write(contents)
         there = await self._already_there(unreadable)
         bad = (*(item for item in unreadable if item.state not in there), *refused)
-        await self.item_map.record(self.token, carried=[*written, *there], bad=bad, seen=self.generation)
-        return Carried(len(written), sum(state.size for state in written), 0, bad)
+        return Put(tuple(written), tuple(there), bad)
+
+    async def note(self, put: Put) -> Carried:
+        """The second half: the map says so."""
+        await self.item_map.record(self.token, carried=[*put.written, *put.there], bad=put.bad, seen=self.generation)
+        return Carried(len(put.written), sum(state.size for state in put.written), 0, put.bad)
 
     async def _already_there(self, unreadable: Sequence[BadItem]) -> list[ItemState]:
         """Of items that cannot be read now, those whose bytes an earlier pass carried: they are not lost."""

@@ -5,6 +5,9 @@ the target syncs. The copy is fuzzy: what it carries may be older or newer than 
 watermark before the listing straightens all of it out.
 
     read_seed(cursor) ─▶ ByteChannel ─▶ write_items ─▶ item map ─▶ SeedCursor fact     per batch
+     reader                              writer         noter
+
+While one batch is noted in map and ledger, the target writes the next, and its store stages the one after.
 
 Entered again it goes on behind the last durable cursor. A reseed (the feed was trimmed) is the same listing once
 more, as the next generation: what is at the target already is left as it is, and in the end what the listing has not
@@ -23,7 +26,7 @@ from moverq.model.progress import seeding_progress
 from moverq.model.report import EntryKind
 from moverq.model.request import SyncStage
 from moverq.model.status_detail import percent_complete
-from moverq.phases.carry import Carrier
+from moverq.phases.carry import Carrier, Put
 from moverq.phases.follow import forward, note_bad, retry_bad_items
 from moverq.phases.tenure import Tenure
 
@@ -42,10 +45,14 @@ async def seed(t: Tenure) -> None:
     t.progress = attrs.evolve(t.progress, items_total=summary.items, bytes_total=summary.bytes)
     await retry_bad_items(t, forward(t))
     channel: ByteChannel[SeedPage] = ByteChannel(t.limits.seed_ahead_bytes_max)
-    # In the nursery: the reader, which ends at the last page, and the writer, which ends when the channel is empty.
+    carrier = forward(t)
+    send_put, receive_put = trio.open_memory_channel[_Putting](0)
+    # In the nursery: the reader, which ends at the last page; the writer, which ends when the channel is empty, and
+    # its target writes, two at a time; and the one who notes them, in their order, which ends after the last.
     async with t.tools.budget.holding(t.limits.move_bytes_max), trio.open_nursery() as nursery:
         nursery.start_soon(_read, t, channel)
-        nursery.start_soon(_write, t, channel)
+        nursery.start_soon(_put, carrier, channel, send_put, nursery)
+        nursery.start_soon(_note, t, carrier, receive_put)
     cursor = t.facts.need(SeedCursor)
     if not cursor.swept:
         await _sweep(t)
@@ -77,10 +84,42 @@ async def _read(t: Tenure, channel: ByteChannel[SeedPage]) -> None:
     channel.close()
 
 
-async def _write(t: Tenure, channel: ByteChannel[SeedPage]) -> None:
-    carrier = forward(t)
+@attrs.define(eq=False)
+class _Putting:
+    """One page on its way into the target."""
+
+    page: SeedPage
+    done: trio.Event = attrs.Factory(trio.Event)
+    put: Put | None = None
+
+    async def run(self, carrier: Carrier) -> None:
+        self.put = await carrier.put(self.page.items, self.page.bad)
+        self.done.set()
+
+
+async def _put(
+    carrier: Carrier,
+    channel: ByteChannel[SeedPage],
+    send_put: trio.MemorySendChannel[_Putting],
+    nursery: trio.Nursery,
+) -> None:
+    """The target writes each page. The channel without a buffer is the bound: a third is begun when one is noted."""
+    with send_put:
+        last: _Putting | None = None
+        while (page := await channel.receive()) is not None:
+            if last is not None and not carrier.has_folders_for(page.items):
+                await last.done.wait()  # the tree is looked at, and that only while nothing is written into it
+            putting = _Putting(page)
+            nursery.start_soon(putting.run, carrier)
+            await send_put.send(putting)
+            last = putting
+
+
+async def _note(t: Tenure, carrier: Carrier, receive_put: trio.MemoryReceiveChannel[_Putting]) -> None:
+    """Map, cursor and progress of each page that the target holds, in order. The only one here that writes to `t`."""
     begun, items, bytes_ = trio.current_time(), t.progress.items, t.progress.bytes
-    while (page := await channel.receive()) is not None:
+    async for putting in receive_put:
+        page = putting.page
         await t.safe_point()
         if page.settings or page.delivery_keys:
             extras = ChangeBatch(
@@ -90,7 +129,9 @@ async def _write(t: Tenure, channel: ByteChannel[SeedPage]) -> None:
                 delivery_keys=page.delivery_keys,
             )
             await carrier.apply(extras)
-        carried = await carrier.write(page.items, page.bad)
+        await putting.done.wait()
+        assert putting.put is not None
+        carried = await carrier.note(putting.put)
         items, bytes_ = items + carried.items, bytes_ + carried.bytes
         counters = t.carried(items=carried.items, bytes_=carried.bytes)
         entries = await note_bad(t, carried.bad)

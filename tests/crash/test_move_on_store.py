@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
 import store
 from moverq import moves
@@ -108,13 +109,20 @@ class Steps:
 
 
 async def act(process: Process, acts: list[Act]) -> None:
-    """The user's next verb, if the mailbox takes it now."""
-    try:
-        await acts[0](process)
-    except (store.MailboxLocked, store.MailboxSealed, store.MailboxMoved):
-        return
-    acts.pop(0)
-    await process.acknowledge()
+    """The user's next verb, if the mailbox takes it now.
+
+    The user is another process: what kills the engine does not come between a verb and its acknowledgement.
+    """
+    with trio.CancelScope(shield=True):
+        async with process.world.users_turn:
+            if not acts:
+                return
+            try:
+                await acts[0](process)
+            except (store.MailboxLocked, store.MailboxSealed, store.MailboxMoved):
+                return
+            acts.pop(0)
+            await process.acknowledge()
 
 
 async def begin(root: Path) -> tuple[StoreWorld, RequestId]:

@@ -8,6 +8,7 @@ the mailbox locked is tried again at a later step, as a client would; one that i
 from collections.abc import Sequence
 
 import attrs
+import trio
 
 from moverq.endpoints.memory import MemoryMailbox
 from moverq.errors import MailboxLocked, MailboxMoved
@@ -29,13 +30,22 @@ class Script:
     filled: Filled
     left: list[str] = attrs.field(factory=lambda: list(WHILE_MOVING))
     done: int = 0
+    _turn: trio.Lock = attrs.field(factory=trio.Lock)
 
     @classmethod
     def of(cls, world: World, filled: Filled, verbs: Sequence[str] = WHILE_MOVING) -> "Script":
         return cls(world, filled, list(verbs))
 
     async def act(self) -> None:
-        """Do the next verb, if the mailbox is to be used now."""
+        """Do the next verb, if the mailbox is to be used now.
+
+        The user is another process: what kills the engine does not come between a verb and its acknowledgement.
+        """
+        with trio.CancelScope(shield=True):
+            async with self._turn:
+                await self._act()
+
+    async def _act(self) -> None:
         if not self.left:
             return
         try:

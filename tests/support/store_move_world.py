@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import trio
 
 import store
 from moverq.directory.directory import DatabaseEntry, Server
@@ -94,6 +95,7 @@ class StoreWorld:
     mailbox_id: MailboxId = ADA
     now: int = 1_700_000_000_000
     acked: tuple[View, View] | None = None
+    users_turn: trio.Lock = attrs.field(factory=trio.Lock)
 
     @classmethod
     async def make(cls, root: Path) -> "StoreWorld":
