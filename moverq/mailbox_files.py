@@ -121,7 +121,7 @@ async def _append(
     fresh = list(items)
     if not append:
         held = await folders.held(folder)
-        digests = await trio.to_thread.run_sync(lambda: [_digest(item.content) for item in items])
+        digests = await trio.to_thread.run_sync(_digests, [item.content for item in items])
         fresh = []
         for item, digest in zip(items, digests, strict=True):
             if held[digest] > 0:
@@ -189,20 +189,20 @@ class _Folders:
         if path not in self._held:
             found: Counter[bytes] = Counter()
             after = 0
+            folder_id = self.ids[path]
+
+            async def read(place: Place) -> tuple[int, list[bytes]]:
+                instance = place.mailbox.instance
+                rows = await place.database.folder_items(instance, folder_id, after_uid=after, limit=PAGE_ITEMS)
+                fetched = await place.database.fetch(instance, rows)
+                return rows[len(fetched) - 1].uid if rows else 0, [item.content or b"" for item in fetched]
+
             while self._items[path]:
-                rows = await self._session.use(
-                    lambda place, after=after: place.database.folder_items(  # type: ignore[misc]
-                        place.mailbox.instance, self.ids[path], after_uid=after, limit=PAGE_ITEMS
-                    )
-                )
-                if not rows:
+                last, contents = await patiently(self._session, read)
+                if not contents:
                     break
-                fetched = await self._session.use(
-                    lambda place, rows=rows: place.database.fetch(place.mailbox.instance, rows)  # type: ignore[misc]
-                )
-                contents = [item.content for item in fetched if item.content is not None]
-                found.update(await trio.to_thread.run_sync(lambda contents=contents: [_digest(c) for c in contents]))  # type: ignore[misc]
-                after = rows[len(fetched) - 1].uid
+                found.update(await trio.to_thread.run_sync(_digests, contents))
+                after = last
             self._held[path] = found
         return self._held[path]
 
@@ -256,56 +256,54 @@ async def export_mail(
 
 def _pulled(session: Session, done: Exported, on_batch: Callable[[Exported], None] | None) -> Iterator[MailItem]:
     """The mailbox's items, for a thread: each batch is fetched by the loop when the thread asks for it."""
-    after = 0
-    while True:
-        after, items = trio.from_thread.run(_page, session, after, done)
-        if items is None:
-            return
+    listing = _Listing(session, done)
+    while (items := trio.from_thread.run(listing.read)) is not None:
         yield from items
         if on_batch is not None:
             on_batch(done)
 
 
-async def _page(session: Session, after: int, done: Exported) -> tuple[int, list[MailItem] | None]:
-    """The next items after that number, and the number to go on after; None where there are no more."""
+class _Listing:
+    """The items of a mailbox in the order they were made, each once. Where the mailbox moves meanwhile the numbers
+    are another instance's: the listing begins anew, and leaves out what it has had. An item keeps its id."""
 
-    async def read(place: Place) -> tuple[int, list[MailItem] | None]:
-        instance = place.mailbox.instance
-        rows = await place.database.items(instance, after=after, limit=PAGE_ITEMS)
+    def __init__(self, session: Session, done: Exported) -> None:
+        self._session = session
+        self._done = done
+        self._instance: bytes | None = None
+        self._after = 0
+        self._had: set[bytes] = set()
+
+    async def read(self) -> list[MailItem] | None:
+        """The next ones; None where there are no more."""
+        return await patiently(self._session, self._read)
+
+    async def _read(self, place: Place) -> list[MailItem] | None:
+        instance, database = place.mailbox.instance, place.database
+        if instance != self._instance:
+            self._instance, self._after = instance, 0
+        rows = await database.items(instance, after=self._after, limit=PAGE_ITEMS)
         if not rows:
-            return after, None
-        _, folders, _ = await place.database.account(instance)
-        hidden = {folder.folder_id for folder in folders if folder.hidden}
+            return None
+        _, folders, _ = await database.account(instance)
         paths = folder_paths(folders)
-        fetched = await place.database.fetch(instance, [row for _, row in rows])
+        hidden = {folder.folder_id for folder in folders if folder.hidden}
+        fetched = await database.fetch(instance, [row for _, row in rows])
+        self._after = rows[len(fetched) - 1][0]
         items = []
         for item in fetched:
             row = item.row
-            if row.folder_id in hidden or row.folder_id not in paths:
+            if row.item_id in self._had or row.folder_id in hidden or row.folder_id not in paths:
                 continue
+            self._had.add(row.item_id)
+            path = paths[row.folder_id]
             if item.content is not None:
-                items.append(
-                    MailItem(
-                        paths[row.folder_id],
-                        item.content,
-                        row.received_ms,
-                        row.flags,
-                        row.keywords,
-                        row.item_id.hex(),
-                    )
-                )
-                done.items += 1
-                done.bytes += len(item.content)
+                items.append(MailItem(path, item.content, row.received_ms, row.flags, row.keywords, row.item_id.hex()))
+                self._done.items += 1
+                self._done.bytes += row.size
             elif item.damage is not None:
-                done.damaged.append(f"{'/'.join(paths[row.folder_id])}, UID {row.uid}: {item.damage}")
-        return rows[len(fetched) - 1][0], items
-
-    epoch = (await session.place()).epoch
-    found = await patiently(session, read)
-    if (await session.place()).epoch != epoch:
-        # The numbers are of an instance; the mailbox has another one now.
-        raise RequestRefused(why="the mailbox moved while it was exported; delete what was written and export again")
-    return found
+                self._done.damaged.append(f"{'/'.join(path)}, UID {row.uid}: {item.damage}")
+        return items
 
 
 def _take(source: Iterator[MailItem | NotMail]) -> list[MailItem | NotMail]:
@@ -320,8 +318,8 @@ def _take(source: Iterator[MailItem | NotMail]) -> list[MailItem | NotMail]:
     return batch
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
+def _digests(contents: Sequence[bytes]) -> list[bytes]:
+    return [hashlib.sha256(content).digest() for content in contents]
 
 
 def _usable(keywords: Iterable[str]) -> tuple[str, ...]:

@@ -157,7 +157,7 @@ async def export(
 ) -> None:
     """Export a mailbox to a new folder: bytes, dates, flags and keywords, as `mailbox import` reads them.
 
-    Deleted (recoverable) items and empty folders are left out. The mailbox may be in use, but not move meanwhile.
+    Deleted (recoverable) items and empty folders are left out. The mailbox may be in use, and move, meanwhile.
     """
     from moverq.mailbox_files import Exported
     from moverq.root import open_root
