@@ -27,6 +27,7 @@ from moverq.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from moverq.errors import MoveError
     from moverq.model.ids import RequestId
     from moverq.model.statistics import MoveStatistics
     from moverq.root import Root
@@ -106,30 +107,39 @@ async def new(
     json: JsonOption = False,
 ) -> None:
     """Ask for mailboxes to be moved to another database."""
+    from moverq.errors import MoveError
     from moverq.model.request import Priority
     from moverq.root import open_root
 
     async with open_root(root) as opened:
-        requests = [
-            await opened.move(
-                address,
-                to=to,
-                idempotency_key=key if key is None or len(addresses) == 1 else f"{key}/{address}",
-                offline=offline,
-                suspended=suspend,
-                suspend_when_ready_to_complete=suspend_when_ready,
-                complete_after_ms=complete_after,
-                bad_item_limit=bad_item_limit,
-                accept_large_data_loss=accept_large_data_loss,
-                batch_name=batch,
-                priority=Priority(priority),
-                lock_budget_ms=lock_budget,
-                soak_s=soak,
-                retention_s=retention,
-            )
-            for address in addresses
-        ]
+        requests: list[RequestId] = []
+        refused: list[MoveError] = []
+        for address in addresses:
+            try:
+                requests.append(
+                    await opened.move(
+                        address,
+                        to=to,
+                        idempotency_key=key if key is None or len(addresses) == 1 else f"{key}/{address}",
+                        offline=offline,
+                        suspended=suspend,
+                        suspend_when_ready_to_complete=suspend_when_ready,
+                        complete_after_ms=complete_after,
+                        bad_item_limit=bad_item_limit,
+                        accept_large_data_loss=accept_large_data_loss,
+                        batch_name=batch,
+                        priority=Priority(priority),
+                        lock_budget_ms=lock_budget,
+                        soak_s=soak,
+                        retention_s=retention,
+                    )
+                )
+            except MoveError as error:
+                refused.append(error)
+        _tell_refused(refused, of=len(addresses))
         await _end(opened, requests, wait=wait, json=json, ready_is_enough=suspend_when_ready or suspend)
+    if refused:
+        raise Exit(FAILED)
 
 
 @app.command(name="list")
@@ -401,13 +411,18 @@ async def _each(
                 requests.append(await verb(opened, name))
             except MoveError as error:
                 refused.append(error)
-        if refused and len(wanted) == 1:
-            raise refused[0]
-        for one in refused:
-            say(f"moverq: {one}")
+        _tell_refused(refused, of=len(wanted))
         await _end(opened, requests, wait=wait, json=json, ready_is_enough=False, goal=goal)
     if refused:
         raise Exit(FAILED)
+
+
+def _tell_refused(refused: "list[MoveError]", *, of: int) -> None:
+    """Of several, those that were refused do not keep the others from going on; a single one is simply raised."""
+    if refused and of == 1:
+        raise refused[0]
+    for error in refused:
+        say(f"moverq: {error}")
 
 
 async def _named(opened: "Root", names: list[str] | None, batch: str | None) -> list[str]:

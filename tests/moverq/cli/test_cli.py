@@ -131,6 +131,13 @@ def test_a_batch_is_named_at_once(cli: Here) -> None:
     assert cli("move", "complete", "--batch", "autumn").code == common.NOT_FOUND
 
 
+def test_one_refusal_in_a_batch_does_not_keep_the_others_from_it(cli: Here) -> None:
+    answer = cli("move", "new", "nobody@example.org", ADA, "--to", "DB2", "--json", "--wait")
+    assert answer.code == common.FAILED
+    assert "nobody@example.org" in answer.err
+    assert answer.json["status"] == "Completed"
+
+
 def test_an_old_source_is_moved_offline(tmp_path: Path) -> None:
     from tests.support.cli import organisation
 
