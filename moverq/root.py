@@ -61,12 +61,12 @@ from moverq.plan.explanation import Explanation
 from moverq.service import Service
 from moverq.session import HOPS_MAX, Session
 from moverq.transport import Transport, open_transport
+from moverq.upkeep import keep_in_order
 
 DIRECTORY = "directory.sqlite"
 LEDGER = "ledger.sqlite"
 TRANSPORT = "transport.sqlite"
 DATABASES = "databases"
-OWN_NAMES = re.compile(r"(directory|ledger|transport)\.sqlite(-wal|-shm)?|databases|moves|quarantine")
 NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
 """What servers and databases are called: a database's folder has its name."""
 LOOK_S = 0.2
@@ -152,7 +152,7 @@ async def init_root(path: Path | str, organisation: str = "example") -> None:
     Durable: on return.
 
     Raises:
-        RequestRefused: there is one already, or something else.
+        RequestRefused: there is one already.
         EndpointBroken: it cannot be written.
     """
     root = Path(path)
@@ -160,11 +160,6 @@ async def init_root(path: Path | str, organisation: str = "example") -> None:
     def prepare() -> None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            foreign = sorted(name for name in os.listdir(root) if not OWN_NAMES.fullmatch(name))
-            if foreign:
-                raise RequestRefused(
-                    why=f"{root} is not empty ({foreign[0]!r} is in it); name a new folder with --root or MOVERQ_ROOT"
-                )
             (root / DATABASES).mkdir(exist_ok=True)
         except OSError as error:
             raise EndpointBroken(endpoint=str(root), why=f"cannot be made: {error.strerror}") from error
@@ -588,8 +583,17 @@ class Root:
         )
 
     async def worker(self, *, drain: bool = False) -> None:
-        """Run queued moves; with `drain` until none is left that could go on by itself."""
-        await self.service().run(drain=drain)
+        """Run queued moves, and look after the databases they use; with `drain` until no move is left that could go
+        on by itself."""
+        # In the nursery: the upkeep, until the worker ends.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.upkeep)
+            await self.service().run(drain=drain)
+            nursery.cancel_scope.cancel()
+
+    async def upkeep(self) -> None:
+        """Keep the databases that are open here in order, until cancelled; see `upkeep`."""
+        await keep_in_order(self._open.values)
 
     async def wait(self, request: RequestId, *, work: bool = True) -> MoveStatistics:
         """The request has come to rest: completed, suspended as asked, failed. With `work` this process moves it,

@@ -40,7 +40,7 @@ LAYERS = {
         ("moverq.job", "moverq.queue", "moverq.moves"),
         ("moverq.session", "moverq.transport"),
         ("moverq.service",),
-        ("moverq.mailbox_files",),
+        ("moverq.mailbox_files", "moverq.upkeep"),
         ("moverq.root",),
         ("moverq.demo",),
         ("moverq.cli",),

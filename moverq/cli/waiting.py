@@ -61,7 +61,7 @@ async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
     news: set[RequestId] = set()
     service = root.service(on_progress=lambda progress: news.add(progress.request_id))
     with Display(quiet=quiet) as display:
-        # In the nursery: the worker, what shows it, and the watch for signals; the worker's end ends all.
+        # In the nursery: the worker, what shows it, the upkeep, and the watch for signals; the worker's end ends all.
         async with trio.open_nursery() as nursery:
 
             async def watch_signals() -> None:
@@ -85,6 +85,7 @@ async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
 
             nursery.start_soon(watch_signals)
             nursery.start_soon(show)
+            nursery.start_soon(root.upkeep)
             await service.run(drain=drain)
             nursery.cancel_scope.cancel()
         display(await root.look(sorted(news)))
