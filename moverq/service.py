@@ -33,6 +33,8 @@ from moverq.queue import choose_requests, next_date_ms
 
 INTAKE_INTERVAL_S = 0.05
 """Between two looks at the ledger: every write of every job rings, one look answers many."""
+ELSEWHERE_S = 1.0
+"""Between two looks while another worker has a move: its death writes nothing, only the file lock tells of it."""
 
 
 class Service:
@@ -64,6 +66,8 @@ class Service:
         self._jobs: dict[RequestId, Job] = {}
         self._told: dict[RequestId, tuple[object, object]] = {}
         self._resting: set[RequestId] = set()
+        self._elsewhere = False
+        """Another worker had one of the moves, as of the last look."""
         self._ended = Bell()
         self.waiting: dict[RequestId, str] = {}
         """Why requests that could run are not run now, as of the last look."""
@@ -118,6 +122,7 @@ class Service:
                 limits=self._limits,
             )
             self.waiting = dict(choice.waiting)
+            self._elsewhere = False
             for request_id in choice.start:
                 await self._start(request_id, jobs, tools)
             if tools.drain and not self._jobs and not choice.start:
@@ -136,6 +141,7 @@ class Service:
         lock = FileLock(self._ledger.lock_path(request_id))
         if not await self._offload(lock.try_acquire):
             self._resting.add(request_id)
+            self._elsewhere = True
             return
         job = Job(request_id=request_id, tools=tools, endpoints=self._endpoints, rng=self._rng)
         self._jobs[request_id] = job
@@ -162,7 +168,7 @@ class Service:
 
     def _rest_s(self, due: list[Standing]) -> float:
         date = next_date_ms(due)
-        most = self._limits.poll_wishes_s
+        most = min(self._limits.poll_wishes_s, ELSEWHERE_S) if self._elsewhere else self._limits.poll_wishes_s
         return most if date is None else min(most, max(0.0, (date - self._ledger.now_ms()) / 1000))
 
 

@@ -130,6 +130,20 @@ async def test_wait_watches_a_move_that_another_worker_has(cli: There) -> None:
     assert b"Nothing is lost" in err
 
 
+async def test_wait_takes_over_from_a_worker_that_is_killed(cli: There) -> None:
+    """Its death writes nothing that would ring: only its file lock is free again."""
+    await fill(cli.root)
+    cli.ok("move", "new", ADA, "--to", "DB2")
+    with cli.start("worker") as worker, cli.start("move", "resume", ADA, "--wait") as waiting:
+        await wait_stage(cli.root, SyncStage.COPYING_MESSAGES)
+        os.kill(worker.pid, signal.SIGSTOP)  # whichever has it: the other one does not, and must notice
+        worker.kill()
+        worker.communicate()
+        _, err = waiting.communicate(timeout=20)
+    assert waiting.returncode == 0, err
+    assert cli.ok("mailbox", "show", ADA, "--json").json["database"] == "DB2"
+
+
 @pytest.mark.parametrize("words", [("worker",), ("move", "resume", ADA, "--wait")])
 async def test_an_interrupted_move_goes_on(cli: There, words: tuple[str, ...]) -> None:
     await fill(cli.root)
