@@ -1,0 +1,169 @@
+"""Leases: one writer to a segment, beyond its physical end, for as long as its content is not committed."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from store.content.pool import SHARED, SegmentReader, SegmentWriter
+from store.content.segment import NewContent
+from store.disk import Disk
+from store.errors import Corruption, StoreFull
+from store.ids import ContentRef, FolderId, InstanceId, ItemId
+from store.layout import Layout
+from store.limits import CONTENT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX
+
+INSTANCE = InstanceId(b"n" * 16)
+Make = Callable[[], SegmentWriter]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path)
+    layout.content.mkdir()
+    return layout
+
+
+@pytest.fixture
+def make(layout: Layout) -> Iterator[Make]:
+    writers: list[SegmentWriter] = []
+
+    def make() -> SegmentWriter:
+        writers.append(SegmentWriter(Disk(), layout))
+        return writers[-1]
+
+    yield make
+    for writer in writers:
+        writer.close()
+
+
+def write(writer: SegmentWriter, *contents: bytes, stream: bytes = SHARED) -> list[ContentRef]:
+    items = [NewContent(ItemId(b"i" * 16), FolderId(b"f" * 16), 0, 0, content) for content in contents]
+    ((*refs,),) = writer.write(stream, [(INSTANCE, items)])
+    return refs
+
+
+def test_what_is_written_is_read(make: Make, layout: Layout) -> None:
+    writer, reader = make(), SegmentReader(Disk(), layout)
+    refs = [*write(writer, b"one", b""), *write(writer, b"three" * 1000)]
+    assert [reader.read(ref) for ref in refs] == [b"one", b"", b"three" * 1000]
+    reader.close()
+
+
+def test_groups_come_back_apart(make: Make) -> None:
+    item = NewContent(ItemId(b"i" * 16), FolderId(b"f" * 16), 0, 0, b"x")
+    places = make().write(SHARED, [(INSTANCE, [item, item]), (INSTANCE, []), (INSTANCE, [item])])
+    assert [len(refs) for refs in places] == [2, 0, 1]
+
+
+def test_two_processes_never_write_to_one_segment(make: Make) -> None:
+    one, other = make(), make()
+    segments = [write(writer, b"x")[0].segment for writer in (one, other, one, other)]
+    assert segments == [1, 2, 1, 2]
+
+
+def test_a_copy_has_a_segment_of_its_own(make: Make) -> None:
+    writer = make()
+    segments = [write(writer, b"x", stream=stream)[0].segment for stream in (SHARED, b"a", b"b", b"a", SHARED)]
+    assert segments == [1, 2, 3, 2, 1]
+
+
+def test_a_part_filled_segment_is_taken_up_beyond_its_physical_end(make: Make, layout: Layout) -> None:
+    first = make()
+    write(first, b"one")
+    first.close()
+    with layout.segment(1).open("ab") as file:
+        file.write(b"torn")
+    size = layout.segment(1).stat().st_size
+    (ref,) = write(make(), b"two")
+    assert ref.segment == 1
+    assert ref.offset >= size
+    assert ref.offset % CONTENT_ALIGN == 0
+
+
+def test_a_full_segment_is_left(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.content.pool.SEGMENT_BYTES_MAX", 400)
+    writer = make()
+    assert [write(writer, b"x" * 100)[0].segment for _ in range(5)] == [1, 1, 2, 2, 3]
+
+
+def test_a_segment_that_is_left_stays_leased_until_its_content_is_committed(
+    make: Make, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The committer is at most one group behind: two writes later it has been committed or refused."""
+    monkeypatch.setattr("store.content.pool.SEGMENT_BYTES_MAX", 200)
+    writer, file = make(), None
+    write(writer, b"x" * 100)
+    held = []
+    for _ in range(4):
+        file = Disk().open(layout.segment(1))
+        held.append(not file.lock(exclusive=True, wait=False))
+        file.close()
+        write(writer, b"x" * 100)
+    assert held == [True, True, True, False]
+
+
+def test_a_released_stream_goes_on_elsewhere(make: Make) -> None:
+    writer = make()
+    write(writer, b"x", stream=b"a")
+    writer.release(b"a")
+    writer.release(b"never there")
+    assert write(writer, b"x", stream=b"a")[0].segment == 2
+
+
+def test_leases_are_bounded_and_the_one_used_longest_ago_goes_first(make: Make) -> None:
+    writer = make()
+    write(writer, b"x")
+    for number in range(3 * LEASES_MAX):
+        write(writer, b"x", stream=b"%d" % number)
+        assert len(writer._leases) <= LEASES_MAX
+        if number % 5 == 0:
+            assert write(writer, b"x")[0].segment == 1  # in use all the time, and kept
+    assert len(writer._full) <= 3
+
+
+def test_a_failed_write_leaves_its_segment_and_the_next_one_works(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = make()
+    write(writer, b"one")
+    lease = writer._leases[SHARED]
+
+    def full(*_: object) -> None:
+        raise StoreFull(path="x", why="the disk is full")
+
+    monkeypatch.setattr(lease.file, "write", full)
+    with pytest.raises(StoreFull):
+        write(writer, b"two")
+    assert write(writer, b"three")[0].segment == 2
+
+
+def test_a_segment_deleted_between_open_and_lock_is_not_used(make: Make, layout: Layout) -> None:
+    first = make()
+    write(first, b"one")
+    first.close()
+
+    class Races(Disk):
+        def open(self, path: Path, **how: bool):  # type: ignore[no-untyped-def, override]
+            file = super().open(path, **how)
+            if path == layout.segment(1) and path.exists():
+                path.unlink()
+            return file
+
+    writer = SegmentWriter(Races(), layout)
+    (ref,) = write(writer, b"two")
+    assert layout.segment(ref.segment).exists()
+    writer.close()
+
+
+def test_a_reader_keeps_a_bounded_number_of_segments_open(make: Make, layout: Layout) -> None:
+    writer, reader = make(), SegmentReader(Disk(), layout)
+    refs = [write(writer, b"%d" % number, stream=b"%d" % number)[0] for number in range(OPEN_SEGMENTS_MAX + 5)]
+    for _ in range(2):
+        assert [reader.read(ref) for ref in refs] == [b"%d" % number for number in range(len(refs))]
+        assert len(reader._open) <= OPEN_SEGMENTS_MAX
+    reader.close()
+
+
+def test_a_missing_segment_is_corruption(layout: Layout) -> None:
+    reader = SegmentReader(Disk(), layout)
+    with pytest.raises(Corruption, match="expected a content segment, found no file"):
+        reader.read(ContentRef(9, 0, 1, b""))
