@@ -300,7 +300,7 @@ def decode(payload: bytes) -> list[list[Record]]:
     try:
         wire = msgpack.unpackb(payload, use_list=False)
         return [[_record(parts) for parts in transaction] for transaction in wire]
-    except (TypeError, KeyError, IndexError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, KeyError, IndexError, msgpack.UnpackException) as error:
         raise ValueError(f"a log record that this version does not know: {error!r}") from error
 
 

@@ -1,0 +1,159 @@
+"""A mover's verbs, where the contract of endpoints does not look: what arrives twice, out of order, or damaged."""
+
+from pathlib import Path
+
+import pytest
+
+import store
+from store.database import Database
+from store.ids import ContentRef
+from store.records import ItemRow
+from tests.support.store_world import BOB, START_MS, check_sound
+
+INBOX_ID = store.FolderId(b"inbox".ljust(16, b"."))
+OTHER_ID = store.FolderId(b"other".ljust(16, b"."))
+
+
+def row(number: int, content: bytes, modseq: int, *, uid: int | None = None, folder: bytes = INBOX_ID) -> ItemRow:
+    ref = ContentRef(0, 0, len(content), b"")
+    return ItemRow(
+        store.ItemId(b"%016d" % number), store.FolderId(folder), uid or number, modseq, START_MS, ref.size,
+        ref.content_hash, 0, 0, 0, (), "IPM.Note", (),
+    )  # fmt: skip
+
+
+def moved(number: int, content: bytes, modseq: int, *, uid: int | None = None) -> store.MovedItem:
+    return store.MovedItem(row(number, content, modseq, uid=uid), content)
+
+
+def folder(folder_id: store.FolderId, name: str, modseq: int, *, parent: bytes = b"") -> store.FolderPut:
+    return store.FolderPut(BOB, folder_id, parent, name, modseq, 77, 1, "", True, False, ())
+
+
+def create(folder_id: store.FolderId, name: str, modseq: int, *, parent: bytes = b"") -> store.MovedFolder:
+    return store.MovedFolder(store.FolderStepKind.CREATE, folder(folder_id, name, modseq, parent=parent))
+
+
+@pytest.fixture
+async def mover(database: Database, tmp_path: Path) -> store.Mover:
+    mover = database.mover(BOB)
+    await mover.create(store.MailboxId(b"bob's"), 1)
+    await mover.put_folders([create(INBOX_ID, "INBOX", 1), create(OTHER_ID, "Other", 2)], 1)
+    return mover
+
+
+async def states(database: Database) -> dict[int, tuple[int, int, bytes | None]]:
+    """Item number: (modseq, UID, bytes)."""
+    rows = [found for _, found in await database.items(BOB)]
+    fetched = await database.fetch(BOB, rows) if rows else []
+    return {int(one.row.item_id): (one.row.modseq, one.row.uid, one.content) for one in fetched}
+
+
+async def test_one_item_many_times_in_one_call_is_taken_in_its_newest_state(
+    database: Database, mover: store.Mover, tmp_path: Path
+) -> None:
+    await mover.put_items([moved(1, b"first", 5)], 1)
+    await mover.put_items([moved(1, b"second", 8), moved(1, b"first", 7), moved(1, b"third", 9), moved(1, b"x", 6)], 1)
+    await mover.put_items([moved(2, b"a", 11), moved(2, b"b", 12)], 1)
+    assert await states(database) == {1: (9, 1, b"third"), 2: (12, 2, b"b")}
+    check_sound(tmp_path / "db")
+
+
+async def test_one_item_many_times_in_one_batch_of_changes_keeps_the_sums_true(
+    database: Database, mover: store.Mover, tmp_path: Path
+) -> None:
+    await mover.put_items([moved(1, b"first", 5)], 1)
+    changes = [row(1, b"first", 6)._replace(flags=1), row(1, b"first", 8)._replace(flags=2), row(1, b"first", 7)]
+    assert await mover.apply(store.MovedChanges(through=8, items=changes), 1) == []
+    ((_, found),) = await database.items(BOB)
+    assert (found.modseq, found.flags) == (8, 2)
+    check_sound(tmp_path / "db")
+
+
+async def test_a_dead_item_never_comes_back(database: Database, mover: store.Mover, tmp_path: Path) -> None:
+    gone = [store.GoneRow(b"%016d" % 1, 9)]
+    await mover.apply(store.MovedChanges(through=9, items_gone=gone), 1)
+    await mover.put_items([moved(1, b"late", 20)], 1)
+    assert await mover.apply(store.MovedChanges(through=20, items=[row(1, b"late", 21)]), 1) == []
+    assert await states(database) == {}
+    check_sound(tmp_path / "db")
+
+
+async def test_bytes_that_are_not_those_promised_are_refused_and_the_others_taken(
+    database: Database, mover: store.Mover
+) -> None:
+    wrong_hash = store.MovedItem(row(1, b"good", 5)._replace(content_hash=b"?" * 16), b"good")
+    wrong_size = store.MovedItem(row(2, b"longer", 6), b"short")
+    refused = await mover.put_items([wrong_hash, wrong_size, moved(3, b"fine", 7)], 1)
+    assert [(int(one.item_id), one.why) for one in refused] == [
+        (1, "the bytes are not those that its hash names"),
+        (2, "the bytes are not those that its hash names"),
+    ]
+    assert set(await states(database)) == {3}
+
+
+async def test_a_uid_that_is_taken_is_refused_also_within_one_call(
+    database: Database, mover: store.Mover, tmp_path: Path
+) -> None:
+    refused = await mover.put_items([moved(1, b"a", 5, uid=7), moved(2, b"b", 6, uid=7)], 1)
+    assert [int(one.item_id) for one in refused] == [2]
+    swapped = [row(1, b"a", 8, uid=9), row(2, b"b", 9, uid=7)]
+    assert await mover.apply(store.MovedChanges(through=9, items=swapped), 1) == [b"%016d" % 2]
+    assert set(await states(database)) == {1}
+    check_sound(tmp_path / "db")
+
+
+async def test_a_step_that_is_refused_stops_there_and_the_steps_before_stand(
+    database: Database, mover: store.Mover
+) -> None:
+    third = store.FolderId(b"third".ljust(16, b"."))
+    with pytest.raises(store.Refused, match="already"):
+        await mover.put_folders([create(third, "Third", 3), create(store.FolderId(b"x" * 16), "Other", 4)], 1)
+    _, folders, _ = await database.account(BOB)
+    assert [found.name for found in folders] == ["INBOX", "Other", "Third"]
+
+
+async def test_folders_never_become_a_ring(database: Database, mover: store.Mover) -> None:
+    inner = store.FolderId(b"inner".ljust(16, b"."))
+    await mover.put_folders([create(inner, "Inner", 3, parent=OTHER_ID)], 1)
+    into_itself = store.MovedFolder(store.FolderStepKind.MOVE, folder(OTHER_ID, "Other", 4, parent=inner))
+    with pytest.raises(store.Refused, match="inside itself"):
+        await mover.put_folders([into_itself], 1)
+
+
+async def test_a_stale_token_changes_nothing(database: Database, mover: store.Mover) -> None:
+    await mover.claim(5)
+    before = await database.account(BOB)
+    for attempt in (
+        mover.put_items([moved(1, b"x", 5)], 4),
+        mover.apply(store.MovedChanges(through=9), 4),
+        mover.put_folders([], 4),
+        mover.open(4),
+        mover.retire(4, "there"),
+        mover.remove(4, keep_until_ms=0),
+        mover.purge(4),
+    ):
+        with pytest.raises(store.StaleToken):
+            await attempt
+    assert await database.account(BOB) == before
+
+
+async def test_a_purged_mailbox_leaves_nothing(database: Database, mover: store.Mover, tmp_path: Path) -> None:
+    await mover.put_items([moved(1, b"x", 5)], 1)
+    with pytest.raises(store.Refused, match="only a soft-deleted"):
+        await mover.purge(1)
+    await mover.remove(1, keep_until_ms=START_MS)
+    await mover.purge(1)
+    await mover.purge(1)  # gone already
+    assert await database.mailboxes() == []
+    tables = ("item", "folder", "tombstone", "setting", "delivery_key")
+    assert await database.read_db(lambda db: [db.execute(f"SELECT count(*) FROM {one}").get for one in tables]) == [
+        0
+    ] * len(tables)
+    check_sound(tmp_path / "db")
+
+
+async def test_a_mailbox_is_kept_until_its_date(database: Database, mover: store.Mover) -> None:
+    await mover.remove(1, keep_until_ms=START_MS + 5000)
+    with pytest.raises(store.Refused, match="kept for 5 s more"):
+        await mover.purge(1)
