@@ -30,7 +30,6 @@ class Script:
     filled: Filled
     left: list[str] = attrs.field(factory=lambda: list(WHILE_MOVING))
     done: int = 0
-    _turn: trio.Lock = attrs.field(factory=trio.Lock)
 
     @classmethod
     def of(cls, world: World, filled: Filled, verbs: Sequence[str] = WHILE_MOVING) -> "Script":
@@ -42,7 +41,7 @@ class Script:
         The user is another process: what kills the engine does not come between a verb and its acknowledgement.
         """
         with trio.CancelScope(shield=True):
-            async with self._turn:
+            async with self.world.users_turn:
                 await self._act()
 
     async def _act(self) -> None:

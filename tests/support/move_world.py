@@ -108,6 +108,8 @@ class World:
     databases: dict[str, MemoryDatabase] = attrs.field(factory=dict)
     mailbox_id: MailboxId = ADA
     now: int = 1_700_000_000_000
+    users_turn: trio.Lock = attrs.field(factory=trio.Lock)
+    """Held from a client's verb to its acknowledgement: in between, what is acknowledged cannot be asked for."""
     acked: "Snapshot | None" = None
     """What clients have been told: the mailbox at its home after the last acknowledged change."""
 
@@ -160,6 +162,10 @@ class World:
 
     async def check_safe(self, *, at_rest: bool = False) -> None:
         """The invariants that hold after every step; `at_rest` also those of a settled move."""
+        async with self.users_turn:
+            await self._check_safe(at_rest=at_rest)
+
+    async def _check_safe(self, *, at_rest: bool) -> None:
         register = (await self.recipient()).register
         mine = [(name, i) for name, d in self.databases.items() for i in d.instances.values()]
         opened = [(name, i) for name, i in mine if i.guard.mode is GuardMode.OPEN]
