@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
@@ -49,19 +49,23 @@ from moverq.flow.backoff import wait_first
 from moverq.flow.offload import InThread
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
-from moverq.mailbox_files import Exported, Imported, export_mail, folder_paths, import_mail, patiently
 from moverq.model.delivery import delivery_key
 from moverq.model.ids import InstanceId, MailboxId, RequestId, new_id
 from moverq.model.progress import Progress
-from moverq.model.report import MoveReport
 from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.model.statistics import MoveStatistics
 from moverq.plan.explanation import Explanation
-from moverq.service import Service
 from moverq.session import HOPS_MAX, Session
-from moverq.transport import Transport, open_transport
-from moverq.upkeep import keep_in_order
+
+if TYPE_CHECKING:
+    from moverq.mailbox_files import Exported, Imported
+    from moverq.model.report import MoveReport
+    from moverq.service import Service
+    from moverq.transport import Transport
+
+# What only some verbs need (import and export, the queue, workers) is imported by them: a command line that delivers
+# one message shall not wait for the engine.
 
 DIRECTORY = "directory.sqlite"
 LEDGER = "ledger.sqlite"
@@ -385,6 +389,8 @@ class Root:
 
     async def mailbox_show(self, address: str) -> MailboxShown:
         """The mailbox at its home. Raises `NotFound`."""
+        from moverq.mailbox_files import folder_paths
+
         recipient = await self.directory.locate(address)
         home = recipient.register.home
         info, folders, settings = await (await self.store(home.database)).contents(home.instance)
@@ -427,6 +433,8 @@ class Root:
 
     async def mailbox_set(self, address: str, name: str, value: object | None) -> None:
         """A setting has this value (anything JSON can say); None: it is not set. Raises `RequestRefused`."""
+        from moverq.mailbox_files import patiently
+
         await patiently(self.session(address), lambda place: place.mailbox.set_setting(name, value))
 
     async def mailbox_import(
@@ -435,10 +443,12 @@ class Root:
         path: Path | str,
         *,
         append: bool = False,
-        done: Imported | None = None,
-        on_batch: Callable[[Imported], None] | None = None,
-    ) -> Imported:
+        done: "Imported | None" = None,
+        on_batch: "Callable[[Imported], None] | None" = None,
+    ) -> "Imported":
         """Every message of a Maildir, mbox or folder of .eml is in the mailbox; see `mailbox_files`."""
+        from moverq.mailbox_files import import_mail
+
         session = self.session(address)
         await session.place()
         return await import_mail(session, Path(path), append=append, done=done, on_batch=on_batch)
@@ -449,10 +459,12 @@ class Root:
         path: Path | str,
         *,
         form: str = "maildir",
-        done: Exported | None = None,
-        on_batch: Callable[[Exported], None] | None = None,
-    ) -> Exported:
+        done: "Exported | None" = None,
+        on_batch: "Callable[[Exported], None] | None" = None,
+    ) -> "Exported":
         """The mailbox's mail is in a new folder; see `mailbox_files`."""
+        from moverq.mailbox_files import export_mail
+
         session = self.session(address)
         await session.place()
         return await export_mail(session, Path(path), form=form, done=done, on_batch=on_batch)
@@ -492,8 +504,10 @@ class Root:
                     raise
 
     @asynccontextmanager
-    async def transport(self) -> AsyncIterator[Transport]:
+    async def transport(self) -> "AsyncIterator[Transport]":
         """The root's durable queue: what is submitted arrives exactly once, also while the mailbox is locked."""
+
+        from moverq.transport import open_transport
 
         async def deliver(*, recipient: str, sender: str, content: bytes, key: bytes, received_ms: int) -> None:
             await self.deliver(recipient, content, sender=sender, key=key, received_ms=received_ms)
@@ -537,7 +551,7 @@ class Root:
     async def move_show(self, name: str) -> MoveStatistics:
         return await moves.get(self.ledger, await self.find(name))
 
-    async def report(self, name: str) -> MoveReport:
+    async def report(self, name: str) -> "MoveReport":
         return await moves.report(self.ledger, await self.find(name))
 
     async def explain(self, name: str) -> Explanation:
@@ -569,8 +583,10 @@ class Root:
         *,
         only: Callable[[Standing], bool] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
-    ) -> Service:
+    ) -> "Service":
         """A worker on this root; `run` it. `only`: the requests that it cares for."""
+        from moverq.service import Service
+
         return Service(
             ledger=self.ledger,
             directory=self.directory,
@@ -593,6 +609,8 @@ class Root:
 
     async def upkeep(self) -> None:
         """Keep the databases that are open here in order, until cancelled; see `upkeep`."""
+        from moverq.upkeep import keep_in_order
+
         await keep_in_order(self._open.values)
 
     async def wait(self, request: RequestId, *, work: bool = True) -> MoveStatistics:
@@ -635,7 +653,7 @@ class Root:
             if service is not None:
                 service.stop()
 
-    async def look(self, requests: Iterable[RequestId], service: Service | None = None) -> list[Look]:
+    async def look(self, requests: Iterable[RequestId], service: "Service | None" = None) -> list[Look]:
         """These requests now, but for those that are gone."""
         standings = [await self._standing(request) for request in requests]
         return looks([standing for standing in standings if standing is not None], service)
@@ -647,7 +665,7 @@ class Root:
             return None
 
 
-def looks(standings: Iterable[Standing], service: Service | None) -> list[Look]:
+def looks(standings: Iterable[Standing], service: "Service | None") -> list[Look]:
     """With the newest progress: this process's own where it has the move at work, else the ledger's."""
     own = service.progress if service is not None else {}
     return [Look(standing=s, progress=own.get(s.request.request_id, s.progress)) for s in standings]
