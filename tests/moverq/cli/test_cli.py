@@ -1,7 +1,10 @@
 """The command line's verbs, their answers and their exit codes, in one process."""
 
+import io
 import json
 import mailbox
+import os
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import trio
 
 from moverq import open_root
 from moverq.cli import common
-from moverq.cli.__main__ import GROUPS
+from moverq.cli.__main__ import GROUPS, run
 from moverq.errors import EndpointUnavailable
 from moverq.ledger.ledger import Ledger
 from tests.support.cli import MESSAGE, Here
@@ -393,15 +396,11 @@ def test_a_database_is_looked_into_and_kept_in_order(cli: Here) -> None:
 
 @pytest.mark.parametrize("name", [name for name, _, _ in GROUPS])
 def test_every_group_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from moverq.cli.__main__ import run
-
     assert run([name, "--help"]) == 0
     assert "Usage: moverq" in capsys.readouterr().out
 
 
 def test_the_root_may_stand_before_the_verb(cli: Here, capsys: pytest.CaptureFixture[str]) -> None:
-    from moverq.cli.__main__ import run
-
     assert run([f"--root={cli.root}", "mailbox", "list"]) == 0
     assert run(["--root", str(cli.root), "mailbox", "list"]) == 0
     assert capsys.readouterr().out.count(ADA) == 2
@@ -465,3 +464,74 @@ def test_a_database_in_use_is_not_rebuilt(cli: Here) -> None:
                     await other.store_rebuild("DB1")
 
     trio.run(use)
+
+
+# ---- damage, and terminals
+
+
+def damage(root: Path, pattern: str, at: bytes) -> Path:
+    """One bit, in the first file of DB1 that fits."""
+    path = sorted((root / "databases" / "DB1").glob(pattern))[0]
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(at)] ^= 1
+    path.write_bytes(raw)
+    return path
+
+
+def test_a_damaged_item_stops_a_move_until_an_operator_leaves_it_behind(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    cli.ok("deliver", ADA, stdin=MESSAGE.replace(b"how are", b"who are"))
+    damage(cli.root, "content/*.seg", b"who are")
+    answer = cli("move", "new", ADA, "--to", "DB2", "--wait")
+    assert answer.code == common.FAILED
+    assert "1 bad items, and the request allows 0" in answer.err
+    failed = cli.ok("move", "show", ADA, "--json").json
+    assert (failed["status"], failed["status_detail"]) == ("Failed", "FailedBadItemLimit")
+    assert cli.ok("mailbox", "show", ADA, "--json").json["guard"] == "open"
+    cli.ok("move", "resume", ADA, "--bad-item-limit", "1", "--wait")
+    done = cli.ok("move", "show", ADA, "--json").json
+    assert (done["status"], done["bad_items_encountered"]) == ("CompletedWithWarning", 1)
+    assert len(cli.ok("move", "report", ADA, "--json").json["report"]["bad_items"]) == 1
+    (kept,) = (path for path in (cli.root / "quarantine" / done["request_id"]).iterdir() if path.is_file())
+    assert b"vho are" in kept.read_bytes()
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 1
+
+
+def test_a_damaged_log_is_named_with_file_and_place(cli: Here) -> None:
+    for number in range(3):
+        cli.ok("deliver", ADA, stdin=MESSAGE + b"%d" % number)
+    path = sorted((cli.root / "databases" / "DB1" / "log").glob("*.log"))[0]
+    raw = bytearray(path.read_bytes())
+    raw[1024 + 200] ^= 1
+    path.write_bytes(raw)
+    answer = cli("store", "check", "DB1", "--json")
+    assert answer.code == common.FAILED
+    assert any(path.name in problem for problem in answer.json["problems"])
+    for catalogue in (cli.root / "databases" / "DB1").glob("catalogue.sqlite*"):
+        catalogue.unlink()
+    answer = cli("store", "rebuild", "DB1")
+    assert answer.code == common.BROKEN
+    assert path.name in answer.err
+
+
+def test_a_cut_log_is_no_database_to_go_on_with(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    path = sorted((cli.root / "databases" / "DB1" / "log").glob("*.log"))[0]
+    os.truncate(path, 700)
+    answer = cli("deliver", ADA, stdin=MESSAGE + b"more")
+    assert answer.code == common.TEMPORARY
+    assert path.name in answer.err
+    assert cli("mailbox", "show", ADA).code == common.BROKEN
+
+
+def test_on_a_terminal_progress_is_a_table(cli: Here) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    with redirect_stderr(terminal):
+        assert run(["move", "new", ADA, "--to", "DB2", "--wait", "--root", str(cli.root)]) == 0
+        assert run(["worker", "--drain", "--root", str(cli.root)]) == 0
+    assert "stage" in terminal.getvalue()
+    assert "status=Completed" in terminal.getvalue()
