@@ -76,6 +76,7 @@ async def demo(
             print("Taken back by one command:")
             print(f"  moverq move rollback {request[:8]} --wait --root {place}", flush=True)
             if rollback:
+                print("  (the demo does so now, with the mailbox in use)")
                 print()
                 print("DB2 -> DB1, with all that came since:", flush=True)
                 with Display(quiet=not tty) as display:
