@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHES = ("bulk_copy", "cutover")
+BENCHES = ("bulk_copy", "cutover", "deliver", "feed")
 
 
 def main() -> int:

@@ -1,0 +1,21 @@
+"""One process of `bench.deliver`: `KIND ROOT AT_ONCE SECONDS`; prints its rate as JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+import trio
+
+from bench.deliver import bare, engine
+
+
+def main(kind: str, root: str, at_once: str, seconds: str) -> None:
+    if kind == "bare":
+        rate = bare(Path(root), int(at_once), int(seconds))
+    else:
+        rate = trio.run(engine, Path(root), int(at_once), int(seconds))
+    print(json.dumps({"per_second": rate}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
