@@ -375,6 +375,8 @@ __all__ = [
     "ITEMS",
     "Check",
     "Moved",
+    "Told",
+    "check",
     "init_root",
     "move_in_use",
     "narrated",
