@@ -1,5 +1,7 @@
 """The two digests: golden values, and the same number as the engine's own."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,8 +27,15 @@ def test_the_digests_do_not_change_silently() -> None:
 
 
 def test_equality_sees_what_both_sides_keep_and_nothing_else() -> None:
-    same = [{"uid": 4}, {"modseq": 10}, {"segment": 9}, {"offset": 0}, {"item_id": b"j" * 16}, {"folder_id": b"g" * 16}]
-    other = [
+    same: list[dict[str, Any]] = [
+        {"uid": 4},
+        {"modseq": 10},
+        {"segment": 9},
+        {"offset": 0},
+        {"item_id": b"j" * 16},
+        {"folder_id": b"g" * 16},
+    ]
+    other: list[dict[str, Any]] = [
         {"content_hash": b"x" * 16},
         {"received_ms": 1},
         {"size": 1},

@@ -142,7 +142,7 @@ def test_a_segment_deleted_between_open_and_lock_is_not_used(make: Make, layout:
     first.close()
 
     class Races(Disk):
-        def open(self, path: Path, **how: bool):  # type: ignore[no-untyped-def, override]
+        def open(self, path: Path, **how: bool):  # type: ignore[no-untyped-def]
             file = super().open(path, **how)
             if path == layout.segment(1) and path.exists():
                 path.unlink()
