@@ -313,6 +313,8 @@ class Ledger:
                 "INSERT INTO report (request_id, at_ms, kind, text, data) VALUES (?, ?, ?, ?, ?)",
                 [(request_id, e.at_ms, e.kind.value, e.text, self._codec.pack(dict(e.data))) for e in entries],
             )
+            if entries:
+                self._trim_report(request_id)
             return self._standing(request_id)
 
         return await self._write(write)
@@ -403,6 +405,16 @@ class Ledger:
     async def _effect(self, _verb: str, effect: Callable[[], Awaitable[T]]) -> T:
         """Every durable effect passes here: the place where tests stop the world."""
         return await effect()
+
+    def _trim_report(self, request_id: RequestId) -> None:
+        """The oldest plain lines go where there are more than the bound; what happened once for all is kept."""
+        plain = [kind.value for kind in EntryKind if not kind.is_kept]
+        which = f"request_id = ? AND kind IN ({','.join('?' * len(plain))})"
+        self._db.execute(
+            f"DELETE FROM report WHERE {which} AND entry_id <= "
+            f"(SELECT entry_id FROM report WHERE {which} ORDER BY entry_id DESC LIMIT 1 OFFSET ?)",
+            (request_id, *plain, request_id, *plain, self.limits.report_entries_max),
+        )
 
     def _standing(self, request_id: RequestId) -> Standing:
         rows = list(self._db.execute(f"SELECT {_COLUMNS} FROM requests WHERE request_id = ?", (request_id,)))

@@ -174,3 +174,14 @@ async def test_another_connections_write_wakes_who_waits(tmp_path: Path, clock: 
 async def test_quarantine_keeps_the_bytes(ledger: Ledger) -> None:
     path = await ledger.quarantine(A, "item.CorruptItem", b"raw")
     assert await trio.Path(path).read_bytes() == b"raw"
+
+
+async def test_of_a_long_report_the_oldest_plain_lines_go_and_what_is_told_once_stays(ledger: Ledger) -> None:
+    await ledger.add(request())
+    await ledger.take_over(A, 1)
+    ledger.limits = attrs.evolve(ledger.limits, report_entries_max=10)
+    for number in range(30):
+        kind = EntryKind.BAD_ITEM if number == 3 else EntryKind.STAGE if number % 2 else EntryKind.LINE
+        await ledger.write(A, 1, entries=[ReportEntry(at_ms=number, kind=kind, text=f"{number}", data={})])
+    kept = [entry.text for entry in await ledger.entries(A)]
+    assert kept == ["3", *(str(number) for number in range(20, 30))]
