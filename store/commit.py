@@ -4,7 +4,7 @@ A *proposal* is content to be written and a decision to be made: a function from
 commit to records, or a refusal. Whatever queued during the last commit goes together; no timer.
 
     queue ──stager──▶ content written and synced ──committer──▶ commit.lock, BEGIN IMMEDIATE, catch up,
-                                                               decide and apply each in a savepoint,
+                                                               decide and apply each in turn,
                                                                one frame appended and synced, COMMIT, unlock, answer
 
 What always holds: an operation that cannot be applied is never logged; no acknowledged write is missing for a reader
@@ -32,7 +32,13 @@ from store.disk import File
 from store.errors import Refused, StoreBroken, StoreClosed, StoreError
 from store.ids import ContentRef, InstanceId
 from store.layout import Layout
-from store.limits import FRAME_BYTES_MAX, GROUP_BYTES_MAX, GROUP_ITEMS_MAX, QUEUE_BYTES_MAX
+from store.limits import (
+    FRAME_BYTES_MAX,
+    GROUP_BYTES_MAX,
+    GROUP_ITEMS_MAX,
+    QUEUE_BYTES_MAX,
+    STAGED_BY_COMMITTER_BYTES_MAX,
+)
 from store.log.log import Log
 from store.offload import Offload
 from store.records import Record, join, pack
@@ -100,6 +106,8 @@ class _Waiting:
     answer: Any = None
     error: BaseException | None = None
     settled: bool = False
+    staged: bool = False
+    """Its content, if any, is in a segment."""
     refs: Sequence[ContentRef] = ()
 
 
@@ -121,6 +129,7 @@ class Committer:
     _changed: trio.Event = attrs.Factory(trio.Event)
     _room: trio.Event = attrs.Factory(trio.Event)
     _stopped: StoreError | None = None
+    _committing: bool = False
     commits: int = 0
     transactions: int = 0
 
@@ -208,26 +217,36 @@ class Committer:
                     await self._changed.wait()
                 group = self._take_group()
                 try:
-                    with_content = [waiting for waiting in group if waiting.proposal.content]
-                    if with_content:
-                        await self._stage(with_content)
+                    # With nothing to overlap with, a small group's content is written by the committer itself: one
+                    # thread hop less, which is most of what a single delivery costs beside its syncs.
+                    alone = not self._committing and sum(w.bytes for w in group) <= STAGED_BY_COMMITTER_BYTES_MAX
+                    if not alone:
+                        await self._offload_content(lambda group=group: self._stage(group))  # type: ignore[misc]
                     await staged.send(group)
+                    if alone:
+                        await group[0].done.wait()  # one writer: nothing else is staged meanwhile
                 except Exception as error:  # a bug, too, fails this group alone: nothing was committed
                     _fail_all(group, error)
                 except BaseException:
                     _fail_all(group, StoreClosed(path=str(self._layout.root)))
                     raise
 
-    async def _stage(self, group: list[_Waiting]) -> None:
-        stream = group[0].proposal.stream
-        content = [(waiting.proposal.instance, waiting.proposal.content) for waiting in group]
-        places = await self._offload_content(lambda: self._writer.write(stream, content))
-        for waiting, refs in zip(group, places, strict=True):
-            waiting.refs = refs
+    def _stage(self, group: list[_Waiting]) -> None:
+        """Blocking: the group's content is in a segment, durable, and each member knows where."""
+        with_content = [waiting for waiting in group if waiting.proposal.content]
+        if with_content:
+            content = [(waiting.proposal.instance, waiting.proposal.content) for waiting in with_content]
+            places = self._writer.write(with_content[0].proposal.stream, content)
+            for waiting, refs in zip(with_content, places, strict=True):
+                waiting.refs = refs
+        for waiting in group:
+            waiting.staged = True
 
     async def _commit_groups(self, to_commit: trio.MemoryReceiveChannel[list[_Waiting]]) -> None:
         async for group in to_commit:
+            self._committing = True
             await self._commit_group(group)
+            self._committing = False
             self._on_commit()
 
     async def _commit_group(self, group: list[_Waiting]) -> None:
@@ -239,7 +258,7 @@ class Committer:
         unsettled: StoreError = StoreClosed(path=str(self._layout.root))
         try:
             await self._offload_log(lambda: self._commit(group))
-        except _TooLargeTogether:
+        except _NotTogether:
             for waiting in group:
                 await self._commit_group([waiting])
         except StoreBroken as error:
@@ -260,19 +279,22 @@ class Committer:
 
     def _commit(self, group: list[_Waiting]) -> None:
         """Blocking: one commit, whole. Sets each member's answer or error."""
+        if not group[0].staged:
+            self._stage(group)
         self._commit_lock.lock(exclusive=True, wait=True)
         try:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 head = catch_up(self._db, self._log, now_ms=self._now_ms())
-                outcomes = [self._decide(waiting) for waiting in group]
+                applier = Applier(self._db)
+                outcomes = [self._decide(waiting, applier, alone=len(group) == 1) for waiting in group]
             except apsw.Error as error:
                 raise catalogue_error(self._layout.catalogue, error) from error
             logged = [packed for packed, _, _ in outcomes if packed]
             payload = join(logged)
             if len(payload) > FRAME_BYTES_MAX:
                 if len(group) > 1:
-                    raise _TooLargeTogether
+                    raise _NotTogether
                 raise Refused(why=f"{len(payload):,} bytes of changes are more than one commit takes: split them")
             if logged:
                 # A full disk shows here, before the frame's first byte, where nothing has happened yet.
@@ -295,25 +317,32 @@ class Committer:
         for waiting, (_, answer, refusal) in zip(group, outcomes, strict=True):
             waiting.answer, waiting.error, waiting.settled = answer, refusal, True
 
-    def _decide(self, waiting: _Waiting) -> tuple[bytes, Any, Exception | None]:
-        """Decide and apply one proposal in a savepoint: (packed records, answer, refusal).
+    def _decide(self, waiting: _Waiting, applier: Applier, *, alone: bool) -> tuple[bytes, Any, Exception | None]:
+        """Decide and apply one proposal: (packed records, answer, refusal).
 
-        A refusal rolls back alone; so does a bug: records that break a rule of the catalogue or cannot be packed.
+        Deciding changes nothing, so a refusal needs no undoing. Applying fails only by a bug: records that break a
+        rule of the catalogue or cannot be packed. Then the group is rolled back and its members go one by one, so
+        that the bug fails its own alone; no savepoint is paid for by all the others.
         """
         proposal = waiting.proposal
         draft = Draft(self._db, proposal.instance, self._now_ms(), waiting.refs)
-        self._db.execute("SAVEPOINT proposal")
         try:
             answer = proposal.decide(draft)
-            Applier(self._db).apply(draft.records)
             packed = pack(draft.records) if draft.records else b""
         except Exception as refusal:
-            if isinstance(refusal, apsw.Error) and not isinstance(refusal, apsw.ConstraintError):
+            if isinstance(refusal, apsw.Error):
                 raise  # the catalogue's own trouble, not this proposal's
-            self._db.execute("ROLLBACK TO proposal")
-            self._db.execute("RELEASE proposal")
             return b"", None, refusal
-        self._db.execute("RELEASE proposal")
+        try:
+            applier.apply(draft.records)
+        except Exception as bug:
+            if isinstance(bug, apsw.Error) and not isinstance(bug, apsw.ConstraintError):
+                raise
+            if not alone:
+                raise _NotTogether from bug
+            self._db.execute("ROLLBACK")
+            self._db.execute("BEGIN IMMEDIATE")
+            return b"", None, bug
         return packed, answer, None
 
     def _roll_back(self) -> None:
@@ -323,8 +352,8 @@ class Committer:
                 self._db.execute("ROLLBACK")
 
 
-class _TooLargeTogether(Exception):
-    """A group's changes are more than one frame takes; each alone may not be."""
+class _NotTogether(Exception):
+    """A group cannot be committed as one: too large for a frame, or one of it fails. Each alone may not be."""
 
 
 def _fail(waiting: _Waiting, error: BaseException) -> None:

@@ -28,6 +28,9 @@ GROUP_BYTES_MAX = 8 * MIB
 
 GROUP_ITEMS_MAX = 16_384
 """Items that one commit touches; what keeps its frame below `FRAME_BYTES_MAX` in all but absurd cases (refused)."""
+STAGED_BY_COMMITTER_BYTES_MAX = 256 * KIB
+"""A group's content up to this, where no commit is going on, is not worth a thread hop of its own."""
+
 QUEUE_BYTES_MAX = 32 * MIB
 
 FETCH_BYTES_MAX = 8 * MIB

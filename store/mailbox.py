@@ -453,7 +453,7 @@ def _check_number(number: int) -> None:
 
 
 def _check_quota(draft: Draft, size: int) -> None:
-    text = queries.settings(draft.db, draft.info.no).get(QUOTA_BYTES)
+    text = queries.setting(draft.db, draft.info.no, QUOTA_BYTES)
     if text is not None:
         quota, used = int(text), queries.used_bytes(draft.db, draft.info.no)
         if used + size > quota:

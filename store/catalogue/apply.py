@@ -69,9 +69,12 @@ class _Sums:
 
 @attrs.define
 class Applier:
-    """Applies records through one connection, inside the caller's SQLite transaction."""
+    """Applies records through one connection, inside the caller's SQLite transaction, which it does not outlive: what
+    it has looked up once it remembers, and nothing else may change the tables meanwhile."""
 
     _db: apsw.Connection
+    _mailboxes: dict[InstanceId, int] = attrs.Factory(dict)
+    _folders_of: dict[int, dict[bytes, int]] = attrs.Factory(dict)
     _sums: dict[int, _Sums] = attrs.Factory(dict)
     _heads: dict[int, int] = attrs.Factory(dict)
 
@@ -84,13 +87,20 @@ class Applier:
         self._flush()
 
     def mailbox_no(self, instance: InstanceId) -> int:
-        found = self._db.execute("SELECT no FROM mailbox WHERE instance = ?", (instance,)).fetchone()
-        if found is None:
-            raise NoSuchMailbox(instance=instance)
-        return int(found[0])
+        number = self._mailboxes.get(instance)
+        if number is None:
+            found = self._db.execute("SELECT no FROM mailbox WHERE instance = ?", (instance,)).fetchone()
+            if found is None:
+                raise NoSuchMailbox(instance=instance)
+            number = self._mailboxes[instance] = int(found[0])
+        return number
 
     def _folders(self, mailbox: int) -> dict[bytes, int]:
-        return dict(self._db.execute("SELECT folder_id, no FROM folder WHERE mailbox = ?", (mailbox,)))
+        folders = self._folders_of.get(mailbox)
+        if folders is None:
+            rows = self._db.execute("SELECT folder_id, no FROM folder WHERE mailbox = ?", (mailbox,))
+            folders = self._folders_of[mailbox] = dict(rows)
+        return folders
 
     def _flush(self) -> None:
         for folder, sums in self._sums.items():
@@ -145,12 +155,15 @@ class Applier:
 
     def _mailbox_purged(self, record: r.MailboxPurged) -> None:
         mailbox = self.mailbox_no(record.instance)
+        del self._mailboxes[record.instance]
+        self._folders_of.pop(mailbox, None)
         for table in ("item", "folder", "tombstone", "setting", "delivery_key"):
             self._db.execute(f"DELETE FROM {table} WHERE mailbox = ?", (mailbox,))
         self._db.execute("DELETE FROM mailbox WHERE no = ?", (mailbox,))
 
     def _folder_put(self, record: r.FolderPut) -> None:
         mailbox = self.mailbox_no(record.instance)
+        self._folders_of.pop(mailbox, None)
         self._db.execute(
             "INSERT INTO folder VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, zeroblob(16), zeroblob(16)) "
             "ON CONFLICT (mailbox, folder_id) DO UPDATE SET parent_id = excluded.parent_id, name = excluded.name, "
@@ -175,6 +188,7 @@ class Applier:
 
     def _folder_gone(self, record: r.FolderGone) -> None:
         mailbox = self.mailbox_no(record.instance)
+        self._folders_of.pop(mailbox, None)
         self._db.execute("DELETE FROM folder WHERE mailbox = ? AND folder_id = ?", (mailbox, record.folder_id))
         self._bury(mailbox, record.folder_id, FOLDER_TOMBSTONE, record.modseq)
 

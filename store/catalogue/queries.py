@@ -213,6 +213,12 @@ def settings(db: apsw.Connection, mailbox_no: int) -> dict[str, str]:
     )
 
 
+def setting(db: apsw.Connection, mailbox_no: int, name: str) -> str | None:
+    """A setting's JSON text, if it is set."""
+    found = db.execute("SELECT value FROM setting WHERE mailbox = ? AND name = ?", (mailbox_no, name)).fetchone()
+    return None if found is None else found[0]
+
+
 def setting_states(db: apsw.Connection, mailbox_no: int) -> list[tuple[str, str | None, int]]:
     """All settings with their modseqs, removed ones (None) too."""
     found = db.execute("SELECT name, value, modseq FROM setting WHERE mailbox = ? ORDER BY name", (mailbox_no,))

@@ -216,8 +216,10 @@ async def test_no_segment_number_is_used_twice(small_segments: None, tmp_path: P
 
 
 async def test_content_that_another_handle_has_staged_and_not_committed_stays(
-    small_segments: None, tmp_path: Path
+    small_segments: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("store.commit.STAGED_BY_COMMITTER_BYTES_MAX", -1)
+
     class Gate:
         def __init__(self) -> None:
             self.door = trio.Event()
