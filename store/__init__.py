@@ -24,8 +24,9 @@ from store.errors import (
     StoreFull,
 )
 from store.ids import FolderId, InstanceId, ItemId, MailboxId
-from store.mailbox import INBOX, RECOVERABLE_ITEMS, Added, Mailbox, NewItem
+from store.mailbox import Mailbox
 from store.mover import FolderStepKind, MovedChanges, MovedFolder, MovedItem, Mover, RefusedItem
+from store.names import INBOX, RECOVERABLE_ITEMS, Added, NewItem
 from store.records import DeliveryKeyRow, FolderPut, GoneRow, ItemRow, Mode
 
 __all__ = [

@@ -28,6 +28,7 @@ from store.catalogue.queries import FeedPage, FolderInfo, MailboxInfo
 from store.catalogue.schema import catalogue_error, is_durable, make_catalogue, open_catalogue, read_applied
 from store.commit import Committer, Draft, Proposal
 from store.content.pool import SegmentReader, SegmentWriter
+from store.deciding import first_inbox
 from store.disk import Disk, File
 from store.errors import Corruption, FeedTrimmed, Refused, StoreBroken, StoreBusy, StoreClosed
 from store.feed import Watch
@@ -37,7 +38,7 @@ from store.limits import FEED_CHANGES_MAX, FETCH_BYTES_MAX, READERS
 from store.log.checkpoint import Checkpoint, make_checkpoint
 from store.log.generation import GenerationHeader, make_generation
 from store.log.log import Log
-from store.mailbox import Mailbox, first_inbox
+from store.mailbox import Mailbox
 from store.mover import Mover
 from store.offload import InThread, Offload
 from store.records import DeliveryKeyRow, ItemRow, MailboxMade, Mode

@@ -22,7 +22,7 @@ from store.errors import NoSuchFolder, Refused, StoreError
 from store.guard import require_mover
 from store.ids import ContentRef, FolderId, InstanceId, ItemId, MailboxId
 from store.limits import FOLDER_DEPTH_MAX
-from store.mailbox import check_name
+from store.names import check_name
 from store.records import (
     DeliveryKeyRow,
     DeliveryKeysPut,

@@ -33,7 +33,7 @@ from store.limits import BLOCK
 from store.log.checkpoint import checkpoints, verify
 from store.log.generation import GenerationHeader, decode_header, make_generation
 from store.log.log import Log
-from store.mailbox import INBOX, uidvalidity
+from store.names import INBOX, uidvalidity
 from store.records import FolderPut, ItemRow, ItemsPut, MailboxMade, Mode, Record, encode
 from store.recovery import apply_frame
 

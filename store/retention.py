@@ -27,7 +27,7 @@ from store.limits import (
     TOMBSTONES_KEPT,
 )
 from store.log.checkpoint import checkpoints
-from store.mailbox import DELETED_MS
+from store.names import DELETED_MS
 from store.records import FeedCut, GoneRow, ItemsGone, SegmentsDropped
 
 T = TypeVar("T")

@@ -23,6 +23,8 @@ LAYERS = {
         ("store.recovery", "store.snapshot", "store.feed"),
         ("store.commit",),
         ("store.guard",),
+        ("store.names",),
+        ("store.deciding",),
         ("store.mailbox",),
         ("store.mover",),
         ("store.retention", "store.backup", "store.copies", "store.check"),

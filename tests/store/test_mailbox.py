@@ -14,7 +14,7 @@ from store.limits import (
     KEYWORD_BYTES_MAX,
     SETTING_BYTES_MAX,
 )
-from store.mailbox import DELETED_FROM, DELETED_MS
+from store.names import DELETED_FROM, DELETED_MS
 from tests.support.store_world import (
     ALICE,
     BOB,
@@ -416,7 +416,7 @@ async def test_what_was_in_a_deleted_folder_is_recoverable(
 async def test_a_folder_with_more_items_than_one_transaction_takes_is_deleted_whole(
     database: Database, mailbox: store.Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.mailbox.ITEMS_PER_VERB_MAX", 3)
+    monkeypatch.setattr("store.deciding.ITEMS_PER_VERB_MAX", 3)
     folder = await mailbox.create_folder(None, "Work")
     for number in range(7):
         await append(database, b"%d" % number, folder=folder)

@@ -15,7 +15,7 @@ from store.content.segment import NewContent
 from store.database import Database
 from store.layout import Layout, segment_numbers
 from store.limits import DELIVERY_KEYS_KEPT_S, RECOVERABLE_KEPT_S
-from store.mailbox import DELETED_MS
+from store.names import DELETED_MS
 from store.records import ItemsPut
 from tests.support.store_world import (
     ALICE,
