@@ -35,7 +35,6 @@ from moverq.endpoints.base import Endpoint, Home
 from moverq.endpoints.store import (
     CheckReport,
     Database,
-    RebuildReport,
     StoreEndpoint,
     check_database,
     guard_of,
@@ -57,6 +56,7 @@ from moverq.model.standing import Standing
 from moverq.model.statistics import MoveStatistics
 from moverq.plan.explanation import Explanation
 from moverq.session import HOPS_MAX, Session
+from moverq.shown import FolderShown, InstanceShown, Look, MailboxShown, Rebuilt
 
 if TYPE_CHECKING:
     from moverq.mailbox_files import Exported, Imported
@@ -77,74 +77,6 @@ LOOK_S = 0.2
 """Between two looks of `wait` where nothing rings."""
 REST_S = 0.02
 """Between two looks where everything rings: a running move writes many times a second."""
-
-
-@attrs.frozen(kw_only=True)
-class FolderShown:
-    """One folder of `moverq mailbox show`."""
-
-    path: str
-    items: int
-    bytes: int
-    uidvalidity: int
-    uidnext: int
-    special_use: str
-    hidden: bool
-
-
-@attrs.frozen(kw_only=True)
-class MailboxShown:
-    """The keys of `moverq mailbox show --json`, in the order they are shown."""
-
-    address: str
-    aliases: tuple[str, ...]
-    mailbox_id: str
-    database: str
-    instance: str
-    epoch: int
-    guard: str
-    items: int
-    bytes: int
-    folders: int
-    quota_bytes: int | None
-    settings: dict[str, str]
-    """As JSON texts."""
-    head: int
-    active_move: str | None
-    move_status: str
-    folder_list: tuple[FolderShown, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return attrs.asdict(self)
-
-
-@attrs.frozen(kw_only=True)
-class InstanceShown:
-    """One mailbox instance of a database. `known_to` None: neither directory nor ledger names it. It is never purged
-    for that: absence proves nothing."""
-
-    instance: str
-    guard: str
-    items: int
-    bytes: int
-    known_to: str | None
-
-
-@attrs.frozen(kw_only=True)
-class Rebuilt:
-    """What a rebuild did. `opened`: mailboxes given back to their users; `held`: left to the moves they are in."""
-
-    report: RebuildReport
-    opened: tuple[str, ...] = ()
-    held: tuple[str, ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class Look:
-    """One request as `wait` and `worker` see it now."""
-
-    standing: Standing
-    progress: Progress | None
 
 
 OnLook = Callable[[Sequence[Look]], None]

@@ -19,7 +19,7 @@ from moverq.limits import Limits
 from moverq.model.request import Status, SyncStage
 from moverq.model.statistics import MoveStatistics
 from moverq.model.status_detail import StatusDetail
-from moverq.root import MailboxShown
+from moverq.shown import MailboxShown
 from tests.support.cli import MESSAGE, Here, organisation
 
 ROOT = Path(__file__).resolve().parent.parent

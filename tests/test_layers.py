@@ -42,7 +42,7 @@ LAYERS = {
         ("moverq.job", "moverq.queue", "moverq.moves"),
         ("moverq.session", "moverq.transport"),
         ("moverq.service",),
-        ("moverq.mailbox_files", "moverq.upkeep"),
+        ("moverq.mailbox_files", "moverq.upkeep", "moverq.shown"),
         ("moverq.root",),
         ("moverq.demo",),
         ("moverq.cli",),

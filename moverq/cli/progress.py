@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moverq.cli.common import size
 
 if TYPE_CHECKING:
-    from moverq.root import Look
+    from moverq.shown import Look
 
 LINE_EVERY_S = 5.0
 """Between two lines of a move whose stage does not change."""
