@@ -6,7 +6,7 @@ every predicted lock time, and what they cannot do is known before anybody is lo
 
 import trio
 
-from moverq.errors import RequestRefused
+from moverq.errors import RequestRefused, StaleToken
 from moverq.model.report import EntryKind
 from moverq.phases.tenure import Tenure
 
@@ -27,7 +27,9 @@ async def rehearse(t: Tenure) -> float:
     await t.target.claim(t.token)
     guard = await t.target.guard()
     took = (trio.current_time() - begun) * 1000
-    if guard.token != t.token:
+    if guard.token > t.token:
+        raise StaleToken(held=t.token, seen=guard.token)
+    if guard.token < t.token:
         raise RequestRefused(why=f"the target's guard did not keep token {t.token}; it says {guard.token}")
     if t.target.capabilities.has_feed:
         # The way back: the target can be followed from where it stands.

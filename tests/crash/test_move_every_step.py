@@ -357,6 +357,18 @@ async def test_a_zombie_that_wakes_while_another_settles_changes_nothing(
             await duel_at(ONLINE, tmp_path / f"{step}-{at}", step + 1, at)
 
 
+async def test_a_zombie_that_wakes_in_its_rehearsal_takes_a_higher_token_for_what_it_is(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """Not for a broken guard: a move that another one has finished is not disturbed, and ends without a warning."""
+    names = await steps_of(ONLINE, tmp_path / "names")
+    rehearsed = [number for number, name in enumerate(names, 1) if name == "DB2.claim:after"]
+    commit = names.index("directory.relocate:before")
+    for step in rehearsed:
+        for at in range(commit - 6, commit + 6):
+            await duel_at(ONLINE, tmp_path / f"{step}-{at}", step, at)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [ONLINE, BACK], ids=lambda case: case.name)
 async def test_a_zombie_may_wake_anywhere(case: Case, tmp_path: Path, autojump_clock: object) -> None:
