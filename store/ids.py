@@ -13,8 +13,6 @@ ItemId = NewType("ItemId", bytes)
 Signature = NewType("Signature", bytes)
 """Names a timeline of a database: a restore or a lossy activation starts a new one."""
 
-ID_BYTES = 16
-
 
 def new_id(now_ms: int) -> bytes:
     """Sixteen bytes, the first six the time: ids made together lie together in an index (as RFC 9562 UUIDv7)."""

@@ -318,7 +318,7 @@ class Mailbox:
 
         def decide(draft: Draft) -> None:
             require_client(draft.info)
-            if queries.settings(draft.db, draft.info.no).get(name) != text:
+            if queries.setting(draft.db, draft.info.no, name) != text:
                 draft.records.append(SettingPut(self.instance, name, text, draft.next_modseq()))
 
         await self._committer.submit(Proposal(self.instance, decide))

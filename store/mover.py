@@ -235,13 +235,13 @@ def _newest(items: Sequence[MovedItem], refs: Sequence[ContentRef]) -> list[tupl
 
 
 class _Merge:
-    """What the merge rule asks of the catalogue, and what this transaction has taken already."""
+    """What the merge rule asks of the catalogue, once an item, and what this transaction has taken already."""
 
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
         self._no = draft.info.no
         self.folders = {folder.folder_id: folder.no for folder in queries.folders(draft.db, self._no)}
-        self._taken: dict[ItemId, tuple[int, bytes]] = {}
+        self._versions: dict[ItemId, tuple[int, bytes] | None] = {}
         self._uids: dict[tuple[FolderId, int], ItemId] = {}
 
     def is_news(self, row: ItemRow) -> bool:
@@ -267,12 +267,15 @@ class _Merge:
 
     def take(self, row: ItemRow) -> ItemStateRow:
         """This state is in the transaction."""
-        self._taken[row.item_id] = row.modseq, row.content_hash
+        self._versions[row.item_id] = row.modseq, row.content_hash
         self._uids[row.folder_id, row.uid] = row.item_id
         return ItemStateRow(row.item_id, row.folder_id, row.uid, row.modseq, row.flags, row.keywords, row.properties)
 
     def _version(self, item_id: ItemId) -> tuple[int, bytes] | None:
-        return self._taken.get(item_id) or queries.item_version(self._draft.db, self._no, item_id)
+        """Modseq and content hash of the item, as the catalogue or this transaction has it; None: not live."""
+        if item_id not in self._versions:
+            self._versions[item_id] = queries.item_version(self._draft.db, self._no, item_id)
+        return self._versions[item_id]
 
 
 def _merge_items(draft: Draft, rows: Sequence[ItemRow], dying: set[bytes]) -> list[ItemId]:

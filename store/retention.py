@@ -66,7 +66,7 @@ async def purge_recoverable(committer: Committer, instance: InstanceId, *, now_m
 
 def _purge_some(draft: Draft, now_ms: int) -> int:
     require_client(draft.info)
-    days = queries.settings(draft.db, draft.info.no).get("retention_days")
+    days = queries.setting(draft.db, draft.info.no, "retention_days")
     kept_ms = (int(days) * 86400 if days is not None else RECOVERABLE_KEPT_S) * 1000
     expired = []
     for folder in queries.folders(draft.db, draft.info.no):

@@ -219,6 +219,13 @@ class StoreMailbox:
     def _watermark(self, modseq: int) -> Watermark:
         return Watermark(self.database.signature, self.instance, modseq)
 
+    async def _info(self) -> store.MailboxInfo:
+        """The store's own row of the instance, if it is not soft-deleted."""
+        info = await self.database.info(self._id)
+        if info.keep_until_ms is not None:
+            raise store.NoSuchMailbox(instance=self._id)
+        return info
+
     async def _account(self) -> tuple[store.MailboxInfo, list[store.FolderInfo], dict[str, str]]:
         """The store's account, if the instance is not soft-deleted."""
         info, folders, settings = await self.database.account(self._id)
@@ -231,7 +238,7 @@ class StoreMailbox:
     async def exists(self) -> bool:
         try:
             with translated(self.database_name):
-                await self._account()
+                await self._info()
         except NotFound:
             return False
         return True
@@ -243,8 +250,7 @@ class StoreMailbox:
 
     async def head(self) -> Watermark:
         with translated(self.database_name):
-            info, _, _ = await self._account()
-        return self._watermark(info.head)
+            return self._watermark((await self._info()).head)
 
     async def read_hierarchy(self) -> tuple[FolderState, ...]:
         with translated(self.database_name):

@@ -14,8 +14,6 @@ ItemId = NewType("ItemId", bytes)
 RequestId = NewType("RequestId", str)
 """Hex, so that it can be typed, and used as the name of a folder."""
 
-ID_BYTES = 16
-
 
 def new_id() -> bytes:
     """Sixteen random bytes. Simulations pass their own maker where ids must repeat from a seed."""
