@@ -148,7 +148,7 @@ def _replay(
     except StoreError as damage:
         report.add(str(damage))
         return None
-    total = _size_of(disk, layout, log)
+    done, total = 0, _size_of(disk, layout, log)
     head = start
     try:
         applier = Applier(db)
@@ -156,10 +156,11 @@ def _replay(
         for frame in log.read_all(start):
             if frame.start == until.position:
                 break
-            apply_frame(applier, frame, path=str(layout.generation(frame.start.generation)))
+            apply_frame(applier, frame, path=str(log.path(frame.start.generation)))
             head = frame.after
             report.frames += frame.kind is FrameKind.GROUP
-            tell("log", frame.after.position.offset, total)
+            done += len(frame.raw)
+            tell("log", done, total)
         # The same place may be named as the end of a sealed generation or as the beginning of the next.
         write_applied(db, until if head.chain == until.chain else head)
         db.execute("COMMIT")
@@ -168,9 +169,8 @@ def _replay(
         db.close()
         return None
     if head.chain != until.chain:
-        where = layout.generation(head.position.generation)
         lost = Corruption(
-            path=str(where),
+            path=str(log.path(head.position.generation)),
             offset=head.position.offset,
             expected=f"the log to go on to {until.position}",
             found="damage: no frame that belongs here",

@@ -11,7 +11,6 @@ it shared.
 Tasks: the committer's two, and the watch. Readers are connections of their own, handed out one at a time.
 """
 
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from store import retention
 from store.catalogue import queries
 from store.catalogue.queries import FeedPage, FolderInfo, MailboxInfo
 from store.catalogue.schema import catalogue_error, is_durable, make_catalogue, open_catalogue, read_applied
+from store.clock import now_ms
 from store.commit import Committer, Draft, Proposal
 from store.content.pool import SegmentReader, SegmentWriter
 from store.deciding import first_inbox
@@ -46,11 +46,6 @@ from store.recovery import recover
 from store.retention import Maintained
 
 T = TypeVar("T")
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970 UTC."""
-    return time.time_ns() // 1_000_000
 
 
 @attrs.frozen(eq=False)

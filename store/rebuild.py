@@ -10,9 +10,7 @@ present flags and places, keywords, deletions, settings, delivery keys, UIDs, an
 back *locked*: whoever knows the directory decides which of them is open.
 """
 
-import os
 import shutil
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
@@ -21,8 +19,9 @@ import apsw
 import attrs
 
 from store.catalogue.apply import Applier
-from store.catalogue.schema import catalogue_error, make_catalogue, open_catalogue, read_applied, write_applied
+from store.catalogue.schema import catalogue_error, make_catalogue, open_catalogue, write_applied
 from store.check import Progress, start_of
+from store.clock import now_ms
 from store.content.segment import FoundContent, scan
 from store.disk import Disk
 from store.errors import Corruption, StoreBroken, StoreBusy, StoreError
@@ -35,7 +34,7 @@ from store.log.generation import GenerationHeader, decode_header, make_generatio
 from store.log.log import Log
 from store.names import INBOX, uidvalidity
 from store.records import FolderPut, ItemRow, ItemsPut, MailboxMade, Mode, Record, encode
-from store.recovery import apply_frame
+from store.recovery import replay
 
 ROWS_PER_TRANSACTION = 4096
 UNKNOWN_FROM_CONTENT = (
@@ -92,7 +91,6 @@ def rebuild_database(
             _from_content(disk, layout, fresh, report, tell)
         else:
             _from_log(disk, layout, fresh, report, tell)
-        _count(fresh, report)
         _drop(disk, layout.catalogue)
         disk.replace(fresh, layout.catalogue)
         disk.sync_folder(layout.root)
@@ -106,7 +104,12 @@ def rebuild_database(
 
 def _drop(disk: Disk, catalogue: Path) -> None:
     """A catalogue's files are gone, the log of its own first: a lone one would be taken for its successor's."""
-    for suffix in ("-wal", "-shm", "-journal", ""):
+    _drop_sidecars(disk, catalogue)
+    disk.remove(catalogue)
+
+
+def _drop_sidecars(disk: Disk, catalogue: Path) -> None:
+    for suffix in ("-wal", "-shm", "-journal"):
         disk.remove(Path(f"{catalogue}{suffix}"))
 
 
@@ -117,7 +120,8 @@ def _from_log(disk: Disk, layout: Layout, fresh: Path, report: RebuildReport, te
         head, report.source = _start(disk, layout, log, signature, fresh, report)
         db = open_catalogue(fresh)
         try:
-            _replay(db, log, head, layout, report, tell)
+            _replay(db, log, head, report, tell)
+            _complete(db, report)
         finally:
             db.close()
     finally:
@@ -162,30 +166,24 @@ def _start(
     return start_of(disk, layout, log, signature, fresh), "the log from its beginning"
 
 
-def _replay(
-    db: apsw.Connection, log: Log, start: LogHead, layout: Layout, report: RebuildReport, tell: Progress
-) -> None:
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("BEGIN IMMEDIATE")
-    applier = Applier(db)
-    last: Frame | None = None
-    for frame in log.read_all(start):
-        apply_frame(applier, frame, path=str(layout.generation(frame.start.generation)))
-        last = frame
+def _replay(db: apsw.Connection, log: Log, start: LogHead, report: RebuildReport, tell: Progress) -> None:
+    def count(frame: Frame) -> None:
         report.frames += 1
         tell("log", frame.after.position.generation, 0)
-    head = log.settle(start, last, now_ms=_now_ms())
+
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("BEGIN IMMEDIATE")
+    head = replay(db, log, start, now_ms=now_ms(), on_frame=count)
     newest = log.generations()[-1]
     if newest != head.position.generation:
         raise Corruption(
-            path=str(layout.generation(head.position.generation)),
+            path=str(log.path(head.position.generation)),
             offset=head.position.offset,
             expected=f"the log to go on to generation {newest}",
             found="its end",
         )
     write_applied(db, head)
     db.execute("COMMIT")
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _from_content(disk: Disk, layout: Layout, fresh: Path, report: RebuildReport, tell: Progress) -> None:
@@ -194,7 +192,7 @@ def _from_content(disk: Disk, layout: Layout, fresh: Path, report: RebuildReport
     report.unknown = list(UNKNOWN_FROM_CONTENT)
     _set_aside(disk, layout)
     signature = Signature(uuid4().bytes)
-    header = GenerationHeader(signature=signature, number=1, created_ms=_now_ms(), chain=bytes(16))
+    header = GenerationHeader(signature=signature, number=1, created_ms=now_ms(), chain=bytes(16))
     make_generation(disk, layout, header)
     make_catalogue(fresh, signature=signature, head=header.head)
     db = open_catalogue(fresh)
@@ -213,7 +211,7 @@ def _from_content(disk: Disk, layout: Layout, fresh: Path, report: RebuildReport
             finally:
                 file.close()
         salvage.finish()
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _complete(db, report)
     finally:
         log.close()
         db.close()
@@ -222,7 +220,7 @@ def _from_content(disk: Disk, layout: Layout, fresh: Path, report: RebuildReport
 
 def _set_aside(disk: Disk, layout: Layout) -> None:
     """The old log and checkpoints stay, under another name: what could not be read today may be read tomorrow."""
-    aside = layout.root / f"before-rebuild-{_now_ms()}"
+    aside = layout.root / f"before-rebuild-{now_ms()}"
     disk.make_folder(aside)
     for folder in (layout.log, layout.checkpoints):
         if folder.exists():
@@ -273,7 +271,7 @@ class _Salvage:
 
     def _folder(self, found: FoundContent) -> int:
         """The item's folder is there; returns the item's UID in it."""
-        now = _now_ms()
+        now = now_ms()
         if found.instance not in self._seen:
             self._seen[found.instance] = {}
             self._records.append(MailboxMade(found.instance, MailboxId(bytes(16)), Mode.LOCKED, 0, now))
@@ -302,37 +300,24 @@ class _Salvage:
         if transaction:
             self._db.execute("BEGIN IMMEDIATE")
             Applier(self._db).apply(transaction)
-            self._head = self._log.append(encode([transaction]), head=self._head, now_ms=_now_ms())
+            self._head = self._log.append(encode([transaction]), head=self._head, now_ms=now_ms())
             write_applied(self._db, self._head)
             self._db.execute("COMMIT")
         self._records, self._rows, self._pending = [], {}, 0
 
 
+def _complete(db: apsw.Connection, report: RebuildReport) -> None:
+    """What the new catalogue holds is counted, and all of it is in its own file: a full disk shows here."""
+    report.mailboxes = int(db.execute("SELECT count(*) FROM mailbox").get)
+    report.items = int(db.execute("SELECT coalesce(sum(items), 0) FROM folder").get)
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def _sync(disk: Disk, path: Path) -> None:
     """The closed catalogue at `path` survives power loss; its own log has been emptied into it."""
-    for suffix in ("-wal", "-shm"):
-        disk.remove(Path(f"{path}{suffix}"))
+    _drop_sidecars(disk, path)
     file = disk.open(path)
     try:
         file.sync()
     finally:
         file.close()
-
-
-def _count(fresh: Path, report: RebuildReport) -> None:
-    db = open_catalogue(fresh)
-    try:
-        read_applied(db)
-        report.mailboxes = int(db.execute("SELECT count(*) FROM mailbox").get)
-        report.items = int(db.execute("SELECT coalesce(sum(items), 0) FROM folder").get)
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        db.close()
-    for suffix in ("-wal", "-shm"):
-        leftover = f"{fresh}{suffix}"
-        if os.path.exists(leftover):
-            os.unlink(leftover)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -4,6 +4,8 @@ The caller holds `commit.lock` and has begun an SQLite transaction; it commits. 
 the log is not changed but for its own last frame (rewritten byte for byte) and a torn tail (zeroed).
 """
 
+from collections.abc import Callable
+
 import apsw
 
 from store.catalogue.apply import Applier
@@ -39,13 +41,17 @@ def recover(db: apsw.Connection, log: Log, *, now_ms: int) -> LogHead:
     return head
 
 
-def replay(db: apsw.Connection, log: Log, applied: LogHead, *, now_ms: int) -> LogHead:
-    """Apply what lies behind `applied`; then make the log's end certain."""
+def replay(
+    db: apsw.Connection, log: Log, applied: LogHead, *, now_ms: int, on_frame: Callable[[Frame], None] | None = None
+) -> LogHead:
+    """Apply what lies behind `applied`; then make the log's end certain. `on_frame` is told of each frame."""
     applier = Applier(db)
     last: Frame | None = None
     for frame in log.read_all(applied):
         last = frame
         apply_frame(applier, frame, path=str(log.path(frame.start.generation)))
+        if on_frame is not None:
+            on_frame(frame)
     return log.settle(applied, last, now_ms=now_ms)
 
 

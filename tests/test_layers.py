@@ -17,7 +17,7 @@ LAYERS = {
         ("store.errors", "store.limits"),
         ("store.ids",),
         ("store.records", "store.frame"),
-        ("store.digest", "store.layout", "store.disk", "store.offload"),
+        ("store.clock", "store.digest", "store.layout", "store.disk", "store.offload"),
         ("store.catalogue",),
         ("store.content", "store.log"),
         ("store.recovery", "store.snapshot", "store.feed"),
