@@ -11,6 +11,7 @@ from uuid import uuid4
 import attrs
 
 from moverq.directory.directory import Directory
+from moverq.directory.versions import decide_versions
 from moverq.endpoints.base import Home
 from moverq.errors import NotFound, RequestRefused
 from moverq.ledger.ledger import Ledger
@@ -21,7 +22,6 @@ from moverq.model.request import MoveRequest, Priority, Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.model.statistics import MoveStatistics, from_standing
 from moverq.plan.explanation import Explanation, explain_standing
-from moverq.plan.versions import decide
 
 
 async def new_move(
@@ -54,17 +54,13 @@ async def new_move(
         known = await ledger.by_key(idempotency_key)
         if known is not None:
             return known
-    limit_max = ledger.limits.bad_item_limit_unconfirmed_max
-    if (bad_item_limit is None or bad_item_limit > limit_max) and not accept_large_data_loss:
-        raise RequestRefused(
-            why=f"a bad item limit above {limit_max} may lose much; confirm it with --accept-large-data-loss"
-        )
+    _check_confirmed(ledger, bad_item_limit, accepted=accept_large_data_loss)
     try:
         recipient = await directory.locate(address)
     except (NotFound, ValueError) as error:
         raise RequestRefused(why=f"there is no mailbox {address} in the directory") from error
     try:
-        database = await directory.database(target_database)
+        await directory.database(target_database)
     except NotFound as error:
         raise RequestRefused(why=f"there is no database {target_database} in the directory") from error
     home = recipient.register.home
@@ -72,10 +68,7 @@ async def new_move(
         raise RequestRefused(why=f"{recipient.address} is in {target_database} already")
     if recipient.active_move is not None:
         raise RequestRefused(why=await _already_moving(ledger, recipient.address, recipient.active_move))
-    versions = decide(
-        (await directory.server((await directory.database(home.database)).server)).version,
-        (await directory.server(database.server)).version,
-    )
+    versions = await decide_versions(directory, home.database, target_database)
     request = MoveRequest(
         request_id=RequestId(uuid4().hex),
         idempotency_key=idempotency_key if idempotency_key is not None else uuid4().hex,
@@ -276,11 +269,7 @@ async def set_move(
     def change(standing: Standing) -> MoveRequest:
         request = standing.request
         if bad_item_limit != -1:
-            most = ledger.limits.bad_item_limit_unconfirmed_max
-            if (bad_item_limit is None or bad_item_limit > most) and not accept_large_data_loss:
-                raise RequestRefused(
-                    why=f"a bad item limit above {most} may lose much; confirm it with --accept-large-data-loss"
-                )
+            _check_confirmed(ledger, bad_item_limit, accepted=accept_large_data_loss)
             request = attrs.evolve(request, bad_item_limit=bad_item_limit)
         if complete_after_ms != -1:
             request = attrs.evolve(request, complete_after_ms=complete_after_ms)
@@ -313,6 +302,15 @@ async def remove(ledger: Ledger, request_id: RequestId) -> Standing:
         return {"remove": True}
 
     return await ledger.wish(request_id, decide_wish)
+
+
+def _check_confirmed(ledger: Ledger, bad_item_limit: int | None, *, accepted: bool) -> None:
+    """Raises `RequestRefused` for a limit so large that it must be confirmed, and was not."""
+    most = ledger.limits.bad_item_limit_unconfirmed_max
+    if (bad_item_limit is None or bad_item_limit > most) and not accepted:
+        raise RequestRefused(
+            why=f"a bad item limit above {most} may lose much; confirm it with --accept-large-data-loss"
+        )
 
 
 async def _claim(ledger: Ledger, directory: Directory, standing: Standing, *, of: MoveRequest) -> Standing:

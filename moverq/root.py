@@ -43,7 +43,7 @@ from moverq.endpoints.store import (
     rebuild_database,
     translated,
 )
-from moverq.errors import EndpointBroken, MailboxMoved, NotFound, RequestRefused
+from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
 from moverq.flow.offload import InThread
 from moverq.ledger.ledger import Ledger
@@ -55,7 +55,7 @@ from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.model.statistics import MoveStatistics
 from moverq.plan.explanation import Explanation
-from moverq.session import HOPS_MAX, Session
+from moverq.session import Place, Session
 from moverq.shown import FolderShown, InstanceShown, Look, MailboxShown, Rebuilt
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ if TYPE_CHECKING:
 # one message shall not wait for the engine.
 
 DIRECTORY = "directory.sqlite"
-LEDGER = "ledger.sqlite"
 TRANSPORT = "transport.sqlite"
 DATABASES = "databases"
 NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
@@ -420,20 +419,12 @@ class Root:
             MailboxLocked: try again in a moment; nothing was delivered.
             NotFound, RequestRefused: there is no such mailbox, or its quota is used up.
         """
-        hops = 0
-        while True:
-            recipient = await self.directory.locate(address)
-            home = recipient.register.home
-            used = delivery_key(sender, recipient.address, content) if key is None else key
-            mailbox = (await self.store(home.database)).mailbox(home.instance)
-            try:
-                with translated(home.database):
-                    added = await mailbox.deliver(content, key=used, received_ms=received_ms)
-                    return not added.duplicate
-            except MailboxMoved:
-                hops += 1
-                if hops > HOPS_MAX:
-                    raise
+
+        async def put(place: Place) -> bool:
+            used = delivery_key(sender, place.address, content) if key is None else key
+            return not (await place.mailbox.deliver(content, key=used, received_ms=received_ms)).duplicate
+
+        return await self.session(address).use(put, wait=False)
 
     @asynccontextmanager
     async def transport(self) -> "AsyncIterator[Transport]":

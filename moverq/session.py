@@ -33,6 +33,8 @@ HOPS_MAX = 8
 class Place:
     """Where a session stands: the database its mailbox is in, and the client verbs of the instance."""
 
+    address: str
+    """The mailbox's primary one."""
     home: Home
     epoch: int
     database: stores.Database
@@ -55,8 +57,8 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session {self.address} at {self._place.home if self._place else 'no place yet'}>"
 
-    async def use(self, verb: Callable[[Place], Awaitable[T]]) -> T:
-        """The verb's answer, given by the mailbox at its home.
+    async def use(self, verb: Callable[[Place], Awaitable[T]], *, wait: bool = True) -> T:
+        """The verb's answer, given by the mailbox at its home. `wait`: until it is not locked; else `MailboxLocked`.
 
         Raises: `NotFound`, `RequestRefused`, `EndpointBroken`, and `MailboxMoved` where it moves on each time.
         """
@@ -68,6 +70,8 @@ class Session:
                     return await verb(place)
             except MailboxLocked:
                 if not await self._has_moved(place):
+                    if not wait:
+                        raise
                     self.waits += 1
                     await self._wait_turn(place)
             except (MailboxMoved, NotFound):
@@ -86,7 +90,7 @@ class Session:
         mailbox = database.mailbox(stores.store_instance(home.instance))
         if self._place is not None and self._place.home != home:
             self.moves_seen += 1
-        self._place = Place(home, recipient.register.epoch, database, mailbox)
+        self._place = Place(recipient.address, home, recipient.register.epoch, database, mailbox)
         return self._place
 
     async def _has_moved(self, place: Place) -> bool:

@@ -5,13 +5,13 @@ that is the source, a quota that is passed. What merely costs something (an endp
 fence) goes into the report, for the operator to weigh. Entered again after a crash it simply looks again.
 """
 
+from moverq.directory.versions import decide_versions
 from moverq.endpoints.base import Capabilities, FenceClass
 from moverq.errors import RequestRefused
 from moverq.model.facts import Preflighted
 from moverq.model.report import EntryKind
 from moverq.model.request import Status, SyncStage
 from moverq.phases.tenure import Tenure
-from moverq.plan.versions import VersionDecision, decide
 
 
 async def preflight(t: Tenure) -> None:
@@ -32,7 +32,7 @@ async def preflight(t: Tenure) -> None:
     if t.request.parent is not None:
         await t.directory.release_move(t.request.mailbox_id, t.request.parent)
     await t.directory.claim_move(t.request.mailbox_id, t.request_id)
-    versions = await _decide_versions(t)
+    versions = await decide_versions(t.directory, t.request.source.database, t.request.target_database)
     recipient = await t.directory.recipient(t.request.mailbox_id)
     summary = await t.source.summary()
     if recipient.quota_bytes is not None and summary.bytes > recipient.quota_bytes:
@@ -98,10 +98,3 @@ def sentences(can: Capabilities, side: str) -> tuple[str, ...]:
             f"Fence class {can.fence.name} ({can.fence.value}): after the commit the source is looked at once more."
         )
     return tuple(found)
-
-
-async def _decide_versions(t: Tenure) -> VersionDecision:
-    """The versions of the servers that host the two databases. Raises `NotFound` for a database nobody knows."""
-    source = await t.directory.server((await t.directory.database(t.request.source.database)).server)
-    target = await t.directory.server((await t.directory.database(t.request.target_database)).server)
-    return decide(source.version, target.version)
