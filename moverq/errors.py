@@ -1,8 +1,8 @@
 """What can go wrong with a move, and what cures it.
 
-Each class answers two questions as class attributes: its `remedy` (skip < wait < reseed < operator) and its
-`reach`. Together they *are* the retry policy: a phase counts what it may skip, `job` acts on the rest by entering
-the phase again, and nothing else retries.
+Each class answers two questions as class attributes: its `remedy` (wait < reseed < operator) and its `reach`.
+Together they *are* the retry policy: `job` acts on them by entering the phase again, and nothing else retries. What a
+phase may skip is no error but a `BadItem`, counted.
 
     MoveError                                    remedy     reach
     ├── EndpointUnavailable                      wait       endpoint
@@ -10,7 +10,6 @@ the phase again, and nothing else retries.
     ├── MailboxLocked                       wait       mailbox     guard refuses clients for the moment
     ├── MailboxMoved (home)                 redirect   mailbox     guard points elsewhere
     ├── SourceChanged, FeedTrimmed               reseed     move
-    ├── BadItemError                             skip       item
     ├── TooManyBadItems                          operator   move
     ├── CutoverAborted (why)                     wait       move        the source was given back
     ├── CannotConverge                           operator   move
@@ -31,13 +30,12 @@ import attrs
 class Remedy(IntEnum):
     """What cures an error, weakest first; the strongest of a group decides."""
 
-    SKIP = 1
-    CALLER = 2
-    REDIRECT = 3
-    WAIT = 4
-    RESEED = 5
-    OPERATOR = 6
-    STOP = 7
+    CALLER = 1
+    REDIRECT = 2
+    WAIT = 3
+    RESEED = 4
+    OPERATOR = 5
+    STOP = 6
     """Nothing to cure: this orchestrator is no longer the one; it touches nothing more."""
 
 

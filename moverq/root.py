@@ -18,7 +18,6 @@ must also close it. Any number of processes may have a root open.
 import os
 import random
 import re
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -45,6 +44,7 @@ from moverq.endpoints.store import (
 )
 from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
+from moverq.flow.clock import now_ms
 from moverq.flow.offload import InThread
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
@@ -619,8 +619,3 @@ def checked_name(name: str, kind: str) -> str:
 def absolute(path: Path | str) -> Path:
     """By the working directory of now, which a script may change later."""
     return Path(path).absolute()
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970 UTC."""
-    return time.time_ns() // 1_000_000

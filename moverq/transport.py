@@ -22,7 +22,6 @@ deliver at once has one key. What it leaves to others: finding the mailbox, foll
 import hashlib
 import heapq
 import random
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -35,6 +34,7 @@ import attrs
 import trio
 
 from moverq.errors import EndpointBusy, MoveError, NotFound, Remedy, RequestRefused, leaves
+from moverq.flow import clock
 from moverq.flow.backoff import backoff_s
 from moverq.flow.byte_budget import ByteBudget
 from moverq.flow.offload import InThread, Offload
@@ -115,7 +115,7 @@ async def open_transport(
     deliver: Deliver,
     *,
     offload: Offload | None = None,
-    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    now_ms: Callable[[], int] = clock.now_ms,
     rng: random.Random | None = None,
     workers: int = WORKERS,
     bytes_max: int = BYTES_MAX,

@@ -51,6 +51,25 @@ def say(*lines: str) -> None:
         print(line, file=sys.stderr)
 
 
+class StatusLine:
+    """A line on a terminal's stderr that is written over; nothing where nobody looks. Gone at the end."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def __enter__(self) -> "StatusLine":
+        return self
+
+    def __call__(self, text: str) -> None:
+        if sys.stderr.isatty():
+            self._shown = True
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def answer(value: Any, text: str | Iterable[str], *, json: bool) -> None:
     """The answer, on stdout: the value in JSON, or the text."""
     if json:

@@ -1,13 +1,13 @@
 """`moverq mailbox`: mailboxes, and mail into and out of them."""
 
 import json as jsonlib
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from moverq.cli.common import FAILED, ROOT, Exit, JsonOption, RootOption, answer, pairs, say, size, table
+from moverq.cli.common import FAILED, ROOT, Exit, JsonOption, RootOption, StatusLine, answer, pairs, say, size, table
 
 if TYPE_CHECKING:
     from moverq.mailbox_files import Exported, Imported
@@ -120,8 +120,10 @@ async def import_(
     ended = False
     try:
         async with open_root(root) as opened:
-            with _Counter("imported") as counter:
-                await opened.mailbox_import(address, path, append=append, done=done, on_batch=counter)
+            with StatusLine() as line:
+                await opened.mailbox_import(
+                    address, path, append=append, done=done, on_batch=_counted_on(line, "imported")
+                )
         ended = True
     finally:
         if not ended and done.items:
@@ -164,8 +166,8 @@ async def export(
 
     done = Exported()
     async with open_root(root) as opened:
-        with _Counter("exported") as counter:
-            await opened.mailbox_export(address, path, form=format, done=done, on_batch=counter)
+        with StatusLine() as line:
+            await opened.mailbox_export(address, path, form=format, done=done, on_batch=_counted_on(line, "exported"))
     for one in done.damaged:
         say(f"not exported: {one}")
     value = {
@@ -212,21 +214,5 @@ async def alias(address: str, alias: str, /, *, root: RootOption = ROOT) -> None
     answer(None, f"{recipient.address} is also {', '.join(recipient.aliases)}", json=False)
 
 
-class _Counter:
-    """A line on a terminal's stderr that counts; nothing where nobody looks."""
-
-    def __init__(self, verb: str) -> None:
-        self._verb = verb
-        self._shown = False
-
-    def __enter__(self) -> "_Counter":
-        return self
-
-    def __call__(self, done: "Imported | Exported") -> None:
-        if sys.stderr.isatty():
-            self._shown = True
-            print(f"\r{self._verb} {done.items:,} messages, {size(done.bytes)} ", end="", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+def _counted_on(line: StatusLine, verb: str) -> "Callable[[Imported | Exported], None]":
+    return lambda done: line(f"{verb} {done.items:,} messages, {size(done.bytes)}")

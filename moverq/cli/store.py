@@ -1,12 +1,12 @@
 """`moverq store`: databases on the disk. A database is named as in the directory, or by the path of its folder."""
 
-import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import attrs
 from cyclopts import App, Parameter
 
-from moverq.cli.common import FAILED, ROOT, Exit, JsonOption, RootOption, answer, pairs, say, table
+from moverq.cli.common import FAILED, ROOT, Exit, JsonOption, RootOption, StatusLine, answer, pairs, say, table
 
 app = App(name="store", help="Databases on the disk: check, rebuild, look into, keep in order.")
 
@@ -19,8 +19,8 @@ async def check(name: Name, /, *, root: RootOption = ROOT, json: JsonOption = Fa
     from moverq.root import open_root
 
     async with open_root(root) as opened:
-        with _Progress() as progress:
-            report = await opened.store_check(name, progress=progress)
+        with StatusLine() as line:
+            report = await opened.store_check(name, progress=_shown_on(line))
     found = {"database": name, **attrs.asdict(report), "path": str(report.path), "ok": report.ok}
     shown = {key: value for key, value in found.items() if key not in ("problems", "problems_total", "ok")}
     verdict = "whole" if report.ok else f"{report.problems_total:,} problems"
@@ -45,8 +45,8 @@ async def rebuild(
     from moverq.root import open_root
 
     async with open_root(root) as opened:
-        with _Progress() as progress:
-            done = await opened.store_rebuild(name, from_content=from_content, progress=progress)
+        with StatusLine() as line:
+            done = await opened.store_rebuild(name, from_content=from_content, progress=_shown_on(line))
     report = done.report
     found = {
         "database": name,
@@ -112,18 +112,8 @@ async def maintain(name: Name, /, *, root: RootOption = ROOT, json: JsonOption =
     answer(done, pairs(done), json=json)
 
 
-class _Progress:
-    """A line on a terminal's stderr that says what is being done; nothing where nobody looks."""
+def _shown_on(line: StatusLine) -> Callable[[str, int, int], None]:
+    def show(what: str, done: int, total: int) -> None:
+        line(f"{what} {100 * done // total} %" if total else what)
 
-    def __enter__(self) -> "_Progress":
-        self._tty = sys.stderr.isatty()
-        return self
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if self._tty:
-            share = f" {100 * done // total} %" if total else ""
-            print(f"\r\x1b[K{what}{share}", end="", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_: object) -> None:
-        if self._tty:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return show

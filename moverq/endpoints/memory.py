@@ -14,7 +14,6 @@ world: it is awaited with "lock:before" and "lock:after" (the verb's name) round
 raises is what a crash there would be.
 """
 
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -38,6 +37,7 @@ from moverq.endpoints.base import (
 )
 from moverq.endpoints.memory_instance import MemoryInstance
 from moverq.errors import NotFound, RequestRefused
+from moverq.flow import clock
 from moverq.model.change import INBOX, BadItem, ChangeBatch, FolderState, ItemContent, Watermark
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 
@@ -46,16 +46,12 @@ T = TypeVar("T")
 Before = Callable[[str], Awaitable[None]]
 
 
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 @attrs.define(eq=False)
 class MemoryDatabase:
     """What survives the process: the instances, by id, all of one timeline."""
 
     new_id: Callable[[], bytes] = new_id
-    now_ms: Callable[[], int] = wall_clock_ms
+    now_ms: Callable[[], int] = clock.now_ms
     item_bytes_max: int | None = None
     timeline: bytes = attrs.field(default=attrs.Factory(lambda self: self.new_id(), takes_self=True))
     instances: dict[InstanceId, MemoryInstance] = attrs.Factory(dict)

@@ -1,5 +1,6 @@
 """Files, carefully: reading without surprises, writing so that it lasts."""
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -25,6 +26,25 @@ def read_file(path: Path, *, root: Path) -> tuple[bytes, os.stat_result] | NotMa
             return file.read(), found
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         return NotMail(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def read_lists(path: Path, name: str) -> dict[str, tuple[str, ...]]:
+    """A side file of ours, a line of JSON each: the list of texts called `name`, by the `file` it is about.
+
+    What is not there, or not so, says nothing.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        try:
+            said = json.loads(line)
+            found[str(said["file"])] = tuple(str(text) for text in said[name])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def entries(folder: Path) -> Iterator[os.DirEntry[str] | NotMail]:

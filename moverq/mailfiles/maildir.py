@@ -23,6 +23,7 @@ from moverq.mailfiles.files import (
     is_folder,
     make_target,
     read_file,
+    read_lists,
     sync_folder,
     sync_tree,
     write_file,
@@ -63,7 +64,7 @@ def is_maildir(path: Path) -> bool:
 def read_maildir_folder(path: Path, folder: tuple[str, ...], *, root: Path) -> Iterator[MailItem | NotMail]:
     """The messages of one Maildir folder, without those below it."""
     keywords = _read_keywords(path / KEYWORDS_FILE)
-    more = _read_more_keywords(path / MORE_KEYWORDS_FILE)
+    more = read_lists(path / MORE_KEYWORDS_FILE, "keywords")
     folder = canonical_folder(folder)
     for sub in ("cur", "new"):
         if not (path / sub).is_dir():
@@ -167,21 +168,6 @@ def _read_keywords(path: Path) -> dict[str, str]:
         number, _, name = line.partition(" ")
         if number.isdecimal() and int(number) < len(KEYWORD_LETTERS) and name:
             found[KEYWORD_LETTERS[int(number)]] = name
-    return found
-
-
-def _read_more_keywords(path: Path) -> dict[str, tuple[str, ...]]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return {}
-    found = {}
-    for line in lines:
-        try:
-            said = json.loads(line)
-            found[str(said["file"])] = tuple(str(name) for name in said["keywords"])
-        except (ValueError, KeyError, TypeError):
-            continue
     return found
 
 

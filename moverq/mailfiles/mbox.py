@@ -45,22 +45,6 @@ def folder_name(file_name: str) -> str:
     return decode_name(stem if dot and stem and ending.lower() in ("mbox", "mbx") else file_name)
 
 
-def read_folder_names(path: Path) -> dict[str, tuple[str, ...]]:
-    """The true paths of oddly named files, by their place below the exported folder."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return {}
-    found = {}
-    for line in lines:
-        try:
-            said = json.loads(line)
-            found[str(said["file"])] = tuple(str(name) for name in said["path"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
 def read_mbox(path: Path, folder: tuple[str, ...]) -> Iterator[MailItem | NotMail]:
     """The messages of one mbox file."""
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from moverq.mailfiles.eml import INDEX_FILE, UNFINISHED_FILE, eml_item, read_indexed
-from moverq.mailfiles.files import check_exists, entries, is_folder, read_file
+from moverq.mailfiles.files import check_exists, entries, is_folder, read_file, read_lists
 from moverq.mailfiles.item import MailItem, NotMail, canonical_folder
 from moverq.mailfiles.maildir import (
     SIDE_FILES,
@@ -22,7 +22,7 @@ from moverq.mailfiles.maildir import (
     read_maildir_folder,
     subfolder_path,
 )
-from moverq.mailfiles.mbox import FOLDERS_FILE, folder_name, is_mbox, read_folder_names, read_mbox
+from moverq.mailfiles.mbox import FOLDERS_FILE, folder_name, is_mbox, read_mbox
 from moverq.mailfiles.names import decode_name
 from moverq.mailfiles.text import looks_like_mail
 
@@ -68,7 +68,7 @@ class _Reader:
             yield NotMail(str(path), "an export that was cut short: messages, flags and keywords may be missing")
         if (path / FOLDERS_FILE).is_file():
             self._seen.add(path / FOLDERS_FILE)
-            said = read_folder_names(path / FOLDERS_FILE)
+            said = read_lists(path / FOLDERS_FILE, "path")
             self._names |= {path / file: (*folder, *names) for file, names in said.items()}
         maildir = is_maildir(path)
         if maildir:
