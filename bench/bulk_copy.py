@@ -14,27 +14,25 @@ import shutil
 import trio
 
 from bench.common import Figure, arguments, copy_limit, tell, workplace
-from bench.organisation import organisation
-from moverq import moves
+from bench.organisation import ADDRESS, fill, organisation, run
 
 
 async def main() -> None:
     asked = arguments(__doc__, items=20_000, median_bytes=12 * 1024, runs=3)
     rates, limits, ratios, cpu, items_s = [], [], [], [], []
-    for run in range(asked.runs):
+    for number in range(asked.runs):
         with workplace(asked.dir) as root:
             async with organisation(root) as made:
-                size = await made.fill("ada@example.com", seed=run, items=asked.items, median_bytes=asked.median_bytes)
+                size = await fill(made, seed=number, items=asked.items, median_bytes=asked.median_bytes)
                 before = resource.getrusage(resource.RUSAGE_SELF)
                 start = trio.current_time()
-                standing = await moves.new_move(made.ledger, made.directory, "ada@example.com", "DB2")
-                done = await made.run(standing.request.request_id)
+                done = await run(made, await made.move(ADDRESS, to="DB2"))
                 seconds = trio.current_time() - start
                 after = resource.getrusage(resource.RUSAGE_SELF)
                 assert done.status == "Completed", done.message
                 assert done.digest_source == done.digest_target
-            shutil.rmtree(root / "DB2")
-            copied = copy_limit(root / "DB1" / "content", root / "copy")
+            shutil.rmtree(root / "databases" / "DB2")
+            copied = copy_limit(root / "databases" / "DB1" / "content", root / "copy")
         rates.append(size / seconds / 1e6)
         limits.append(size / copied / 1e6)
         ratios.append(copied / seconds)

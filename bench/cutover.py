@@ -14,8 +14,8 @@ import itertools
 import trio
 
 from bench.common import Figure, arguments, sync_limit_ms, tell, workplace
-from bench.organisation import Organisation, organisation
-from moverq import moves
+from bench.organisation import ADDRESS, fill, organisation, run
+from moverq.root import Root
 
 DURABLE_STEPS = 12
 """Syncs in a row under the lock: five commits of a store (each its log), and of SQLite files in FULL mode seven."""
@@ -29,7 +29,7 @@ async def main() -> None:
             place = root / str(items)
             place.mkdir()
             async with organisation(place) as made:
-                await made.fill("ada@example.com", seed=1, items=items, median_bytes=asked.median_bytes)
+                await fill(made, seed=1, items=items, median_bytes=asked.median_bytes)
                 locks, waits = await cutovers(made, asked.moves, asked.per_second)
             figures.append(Figure(f"lock at {items:,} items", "ms", tuple(locks)))
             figures.append(Figure(f"delivery at {items:,} items", "ms", tuple(waits)))
@@ -38,27 +38,27 @@ async def main() -> None:
     tell("cutover", figures, extra={"per_second": asked.per_second}, save=asked.save)
 
 
-async def cutovers(made: Organisation, number: int, per_second: int) -> tuple[list[float], list[float]]:
+async def cutovers(made: Root, number: int, per_second: int) -> tuple[list[float], list[float]]:
     """Moves there and back; (each one's lock in ms, what each delivery meanwhile took in ms)."""
     locks: list[float] = []
     waits: list[float] = []
     async with trio.open_nursery() as nursery:  # the deliveries, until the moves are done
         nursery.start_soon(deliver, made, waits, per_second)
-        standing = await moves.new_move(made.ledger, made.directory, "ada@example.com", "DB2")
+        request = await made.move(ADDRESS, to="DB2")
         while True:
-            done = await made.run(standing.request.request_id)
+            done = await run(made, request)
             assert done.status == "Completed", done.message
             assert done.lock_ms is not None
             locks.append(done.lock_ms)
             if len(locks) == number:
                 break
-            standing = await moves.rollback(made.ledger, made.directory, standing.request.request_id)
+            request = await made.rollback(request)
         nursery.cancel_scope.cancel()
     return locks, waits
 
 
-async def deliver(made: Organisation, waits: list[float], per_second: int) -> None:
-    session = made.session("ada@example.com")
+async def deliver(made: Root, waits: list[float], per_second: int) -> None:
+    session = made.session(ADDRESS)
     due = trio.current_time()
     for number in itertools.count():
         content, key = b"Subject: %d\r\n\r\n" % number + b"x" * 2000, b"%d" % number
