@@ -7,7 +7,6 @@ missing and repeated Message-IDs, and real folder names, some of which differ on
 import hashlib
 import itertools
 import random
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -20,13 +19,13 @@ from moverq.mailfiles import MailItem, read_mail
 from moverq.mailmaker import make_mail
 from moverq.root import Root, init_root, open_root
 from moverq.session import Session
+from tests.support.corpus import CORPUS, MISSING, unpack_corpus
 
-CORPUS = Path(__file__).resolve().parents[2].parent / "shared" / "corpus" / "mail.tar.xz"
 ADDRESS = "ada@example.com"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not CORPUS.exists(), reason=f"the corpus of real mail is not at {CORPUS}"),
+    pytest.mark.skipif(not CORPUS.exists(), reason=MISSING),
 ]
 
 Seen = tuple[tuple[str, ...], bytes, int, tuple[str, ...], int]
@@ -40,8 +39,7 @@ def seen_in_file(item: MailItem) -> Seen:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
-    with tarfile.open(CORPUS) as packed:
-        packed.extractall(folder, filter="data")
+    unpack_corpus(folder)
     return folder
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import socket
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,8 +20,8 @@ from moverq.mailfiles.item import canonical_folder
 from moverq.mailfiles.names import decode_name, encode_utf7, safe_name
 from moverq.mailfiles.text import from_line_ms, header_ms, with_crlf
 from moverq.model.change import Flag
+from tests.support.corpus import CORPUS, MISSING, unpack_corpus
 
-CORPUS = Path(__file__).parents[3].parent / "shared" / "corpus" / "mail.tar.xz"
 HEADER = b"From: a@example.org\r\nSubject: x\r\n\r\n"
 BARE = b"From: a@example.org\nSubject: x\n\n"
 
@@ -378,9 +377,8 @@ def test_no_header_date_is_too_odd_to_be_read(raw: bytes) -> None:
 @pytest.mark.slow
 def test_the_real_corpus_is_read_whole_and_survives_every_format(tmp_path: Path) -> None:
     if not CORPUS.exists():
-        pytest.skip(f"the corpus of real mail is not at {CORPUS}")
-    with tarfile.open(CORPUS) as archive:
-        archive.extractall(tmp_path, filter="data")
+        pytest.skip(MISSING)
+    unpack_corpus(tmp_path)
     (root,) = tmp_path.iterdir()
     manifest = {}
     for line in (root / "MANIFEST.tsv").read_text(errors="surrogateescape").split("\n")[1:]:

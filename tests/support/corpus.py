@@ -1,0 +1,16 @@
+"""The corpus of real mail, where it lies beside the project: `../shared/corpus/mail.tar.xz`. Never copied into it."""
+
+import tarfile
+from pathlib import Path
+
+CORPUS = Path(__file__).resolve().parents[2].parent / "shared" / "corpus" / "mail.tar.xz"
+MISSING = f"the corpus of real mail is not at {CORPUS}"
+
+
+def unpack_corpus(folder: Path) -> None:
+    """Its files are in `folder`: plain files and folders alone, below it. (`filter="data"` came with Python 3.11.4.)"""
+    with tarfile.open(CORPUS) as archive:
+        for member in archive:
+            assert member.isfile() or member.isdir(), member.name
+            assert (folder / member.name).resolve().is_relative_to(folder.resolve()), member.name
+            archive.extract(member, folder)
