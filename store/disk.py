@@ -7,12 +7,14 @@ operating system says is `StoreBroken`.
 
 import errno
 import fcntl
+import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from store.errors import StoreBroken, StoreError, StoreFull
+from store.limits import DIRECT_ALIGN
 
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -39,6 +41,11 @@ def store_error(path: Path, error: OSError) -> StoreError:
     return StoreBroken(path=str(path), why=os.strerror(error.errno) if error.errno else str(error))
 
 
+def direct_buffer(size: int) -> memoryview:
+    """Memory that `File.bypass_cache` works with: whole pages, `size` rounded up to them."""
+    return memoryview(mmap.mmap(-1, (size + DIRECT_ALIGN - 1) // DIRECT_ALIGN * DIRECT_ALIGN))
+
+
 class File:
     """An open file: positioned reads and writes, so that it has no state but its descriptor."""
 
@@ -57,13 +64,55 @@ class File:
                 data += more
             return data
 
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Fill `view`; returns how many bytes there were, fewer only at the end of the file."""
+        filled = 0
+        with translated(self.path):
+            while filled < len(view):
+                try:
+                    got = os.preadv(self._descriptor, [view[filled:]], offset + filled)
+                except OSError as error:
+                    self._need_cache(error)
+                    continue
+                if not got:
+                    break
+                filled += got
+        return filled
+
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """All of `data`, or an error."""
         with translated(self.path):
             view = memoryview(data)
             while view:
-                written = os.pwrite(self._descriptor, view, offset)
+                try:
+                    written = os.pwrite(self._descriptor, view, offset)
+                except OSError as error:
+                    self._need_cache(error)
+                    continue
                 view, offset = view[written:], offset + written
+
+    def bypass_cache(self) -> None:
+        """From now on bytes go between memory and disk without the page cache, where the file system can.
+
+        For `write` and `read_into` of much at a time, in multiples of `DIRECT_ALIGN` and with memory of
+        `direct_buffer`. Growing the page cache costs more processor time than all else that is done to a mail. It
+        says nothing of durability: `sync` is still needed.
+        """
+        with suppress(OSError):
+            self._set_direct(True)
+
+    def _need_cache(self, error: OSError) -> None:
+        """Some file systems take the flag and then refuse a call: once more through the cache. Raises what is else."""
+        if error.errno != errno.EINVAL or not self._set_direct(False):
+            raise error
+
+    def _set_direct(self, on: bool) -> bool:
+        """Returns whether this changed anything."""
+        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+        wanted = flags | os.O_DIRECT if on else flags & ~os.O_DIRECT
+        if wanted != flags:
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, wanted)
+        return wanted != flags
 
     def sync(self) -> None:
         """The bytes written so far, and the size they need, survive power loss."""

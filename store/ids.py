@@ -1,7 +1,7 @@
 """Names of things, and places in the log."""
 
 import os
-from typing import NewType
+from typing import NamedTuple, NewType
 
 import attrs
 
@@ -17,6 +17,12 @@ Signature = NewType("Signature", bytes)
 def new_id(now_ms: int) -> bytes:
     """Sixteen bytes, the first six the time: ids made together lie together in an index (as RFC 9562 UUIDv7)."""
     return now_ms.to_bytes(6, "big") + os.urandom(10)
+
+
+def new_ids(now_ms: int, number: int) -> list[bytes]:
+    """So many ids, in rising order: items that are added together are listed in the order of their bytes."""
+    common = now_ms.to_bytes(6, "big") + os.urandom(7)
+    return [common + at.to_bytes(3, "big") for at in range(number)]
 
 
 @attrs.frozen(order=True)
@@ -38,8 +44,7 @@ class LogHead:
     chain: bytes
 
 
-@attrs.frozen
-class ContentRef:
+class ContentRef(NamedTuple):
     """Where an item's bytes are: segment, offset of the content frame, size and xxh3_128 of the content."""
 
     segment: int

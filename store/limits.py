@@ -21,6 +21,12 @@ FRAME_BYTES_MAX = 64 * MIB
 
 SEGMENT_BYTES_MAX = 256 * MIB
 CONTENT_ALIGN = 64
+DIRECT_ALIGN = 4096
+"""What goes to a segment together begins and ends at such a place: what direct I/O takes on every disk, and a page, so
+that nobody reads through the page cache what is still being written beside it."""
+STAGE_BYTES = 4 * MIB
+"""A segment is written in pieces of this size, and read so for bulk reading: one buffer each, for as long as the
+database is open."""
 CONTENT_BYTES_MAX = 2 * 1024 * MIB - 1
 
 GROUP_BYTES_MAX = 8 * MIB

@@ -6,20 +6,26 @@ lessee appends beyond the *physical* end, never at the catalogue's idea of it: w
 there stays unreferenced.
 
 Content is durable before the record that names it: `write` returns after the sync.
+
+Much at a time goes past the page cache, through one aligned buffer: for mail that is carried once, growing the cache
+costs more than all the rest (`docs/explanation/speed.md`).
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import attrs
 
-from store.content.segment import HEADER_BYTES, NewContent, encode, read_content
-from store.disk import Disk, File
+from store.content.segment import HEADER_BYTES, NewContent, check_content, encode, padded, read_content
+from store.disk import Disk, File, direct_buffer
 from store.errors import Corruption, StoreError
 from store.ids import ContentRef, InstanceId
 from store.layout import Layout, segment_numbers
-from store.limits import CONTENT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX, SEGMENT_BYTES_MAX
+from store.limits import DIRECT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX, SEGMENT_BYTES_MAX, STAGE_BYTES
 
+GAP_BYTES = 64 * 1024
+"""Between two items: less than this is read along rather than left out by a second read."""
 SHARED: bytes = b""
 """The stream of deliveries and clients."""
 
@@ -40,6 +46,7 @@ class SegmentWriter:
     _leases: dict[bytes, _Lease] = attrs.Factory(dict)
     _full: list[tuple[int, _Lease]] = attrs.Factory(list)
     _writes: int = 0
+    _staging: memoryview | None = None
 
     def write(self, stream: bytes, groups: Sequence[tuple[InstanceId, Sequence[NewContent]]]) -> list[list[ContentRef]]:
         """The content of these groups is in segments, durable. Returns each group's places.
@@ -54,17 +61,44 @@ class SegmentWriter:
             places: list[list[ContentRef]] = []
             end = lease.end
             for instance, items in groups:
-                raw, refs = encode(instance, items, segment=lease.number, start=end)
-                pieces.append(raw)
+                frames, refs = encode(instance, items, segment=lease.number, start=end)
+                pieces += frames
                 places.append(refs)
-                end += len(raw)
-            lease.file.write(b"".join(pieces), lease.end)
-            lease.file.sync()
+                end += sum(map(len, frames))
+            lease.end = self._append(lease, pieces)
         except StoreError:
             self.release(stream)  # its end is not known any more
             raise
-        lease.end = end
         return places
+
+    def _append(self, lease: _Lease, pieces: Sequence[bytes]) -> int:
+        """These pieces, and zeros up to the next `DIRECT_ALIGN`, are behind the lease's end, durable."""
+        buffer, fill, at = self._buffer, 0, lease.end
+        for piece in pieces:
+            room = len(buffer) - fill
+            if len(piece) < room:  # nearly always
+                buffer[fill : fill + len(piece)] = piece
+                fill += len(piece)
+                continue
+            view = memoryview(piece)
+            while len(view) >= room:
+                buffer[fill:] = view[:room]
+                lease.file.write(buffer, at)
+                at, view, fill, room = at + len(buffer), view[room:], 0, len(buffer)
+            buffer[: len(view)] = view
+            fill = len(view)
+        whole = padded(fill, DIRECT_ALIGN)
+        buffer[fill:whole] = bytes(whole - fill)
+        lease.file.write(buffer[:whole], at)
+        lease.file.sync()
+        return at + whole
+
+    @property
+    def _buffer(self) -> memoryview:
+        """Made by the first who writes: most that open a database only read."""
+        if self._staging is None:
+            self._staging = direct_buffer(STAGE_BYTES)
+        return self._staging
 
     def _lease(self, stream: bytes) -> _Lease:
         lease = self._leases.get(stream)
@@ -89,11 +123,9 @@ class SegmentWriter:
             except FileNotFoundError:
                 continue
             if file.lock(exclusive=True, wait=False):
-                end = (file.size() + CONTENT_ALIGN - 1) // CONTENT_ALIGN * CONTENT_ALIGN
+                end = padded(file.size(), DIRECT_ALIGN)
                 if end < SEGMENT_BYTES_MAX and file.is_linked():
-                    # Whoever made it may have died before its name was durable.
-                    self._disk.sync_folder(self._layout.content)
-                    return _Lease(number, file, end)
+                    return self._leased(number, file, end)
             file.close()
         number = (numbers[-1] if numbers else 0) + 1
         while True:
@@ -103,10 +135,15 @@ class SegmentWriter:
                 number += 1
                 continue
             if file.lock(exclusive=True, wait=False) and file.is_linked():
-                self._disk.sync_folder(self._layout.content)
-                return _Lease(number, file, 0)
+                return self._leased(number, file, 0)
             file.close()
             number += 1
+
+    def _leased(self, number: int, file: File, end: int) -> _Lease:
+        # Also of a segment found here: whoever made it may have died before its name was durable.
+        self._disk.sync_folder(self._layout.content)
+        file.bypass_cache()
+        return _Lease(number, file, end)
 
     def _let_go(self) -> None:
         """Give up full segments whose content is committed by now.
@@ -138,10 +175,74 @@ class SegmentReader:
     _disk: Disk
     _layout: Layout
     _open: OrderedDict[int, File] = attrs.Factory(OrderedDict)
+    _bulk: tuple[int, File] | None = None
+    _memory: memoryview | None = None
 
     def read(self, ref: ContentRef) -> bytes:
         """An item's bytes. Raises `Corruption` where they are damaged or their segment is gone."""
         return read_content(self.file(ref.segment), ref)
+
+    def read_each(self, refs: Sequence[ContentRef]) -> Iterator[bytes | Corruption]:
+        """Many items' bytes, each checked, or what is wrong with them. Items that lie together are read together."""
+        at = 0
+        while at < len(refs):
+            run = refs[at : at + together(refs, at)]
+            at += len(run)
+            try:
+                yield from self._read_run(run)
+            except Corruption as damage:  # it is alone, or their segment is gone
+                yield from [damage] * len(run)
+
+    def _read_run(self, run: Sequence[ContentRef]) -> list[bytes | Corruption]:
+        if len(run) == 1 and run[0].size <= GAP_BYTES:
+            return [self.read(run[0])]
+        file = self._bulk_file(run[0].segment)
+        start = run[0].offset // DIRECT_ALIGN * DIRECT_ALIGN
+        end = padded(run[-1].offset + HEADER_BYTES + run[-1].size, DIRECT_ALIGN)
+        if end - start > STAGE_BYTES:
+            assert len(run) == 1, "what lies together fits into the buffer"
+            return [self._read_large(file, run[0])]
+        buffer = self._buffer
+        filled = file.read_into(buffer[: end - start], start)
+        found: list[bytes | Corruption] = []
+        for ref in run:
+            at = ref.offset + HEADER_BYTES - start
+            content = bytes(buffer[at : min(at + ref.size, filled)])
+            try:
+                check_content(content, ref, file.path)
+                found.append(content)
+            except Corruption as damage:
+                found.append(damage)
+        return found
+
+    def _read_large(self, file: File, ref: ContentRef) -> bytes:
+        pieces, buffer = [], self._buffer
+        at, end = ref.offset + HEADER_BYTES, ref.offset + HEADER_BYTES + ref.size
+        while at < end:
+            start = at // DIRECT_ALIGN * DIRECT_ALIGN
+            filled = file.read_into(buffer, start)
+            pieces.append(bytes(buffer[at - start : min(filled, end - start)]))
+            at = start + len(buffer)
+        content = b"".join(pieces)
+        check_content(content, ref, file.path)
+        return content
+
+    @property
+    def _buffer(self) -> memoryview:
+        """Made by the first bulk read."""
+        if self._memory is None:
+            self._memory = direct_buffer(STAGE_BYTES)
+        return self._memory
+
+    def _bulk_file(self, number: int) -> File:
+        """A segment past the page cache; the last one stays open."""
+        if self._bulk is None or self._bulk[0] != number:
+            file = self._opened(number)
+            file.bypass_cache()
+            if self._bulk is not None:
+                self._bulk[1].close()
+            self._bulk = number, file
+        return self._bulk[1]
 
     def read_raw(self, ref: ContentRef) -> bytes:
         """Whatever is there in place of an item's bytes, unchecked: for quarantine."""
@@ -150,18 +251,36 @@ class SegmentReader:
     def file(self, number: int) -> File:
         file = self._open.get(number)
         if file is None:
-            path = self._layout.segment(number)
-            try:
-                file = self._disk.open(path, readonly=True)
-            except FileNotFoundError:
-                raise Corruption(path=str(path), offset=0, expected="a content segment", found="no file") from None
-            self._open[number] = file
+            file = self._open[number] = self._opened(number)
             if len(self._open) > OPEN_SEGMENTS_MAX:
                 self._open.popitem(last=False)[1].close()
         else:
             self._open.move_to_end(number)
         return file
 
+    def _opened(self, number: int) -> File:
+        path = self._layout.segment(number)
+        try:
+            return self._disk.open(path, readonly=True)
+        except FileNotFoundError:
+            raise Corruption(path=str(path), offset=0, expected="a content segment", found="no file") from None
+
     def close(self) -> None:
         while self._open:
             self._open.popitem()[1].close()
+        if self._bulk is not None:
+            self._bulk[1].close()
+            self._bulk = None
+
+
+def together(refs: Sequence[ContentRef], at: int) -> int:
+    """How many of these, from `at` on, are read with one read: as they lie one behind the other with hardly a gap."""
+    segment, start, size, _ = refs[at]
+    number, end = 1, start + HEADER_BYTES + size
+    room = start // DIRECT_ALIGN * DIRECT_ALIGN + STAGE_BYTES
+    for other, offset, size, _ in islice(refs, at + 1, None):
+        following = offset + HEADER_BYTES + size
+        if other != segment or not end <= offset <= end + GAP_BYTES or following > room:
+            break
+        number, end = number + 1, following
+    return number

@@ -3,12 +3,15 @@
     magic 4 | version 2 | reserved 2 | instance 16 | folder 16 | item 16 | size 8 | received_ms 8 | flags 4
     | reserved 4 | xxh3_128 of the content 16 | xxh3_64 of the header so far 8 | zeros to 128 | content | zeros to 64
 
-Frames lie at multiples of 64 bytes, so a scan finds the next one behind any damage. Flags and folder are those at
-arrival: the catalogue has the present ones, and a rebuild from content alone says so.
+Frames lie at multiples of 64 bytes, so a scan finds the next one behind any damage; what was written together ends
+with zeros to the next multiple of 4096. Flags and folder are those at arrival: the catalogue has the present ones,
+and a rebuild from content alone says so.
 """
 
 import struct
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import attrs
 import xxhash
@@ -16,18 +19,20 @@ import xxhash
 from store.disk import File
 from store.errors import Corruption
 from store.ids import ContentRef, FolderId, InstanceId, ItemId
-from store.limits import CONTENT_ALIGN, CONTENT_BYTES_MAX
+from store.limits import CONTENT_ALIGN, CONTENT_BYTES_MAX, DIRECT_ALIGN
 
 MAGIC = b"MVQC"
 VERSION = 1
 HEADER_BYTES = 128
 _HEADER = struct.Struct("<4sHH16s16s16sQqII16sQ")
+_HEADER_BODY = struct.Struct("<4sHH16s16s16sQqII16s")
+_HEADER_END = struct.Struct(f"<Q{HEADER_BYTES - _HEADER.size}x")
+_PADDING = [bytes(size) for size in range(CONTENT_ALIGN)]
 _SCAN_BYTES = 4 * 1024 * 1024
 
 
-@attrs.frozen(slots=True)
-class NewContent:
-    """An item's bytes on their way into a segment."""
+class NewContent(NamedTuple):
+    """An item's bytes on their way into a segment. A tuple, for they come by the thousand."""
 
     item_id: ItemId
     folder_id: FolderId
@@ -48,41 +53,31 @@ class FoundContent:
     ref: ContentRef
 
 
-def _padded(size: int) -> int:
-    return (size + CONTENT_ALIGN - 1) // CONTENT_ALIGN * CONTENT_ALIGN
+def padded(size: int, to: int = CONTENT_ALIGN) -> int:
+    """`size` rounded up to a multiple of `to`."""
+    return (size + to - 1) // to * to
 
 
 def encode(
     instance: InstanceId, items: Sequence[NewContent], *, segment: int, start: int
-) -> tuple[bytes, list[ContentRef]]:
-    """Frames for these items, to be written at `start` of `segment`, and where each one is."""
+) -> tuple[list[bytes], list[ContentRef]]:
+    """Frames for these items, in pieces to be written one after the other at `start` of `segment`, and where each
+    frame is."""
     assert start % CONTENT_ALIGN == 0
     pieces: list[bytes] = []
     refs: list[ContentRef] = []
     offset = start
-    for item in items:
-        size = len(item.content)
+    for item_id, folder_id, received_ms, flags, content in items:
+        size = len(content)
         assert size <= CONTENT_BYTES_MAX, "checked where the item came in"
-        content_hash = xxhash.xxh3_128_digest(item.content)
-        header = _HEADER.pack(
-            MAGIC,
-            VERSION,
-            0,
-            instance,
-            item.folder_id,
-            item.item_id,
-            size,
-            item.received_ms,
-            item.flags,
-            0,
-            content_hash,
-            0,
-        )[:-8]
-        header += struct.pack("<Q", xxhash.xxh3_64_intdigest(header))
-        pieces += (header.ljust(HEADER_BYTES, b"\0"), item.content, bytes(-size % CONTENT_ALIGN))
+        content_hash = xxhash.xxh3_128_digest(content)
+        header = _HEADER_BODY.pack(
+            MAGIC, VERSION, 0, instance, folder_id, item_id, size, received_ms, flags, 0, content_hash
+        )
+        pieces += (header, _HEADER_END.pack(xxhash.xxh3_64_intdigest(header)), content, _PADDING[-size % CONTENT_ALIGN])
         refs.append(ContentRef(segment, offset, size, content_hash))
-        offset += HEADER_BYTES + _padded(size)
-    return b"".join(pieces), refs
+        offset += HEADER_BYTES + size + -size % CONTENT_ALIGN
+    return pieces, refs
 
 
 def decode_header(raw: bytes, *, segment: int, offset: int) -> FoundContent | None:
@@ -109,18 +104,23 @@ def read_content(file: File, ref: ContentRef) -> bytes:
         Corruption: the bytes are not those that were written.
     """
     content = file.read(ref.size, ref.offset + HEADER_BYTES)
+    check_content(content, ref, file.path)
+    return content
+
+
+def check_content(content: bytes, ref: ContentRef, path: Path) -> None:
+    """Raises `Corruption` where these bytes, read from `path`, are not those that were written."""
     if len(content) != ref.size:
         raise Corruption(
-            path=str(file.path), offset=ref.offset, expected=f"{ref.size} bytes of content", found=f"{len(content)}"
+            path=str(path), offset=ref.offset, expected=f"{ref.size} bytes of content", found=f"{len(content)}"
         )
     if xxhash.xxh3_128_digest(content) != ref.content_hash:
         raise Corruption(
-            path=str(file.path),
+            path=str(path),
             offset=ref.offset + HEADER_BYTES,
             expected=f"content with xxh3_128 {ref.content_hash.hex()}",
             found=xxhash.xxh3_128_hexdigest(content),
         )
-    return content
 
 
 def scan(file: File, segment: int) -> Iterator[FoundContent | Corruption]:
@@ -133,6 +133,10 @@ def scan(file: File, segment: int) -> Iterator[FoundContent | Corruption]:
     while offset + HEADER_BYTES <= size:
         found = decode_header(file.read(HEADER_BYTES, offset), segment=segment, offset=offset)
         if found is None:
+            padding_end = min(padded(offset + 1, DIRECT_ALIGN), size)
+            if not file.read(padding_end - offset, offset).strip(b"\0"):
+                offset = padding_end  # the end of what was written together
+                continue
             following = _next_frame(file, segment, offset + CONTENT_ALIGN, size)
             yield Corruption(
                 path=str(file.path),
@@ -147,7 +151,7 @@ def scan(file: File, segment: int) -> Iterator[FoundContent | Corruption]:
             yield found
         except Corruption as damage:
             yield damage
-        offset += HEADER_BYTES + _padded(found.ref.size)
+        offset += HEADER_BYTES + padded(found.ref.size)
 
 
 def _next_frame(file: File, segment: int, offset: int, size: int) -> int:

@@ -1,17 +1,21 @@
 """Leases: one writer to a segment, beyond its physical end, for as long as its content is not committed."""
 
+import errno
+import fcntl
+import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from store.content.pool import SHARED, SegmentReader, SegmentWriter
-from store.content.segment import NewContent
+from store.content.segment import HEADER_BYTES, FoundContent, NewContent, scan
 from store.disk import Disk
 from store.errors import Corruption, StoreFull
 from store.ids import ContentRef, FolderId, InstanceId, ItemId
 from store.layout import Layout
-from store.limits import CONTENT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX
+from store.limits import CONTENT_ALIGN, DIRECT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX, STAGE_BYTES
 
 INSTANCE = InstanceId(b"n" * 16)
 Make = Callable[[], SegmentWriter]
@@ -50,6 +54,76 @@ def test_what_is_written_is_read(make: Make, layout: Layout) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize("gap", [0, 1, STAGE_BYTES])
+def test_items_are_read_together_as_they_are_read_one_by_one(make: Make, layout: Layout, gap: int) -> None:
+    """Small and large ones, larger than the buffer too, in order, out of order, with gaps, and one twice."""
+    writer, reader = make(), SegmentReader(Disk(), layout)
+    sizes = (0, 1, 5000, 70_000, STAGE_BYTES - 200, 3, STAGE_BYTES, 2 * STAGE_BYTES + 5, 64, 100_000)
+    refs: list[ContentRef] = []
+    for size in sizes:
+        refs += write(writer, random.Random(size).randbytes(size))
+        if gap:
+            write(writer, bytes(gap))
+    for order in (refs, refs[::-1], [*refs, *refs], refs[1:2], []):
+        assert list(reader.read_each(order)) == [reader.read(ref) for ref in order]
+    reader.close()
+
+
+def test_a_damaged_item_among_many_is_told_apart_from_its_neighbours(make: Make, layout: Layout) -> None:
+    writer, reader = make(), SegmentReader(Disk(), layout)
+    refs = write(writer, *(random.Random(n).randbytes(20_000) for n in range(9)))
+    with layout.segment(1).open("r+b") as file:
+        file.seek(refs[4].offset + HEADER_BYTES + 77)
+        file.write(b"?!")
+    missing = refs[8]._replace(segment=7)
+    found = list(reader.read_each([*refs, missing]))
+    assert [isinstance(one, Corruption) for one in found] == [at in (4, 9) for at in range(10)]
+    assert isinstance(found[4], Corruption)
+    assert found[4].offset == refs[4].offset + HEADER_BYTES
+    reader.close()
+
+
+def test_a_segment_that_ends_early_damages_what_lay_beyond(make: Make, layout: Layout) -> None:
+    writer, reader = make(), SegmentReader(Disk(), layout)
+    refs = write(writer, *(random.Random(n).randbytes(20_000) for n in range(9)))
+    os.truncate(layout.segment(1), refs[5].offset + HEADER_BYTES + 100)
+    found = list(reader.read_each(refs))
+    assert [isinstance(one, Corruption) for one in found] == [at >= 5 for at in range(9)]
+    reader.close()
+
+
+def test_what_is_written_together_begins_and_ends_on_a_page(make: Make, layout: Layout) -> None:
+    writer = make()
+    for number in range(3):
+        write(writer, b"x" * number)
+        assert layout.segment(1).stat().st_size == (number + 1) * DIRECT_ALIGN
+    file = Disk().open(layout.segment(1))
+    found = list(scan(file, 1))
+    assert [one.ref.offset for one in found if isinstance(one, FoundContent)] == [0, DIRECT_ALIGN, 2 * DIRECT_ALIGN]
+    assert len(found) == 3, "the padding is no damage"
+    file.close()
+
+
+def test_a_file_system_that_refuses_direct_calls_is_written_through_the_cache(
+    make: Make, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some take the flag and refuse the call."""
+    real, refused = os.pwrite, []
+
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(offset)
+            raise OSError(errno.EINVAL, "not here")
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    writer, reader = make(), SegmentReader(Disk(), layout)
+    refs = [*write(writer, b"one"), *write(writer, b"two")]
+    assert [reader.read(ref) for ref in refs] == [b"one", b"two"]
+    assert refused in ([0], []), "asked once, if this file system takes the flag at all"
+    reader.close()
+
+
 def test_groups_come_back_apart(make: Make) -> None:
     item = NewContent(ItemId(b"i" * 16), FolderId(b"f" * 16), 0, 0, b"x")
     places = make().write(SHARED, [(INSTANCE, [item, item]), (INSTANCE, []), (INSTANCE, [item])])
@@ -82,7 +156,7 @@ def test_a_part_filled_segment_is_taken_up_beyond_its_physical_end(make: Make, l
 
 
 def test_a_full_segment_is_left(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.content.pool.SEGMENT_BYTES_MAX", 400)
+    monkeypatch.setattr("store.content.pool.SEGMENT_BYTES_MAX", 2 * DIRECT_ALIGN)
     writer = make()
     assert [write(writer, b"x" * 100)[0].segment for _ in range(5)] == [1, 1, 2, 2, 3]
 

@@ -20,7 +20,8 @@ def new(content: bytes, number: int = 0) -> NewContent:
 
 
 def test_the_format_does_not_change_silently() -> None:
-    raw, refs = encode(INSTANCE, [new(b"content")], segment=3, start=128)
+    pieces, refs = encode(INSTANCE, [new(b"content")], segment=3, start=128)
+    raw = b"".join(pieces)
     assert raw[:HEADER_BYTES].rstrip(b"\0").hex() == (
         "4d565143010000006e6e6e6e6e6e6e6e6e6e6e6e6e6e6e6e66666666666666666666666666666666"
         "303030303030303030303030303030300700000000000000fbffffffffffffff0700000000000000"
@@ -33,8 +34,8 @@ def test_the_format_does_not_change_silently() -> None:
 @pytest.fixture
 def segment(tmp_path: Path) -> tuple[File, list[bytes], list[ContentRef]]:
     contents = [random.Random(size).randbytes(size) for size in SIZES]
-    raw, refs = encode(INSTANCE, [new(content, at) for at, content in enumerate(contents)], segment=1, start=0)
-    (tmp_path / "segment").write_bytes(raw)
+    pieces, refs = encode(INSTANCE, [new(content, at) for at, content in enumerate(contents)], segment=1, start=0)
+    (tmp_path / "segment").write_bytes(b"".join(pieces))
     return Disk().open(tmp_path / "segment"), contents, refs
 
 
@@ -84,15 +85,16 @@ def test_a_scan_says_which_content_is_damaged_and_goes_on(
 def test_content_that_looks_like_a_frame_is_not_found_in_a_damaged_one_only_by_chance(tmp_path: Path) -> None:
     """An item whose bytes are a segment: behind a sound header it is skipped as content."""
     inner, _ = encode(InstanceId(b"x" * 16), [new(b"forged")], segment=1, start=0)
-    raw, refs = encode(INSTANCE, [new(inner), new(b"after", 1)], segment=1, start=0)
-    (tmp_path / "segment").write_bytes(raw)
+    pieces, refs = encode(INSTANCE, [new(b"".join(inner)), new(b"after", 1)], segment=1, start=0)
+    (tmp_path / "segment").write_bytes(b"".join(pieces))
     file = Disk().open(tmp_path / "segment")
     assert [one.ref for one in scan(file, 1) if isinstance(one, FoundContent)] == refs
     file.close()
 
 
 def test_every_flipped_bit_of_a_header_is_noticed() -> None:
-    raw, _ = encode(INSTANCE, [new(b"")], segment=1, start=0)
+    pieces, _ = encode(INSTANCE, [new(b"")], segment=1, start=0)
+    raw = b"".join(pieces)
     used = len(raw[:HEADER_BYTES].rstrip(b"\0"))
     for bit in range(used * 8):
         damaged = bytearray(raw)
