@@ -108,11 +108,11 @@ async def read_told(root: Root) -> Told:
     place = await root.session(ADDRESS).place()
     _, folders, _ = await place.database.account(place.mailbox.instance)
     told.folders = {folder.folder_id: (folder.parent_id, folder.name) for folder in folders}
-    after = 0
+    after = b""
     while rows := await place.database.items(place.mailbox.instance, after=after, limit=1000):
-        for _, row in rows:
+        for row in rows:
             told.items[row.item_id] = Item(row.folder_id, row.flags, row.keywords, row.content_hash)
-        after = rows[-1][0]
+        after = rows[-1].item_id
     return told
 
 
@@ -281,13 +281,13 @@ async def check(root: Root, told: Told, report: MoveReport, *, home: str, epoch:
     endpoint = await root.store(home)
     instance = InstanceId(register.home.instance)
     rows: dict[Any, Any] = {}
-    after = 0
+    after = b""
     arrived: Counter[bytes] = Counter()
     wrong: list[str] = []
     place = await root.session(ADDRESS).place()
     while page := await endpoint.database.items(place.mailbox.instance, after=after, limit=500):
         new = []
-        for _, row in page:
+        for row in page:
             rows[row.item_id] = row
             if row.item_id not in told.items:
                 new.append(row)
@@ -296,7 +296,7 @@ async def check(root: Root, told: Told, report: MoveReport, *, home: str, epoch:
             for got in fetched:
                 arrived[hashlib.sha256(got.content or b"").digest()] += 1
             new = new[len(fetched) :]
-        after = page[-1][0]
+        after = page[-1].item_id
     for item_id, item in told.items.items():
         now = rows.get(item_id)
         if now is None:

@@ -264,38 +264,30 @@ def _pulled(session: Session, done: Exported, on_batch: Callable[[Exported], Non
 
 
 class _Listing:
-    """The items of a mailbox in the order they were made, each once. Where the mailbox moves meanwhile the numbers
-    are another instance's: the listing begins anew, and leaves out what it has had. An item keeps its id."""
+    """The items of a mailbox by id, each once. It goes on where the mailbox moves meanwhile: ids stay."""
 
     def __init__(self, session: Session, done: Exported) -> None:
         self._session = session
         self._done = done
-        self._instance: bytes | None = None
-        self._after = 0
-        self._had: set[bytes] = set()
+        self._after: bytes | None = b""
 
     async def read(self) -> list[MailItem] | None:
         """The next ones; None where there are no more."""
         return await patiently(self._session, self._read)
 
     async def _read(self, place: Place) -> list[MailItem] | None:
-        instance, database = place.mailbox.instance, place.database
-        if instance != self._instance:
-            self._instance, self._after = instance, 0
-        rows = await database.items(instance, after=self._after, limit=PAGE_ITEMS)
-        if not rows:
+        if self._after is None:
             return None
+        instance, database = place.mailbox.instance, place.database
+        fetched, following = await database.page(instance, after=self._after, limit=PAGE_ITEMS)
         _, folders, _ = await database.account(instance)
         paths = folder_paths(folders)
         hidden = {folder.folder_id for folder in folders if folder.hidden}
-        fetched = await database.fetch(instance, [row for _, row in rows])
-        self._after = rows[len(fetched) - 1][0]
         items = []
         for item in fetched:
             row = item.row
-            if row.item_id in self._had or row.folder_id in hidden or row.folder_id not in paths:
+            if row.folder_id in hidden or row.folder_id not in paths:
                 continue
-            self._had.add(row.item_id)
             path = paths[row.folder_id]
             if item.content is not None:
                 items.append(MailItem(path, item.content, row.received_ms, row.flags, row.keywords, row.item_id.hex()))
@@ -303,6 +295,7 @@ class _Listing:
                 self._done.bytes += row.size
             elif item.damage is not None:
                 self._done.damaged.append(f"{'/'.join(path)}, UID {row.uid}: {item.damage}")
+        self._after = following
         return items
 
 

@@ -16,16 +16,15 @@ the next opener settles it.
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import apsw
 import attrs
 import trio
 
-from store.catalogue import queries
-from store.catalogue.apply import Applier
 from store.catalogue.queries import MailboxInfo
 from store.catalogue.schema import catalogue_error, write_applied
+from store.catalogue.view import BrokenRule, View
 from store.content.pool import SHARED, SegmentWriter
 from store.content.segment import NewContent
 from store.disk import File
@@ -51,7 +50,7 @@ A = TypeVar("A")
 class Draft:
     """One transaction being decided: the catalogue as it is, and the records so far."""
 
-    db: apsw.Connection
+    view: View
     instance: InstanceId
     now_ms: int
     content: Sequence[ContentRef]
@@ -60,10 +59,15 @@ class Draft:
     _modseq: int = 0
 
     @property
+    def db(self) -> apsw.Connection:
+        """For any question about the catalogue; `view` answers the commonest at less cost."""
+        return self.view.db
+
+    @property
     def info(self) -> MailboxInfo:
         """The mailbox instance. Raises `NoSuchMailbox`."""
         if self._info is None:
-            self._info = queries.mailbox(self.db, self.instance)
+            self._info = self.view.mailbox(self.instance)
             self._modseq = self._info.head
         return self._info
 
@@ -92,6 +96,8 @@ class Proposal(Generic[A]):
     stream: bytes = SHARED
     items: int = 1
     """How many items it may touch: what bounds a group's frame."""
+    delivery_key: bytes | None = None
+    """That it will ask the view for."""
 
     @property
     def bytes(self) -> int:
@@ -109,6 +115,14 @@ class _Waiting:
     staged: bool = False
     """Its content, if any, is in a segment."""
     refs: Sequence[ContentRef] = ()
+
+
+class _Outcome(NamedTuple):
+    """What became of a proposal: its records, packed (b"": none), and its answer or its refusal."""
+
+    packed: bytes
+    answer: Any
+    refusal: Exception | None
 
 
 @attrs.define(eq=False)
@@ -286,11 +300,10 @@ class Committer:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 head = catch_up(self._db, self._log, now_ms=self._now_ms())
-                applier = Applier(self._db)
-                outcomes = [self._decide(waiting, applier, alone=len(group) == 1) for waiting in group]
+                outcomes = self._decide_all(group)
             except apsw.Error as error:
                 raise catalogue_error(self._layout.catalogue, error) from error
-            logged = [packed for packed, _, _ in outcomes if packed]
+            logged = [outcome.packed for outcome in outcomes if outcome.packed]
             payload = join(logged)
             if len(payload) > FRAME_BYTES_MAX:
                 if len(group) > 1:
@@ -317,33 +330,44 @@ class Committer:
         for waiting, (_, answer, refusal) in zip(group, outcomes, strict=True):
             waiting.answer, waiting.error, waiting.settled = answer, refusal, True
 
-    def _decide(self, waiting: _Waiting, applier: Applier, *, alone: bool) -> tuple[bytes, Any, Exception | None]:
-        """Decide and apply one proposal: (packed records, answer, refusal).
+    def _decide_all(self, group: list[_Waiting]) -> list[_Outcome]:
+        """Each proposal's outcome, decided in turn; the catalogue is as they say.
 
-        Deciding changes nothing, so a refusal needs no undoing. Applying fails only by a bug: records that break a
-        rule of the catalogue or cannot be packed. Then the group is rolled back and its members go one by one, so
-        that the bug fails its own alone; no savepoint is paid for by all the others.
+        Applying fails only by a bug: records that break a rule of the catalogue. Then the group is rolled back and
+        its members go one by one, so that the bug fails its own alone; no savepoint is paid for by all the others.
         """
+        keys: dict[InstanceId, list[bytes]] = {}
+        for waiting in group:
+            if waiting.proposal.delivery_key is not None:
+                keys.setdefault(waiting.proposal.instance, []).append(waiting.proposal.delivery_key)
+        view = View(self._db, keys)
+        try:
+            outcomes = [self._decide(waiting, view) for waiting in group]
+            view.flush()
+        except BrokenRule as broken:
+            if len(group) > 1:
+                raise _NotTogether from broken
+            self._db.execute("ROLLBACK")
+            self._db.execute("BEGIN IMMEDIATE")
+            return [_Outcome(b"", None, broken.bug)]
+        return outcomes
+
+    def _decide(self, waiting: _Waiting, view: View) -> _Outcome:
+        """Deciding changes nothing, so a refusal needs no undoing."""
         proposal = waiting.proposal
-        draft = Draft(self._db, proposal.instance, self._now_ms(), waiting.refs)
+        draft = Draft(view, proposal.instance, self._now_ms(), waiting.refs)
         try:
             answer = proposal.decide(draft)
             packed = pack(draft.records) if draft.records else b""
+        except BrokenRule:
+            raise  # of one before it
         except Exception as refusal:
             if isinstance(refusal, apsw.Error):
                 raise  # the catalogue's own trouble, not this proposal's
-            return b"", None, refusal
-        try:
-            applier.apply(draft.records)
-        except Exception as bug:
-            if isinstance(bug, apsw.Error) and not isinstance(bug, apsw.ConstraintError):
-                raise
-            if not alone:
-                raise _NotTogether from bug
-            self._db.execute("ROLLBACK")
-            self._db.execute("BEGIN IMMEDIATE")
-            return b"", None, bug
-        return packed, answer, None
+            return _Outcome(b"", None, refusal)
+        if draft.records:
+            view.apply(draft.records)
+        return _Outcome(packed, answer, None)
 
     def _roll_back(self) -> None:
         """Nothing of an unfinished commit stays in the catalogue; after a COMMIT there is nothing to do."""

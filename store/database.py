@@ -13,8 +13,10 @@ Tasks: the committer's two, and the watch. Readers are connections of their own,
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import accumulate, takewhile
+from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
 import apsw
@@ -56,8 +58,7 @@ class Reading:
     content: SegmentReader
 
 
-@attrs.frozen
-class Fetched:
+class Fetched(NamedTuple):
     """An item with its bytes, or with why they cannot be had (`damage`, `raw`: whatever is there instead)."""
 
     row: ItemRow
@@ -173,13 +174,30 @@ class Database:
 
         return await self.read(look)
 
-    async def items(self, instance: InstanceId, *, after: int = 0, limit: int = 1000) -> list[tuple[int, ItemRow]]:
-        """A mailbox's items in the order they were made; each with its number, to go on after."""
+    async def items(self, instance: InstanceId, *, after: bytes = b"", limit: int = 1000) -> list[ItemRow]:
+        """A mailbox's items by id, a page at a time: about in the order in which they were made, and it stays."""
         return await self.read(
-            lambda reading: queries.items_by_number(
+            lambda reading: queries.items_by_id(
                 reading.db, queries.mailbox(reading.db, instance).no, after=after, limit=limit
             )
         )
+
+    async def page(
+        self, instance: InstanceId, *, after: bytes, limit: int, bytes_max: int = FETCH_BYTES_MAX
+    ) -> tuple[list[Fetched], bytes | None]:
+        """The same with their bytes; and what to go on after, None where this was the last page.
+
+        In a page, items come in the order of their places. Of damage and size the same holds as for `fetch`.
+        """
+
+        def look(reading: Reading) -> tuple[list[Fetched], bytes | None]:
+            no = queries.mailbox(reading.db, instance).no
+            rows = queries.items_by_id(reading.db, no, after=after, limit=limit)
+            some = _fitting(rows, bytes_max)
+            following = None if len(some) == len(rows) < limit else some[-1].item_id
+            return _fetch(reading, instance, sorted(some, key=_PLACE)), following
+
+        return await self.read(look)
 
     async def setting_states(self, instance: InstanceId) -> list[tuple[str, str | None, int]]:
         """All settings with their modseqs, removed ones (None) too."""
@@ -212,17 +230,7 @@ class Database:
         nor damage.
         """
 
-        def look(reading: Reading) -> list[Fetched]:
-            found: list[Fetched] = []
-            size = 0
-            for row in rows:
-                if found and size + row.size > bytes_max:
-                    break
-                size += row.size
-                found.append(_fetched(reading, instance, row))
-            return found
-
-        return await self.read(look)
+        return await self.read(lambda reading: _fetch(reading, instance, _fitting(rows, bytes_max)))
 
     async def feed(self, instance: InstanceId, *, after: int, limit: int = FEED_CHANGES_MAX) -> FeedPage:
         """What differs since `after`, oldest first. Never waits. Raises `FeedTrimmed`."""
@@ -293,19 +301,33 @@ class Database:
         return await self.read(lambda reading: fn(reading.db))
 
 
-def _fetched(reading: Reading, instance: InstanceId, row: ItemRow) -> Fetched:
+_PLACE = attrgetter("segment", "offset")
+
+
+def _fitting(rows: Sequence[ItemRow], bytes_max: int) -> Sequence[ItemRow]:
+    """The first of these, as many as fit; one at least, if there is one."""
+    sizes = accumulate(row.size for row in rows)
+    return rows[: max(1, sum(1 for _ in takewhile(lambda size: size <= bytes_max, sizes)))]
+
+
+def _fetch(reading: Reading, instance: InstanceId, rows: Sequence[ItemRow]) -> list[Fetched]:
+    found = reading.content.read_each([row.ref for row in rows])
+    return [
+        _damaged(reading, instance, row, content) if isinstance(content, Corruption) else Fetched(row, content)
+        for row, content in zip(rows, found, strict=True)
+    ]
+
+
+def _damaged(reading: Reading, instance: InstanceId, row: ItemRow, damage: Corruption) -> Fetched:
+    info = queries.mailbox(reading.db, instance)
+    now = queries.find_items(reading.db, info.no, [row.item_id])
+    if not now or now[0].ref != row.ref:
+        return Fetched(row, None)  # purged meanwhile, and its segment dropped
     try:
-        return Fetched(row, reading.content.read(row.ref))
-    except Corruption as damage:
-        info = queries.mailbox(reading.db, instance)
-        now = queries.find_items(reading.db, info.no, [row.item_id])
-        if not now or now[0].ref != row.ref:
-            return Fetched(row, None)  # purged meanwhile, and its segment dropped
-        try:
-            raw = reading.content.read_raw(row.ref)
-        except (Corruption, StoreBroken):
-            raw = None
-        return Fetched(row, None, damage, raw)
+        raw = reading.content.read_raw(row.ref)
+    except (Corruption, StoreBroken):
+        raw = None
+    return Fetched(row, None, damage, raw)
 
 
 def create_database(path: Path, *, disk: Disk | None = None, created_ms: int | None = None) -> None:

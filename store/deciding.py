@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from store.catalogue import queries
 from store.catalogue.queries import FolderInfo
 from store.commit import Draft
-from store.content.segment import NewContent
 from store.errors import NoSuchFolder, QuotaExceeded, Refused
 from store.guard import require_client
-from store.ids import FolderId, InstanceId, ItemId, new_id
+from store.ids import ContentRef, FolderId, InstanceId, ItemId, new_id
 from store.limits import (
     FOLDER_DEPTH_MAX,
     FOLDERS_MAX,
     ITEMS_PER_VERB_MAX,
 )
-from store.names import DELETED_FROM, DELETED_MS, INBOX, QUOTA_BYTES, RECOVERABLE_ITEMS, NewItem, flat, uidvalidity
+from store.names import DELETED_FROM, DELETED_MS, INBOX, RECOVERABLE_ITEMS, NewItem, flat, uidvalidity
 from store.records import (
     FolderGone,
     FolderPut,
@@ -58,22 +57,25 @@ def check_number(number: int) -> None:
 
 
 def check_quota(draft: Draft, size: int) -> None:
-    text = queries.setting(draft.db, draft.info.no, QUOTA_BYTES)
-    if text is not None:
-        quota, used = int(text), queries.used_bytes(draft.db, draft.info.no)
-        if used + size > quota:
-            raise QuotaExceeded(quota_bytes=quota, used_bytes=used, size=size)
+    quota, used = draft.view.quota(draft.instance)
+    if quota is not None and used + size > quota:
+        raise QuotaExceeded(quota_bytes=quota, used_bytes=used, size=size)
 
 
 def new_row(
-    draft: Draft, new: NewContent, folder: FolderInfo, number: int, item: NewItem, keywords: tuple[str, ...]
+    draft: Draft,
+    item_id: ItemId,
+    folder_id: FolderId,
+    uid: int,
+    ref: ContentRef,
+    item: NewItem,
+    keywords: tuple[str, ...],
 ) -> ItemRow:
-    """The row of the draft's `number`-th content, next in `folder`."""
-    ref = draft.content[number]
+    """The row of an item whose bytes are at `ref`."""
     return ItemRow(
-        new.item_id,
-        folder.folder_id,
-        folder.uidnext + number,
+        item_id,
+        folder_id,
+        uid,
         draft.next_modseq(),
         item.received_ms,
         ref.size,
@@ -83,7 +85,7 @@ def new_row(
         item.flags,
         keywords,
         item.item_class,
-        flat(item.properties),
+        flat(item.properties) if item.properties else (),
     )
 
 

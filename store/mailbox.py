@@ -34,7 +34,7 @@ from store.deciding import (
 )
 from store.errors import NoSuchFolder
 from store.guard import require_client
-from store.ids import FolderId, InstanceId, ItemId, new_id
+from store.ids import FolderId, InstanceId, ItemId, new_id, new_ids
 from store.limits import (
     ITEMS_PER_VERB_MAX,
 )
@@ -79,7 +79,8 @@ class Mailbox:
             check_item(item)
         keywords = [clean_keywords(item.keywords) for item in items]
         content = [
-            NewContent(ItemId(new_id(now)), folder_id, item.received_ms, item.flags, item.content) for item in items
+            NewContent(ItemId(item_id), folder_id, item.received_ms, item.flags, item.content)
+            for item_id, item in zip(new_ids(now, len(items)), items, strict=True)
         ]
 
         def decide(draft: Draft) -> list[Added]:
@@ -87,8 +88,10 @@ class Mailbox:
             folder = queries.folder(draft.db, draft.info.no, folder_id)
             check_quota(draft, sum(len(item.content) for item in items))
             rows = [
-                new_row(draft, place, folder, number, item, words)
-                for number, (place, item, words) in enumerate(zip(content, items, keywords, strict=True))
+                new_row(draft, new.item_id, folder_id, uid, ref, item, words)
+                for uid, (new, ref, item, words) in enumerate(
+                    zip(content, draft.content, items, keywords, strict=True), folder.uidnext
+                )
             ]
             draft.records.append(ItemsPut(self.instance, rows))
             return [Added(row.item_id, row.uid, row.modseq) for row in rows]
@@ -109,19 +112,20 @@ class Mailbox:
 
         def decide(draft: Draft) -> Added:
             require_client(draft.info)
-            if queries.has_delivery(draft.db, draft.info.no, key, digest):
+            if draft.view.was_accepted(self.instance, key, digest):
                 return Added(None, 0, 0, duplicate=True)
-            inbox = queries.child(draft.db, draft.info.no, b"", INBOX)
+            inbox = draft.view.inbox(self.instance)
             if inbox is None:
                 raise NoSuchFolder(folder=INBOX)
             check_quota(draft, len(content))
-            row = new_row(draft, new, inbox, 0, item, ())
+            folder_id, uid = inbox
+            row = new_row(draft, new.item_id, folder_id, uid, draft.content[0], item, ())
             draft.records.append(ItemsPut(self.instance, [row]))
             accepted = DeliveryKeyRow(key, digest, draft.now_ms, draft.next_modseq())
             draft.records.append(DeliveryKeysPut(self.instance, [accepted]))
             return Added(row.item_id, row.uid, row.modseq)
 
-        return await self._committer.submit(Proposal(self.instance, decide, [new]))
+        return await self._committer.submit(Proposal(self.instance, decide, [new], delivery_key=key))
 
     async def change_flags(
         self,
@@ -193,13 +197,13 @@ class Mailbox:
             check_quota(draft, sum(row.size for row in rows))
             copies = [
                 row._replace(
-                    item_id=ItemId(new_id(draft.now_ms)),
+                    item_id=ItemId(item_id),
                     folder_id=to,
                     uid=folder.uidnext + number,
                     modseq=draft.next_modseq(),
                     properties=alive(row.properties),
                 )
-                for number, row in enumerate(rows)
+                for number, (item_id, row) in enumerate(zip(new_ids(draft.now_ms, len(rows)), rows, strict=True))
             ]
             if copies:
                 draft.records.append(ItemsPut(self.instance, copies))

@@ -10,6 +10,7 @@ Every verb names the token; see `guard`. Durable on return; Cancelled: it may or
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 import attrs
 
@@ -41,8 +42,7 @@ from store.records import (
 )
 
 
-@attrs.frozen
-class MovedItem:
+class MovedItem(NamedTuple):
     """An item from elsewhere. `row` without a place; its `content_hash`, where known, is checked against the bytes."""
 
     row: ItemRow
@@ -161,19 +161,17 @@ class Mover:
         Returns those that are refused: bytes that do not have the promised hash or size, a UID that another item has.
         """
         content = [
-            NewContent(item.row.item_id, item.row.folder_id, item.row.received_ms, item.row.flags, item.content)
-            for item in items
+            NewContent(row.item_id, row.folder_id, row.received_ms, row.flags, content) for row, content in items
         ]
 
         def decide(draft: Draft) -> list[RefusedItem]:
             require_mover(draft, token)
-            merge = _Merge(draft)
+            merge = _Merge(draft, [item.row for item in items])
             new: list[ItemRow] = []
             replaced: list[ItemRow] = []
             changed: list[ItemStateRow] = []
             refused: list[RefusedItem] = []
-            for item, ref in _newest(items, draft.content):
-                row = item.row
+            for row, ref in _newest(items, draft.content):
                 if row.folder_id not in merge.folders or not merge.is_news(row):
                     continue
                 if row.content_hash not in (b"", ref.content_hash) or row.size != ref.size:
@@ -181,9 +179,10 @@ class Mover:
                 elif merge.is_uid_taken(row):
                     refused.append(RefusedItem(row.item_id, f"UID {row.uid} is another item's"))
                 elif merge.has_bytes(row, ref.content_hash):
-                    changed.append(merge.take(row))
+                    changed.append(state_row(row))
+                    merge.take(row)
                 else:
-                    placed = row._replace(content_hash=ref.content_hash, segment=ref.segment, offset=ref.offset)
+                    placed = row.at(ref)
                     (replaced if merge.is_known(row) else new).append(placed)
                     merge.take(placed)
             if new:
@@ -210,11 +209,8 @@ class Mover:
             for name, value, modseq in changes.settings:
                 if modseq > queries.setting_modseq(draft.db, no, name):
                     draft.records.append(SettingPut(self.instance, name, value, modseq))
-            new_keys = [
-                row
-                for row in changes.delivery_keys
-                if not queries.has_delivery(draft.db, no, row.key, row.content_digest)
-            ]
+            accepted = queries.accepted(draft.db, no, [row.key for row in changes.delivery_keys])
+            new_keys = [row for row in changes.delivery_keys if (row.key, row.content_digest) not in accepted]
             if new_keys:
                 draft.records.append(DeliveryKeysPut(self.instance, new_keys))
             guard.raise_head(draft, changes.through)
@@ -224,63 +220,62 @@ class Mover:
         return await self._committer.submit(Proposal(self.instance, decide, items=number))
 
 
-def _newest(items: Sequence[MovedItem], refs: Sequence[ContentRef]) -> list[tuple[MovedItem, ContentRef]]:
+def _newest(items: Sequence[MovedItem], refs: Sequence[ContentRef]) -> list[tuple[ItemRow, ContentRef]]:
     """Each item once, in its newest state: the kinds of records are written in an order of their own."""
-    newest: dict[ItemId, tuple[MovedItem, ContentRef]] = {}
-    for item, ref in zip(items, refs, strict=True):
-        known = newest.get(item.row.item_id)
-        if known is None or item.row.modseq > known[0].row.modseq:
-            newest[item.row.item_id] = item, ref
+    newest: dict[ItemId, tuple[ItemRow, ContentRef]] = {}
+    for (row, _), ref in zip(items, refs, strict=True):
+        known = newest.get(row.item_id)
+        if known is None or row.modseq > known[0].modseq:
+            newest[row.item_id] = row, ref
     return list(newest.values())
 
 
 class _Merge:
-    """What the merge rule asks of the catalogue, once an item, and what this transaction has taken already."""
+    """What the merge rule asks of the catalogue about these rows, asked at once; and what this transaction has taken
+    already."""
 
-    def __init__(self, draft: Draft) -> None:
-        self._draft = draft
-        self._no = draft.info.no
-        self.folders = {folder.folder_id: folder.no for folder in queries.folders(draft.db, self._no)}
-        self._versions: dict[ItemId, tuple[int, bytes] | None] = {}
-        self._uids: dict[tuple[FolderId, int], ItemId] = {}
+    def __init__(self, draft: Draft, rows: Sequence[ItemRow]) -> None:
+        db, no = draft.db, draft.info.no
+        ids = [row.item_id for row in rows]
+        self.folders = {folder.folder_id: folder.no for folder in queries.folders(db, no)}
+        self._versions = queries.item_versions(db, no, ids)
+        self._dead = queries.dead(db, no, ids)
+        uids: dict[FolderId, list[int]] = {}
+        for row in rows:
+            uids.setdefault(row.folder_id, []).append(row.uid)
+        self._uids = {
+            folder_id: queries.uid_holders(db, self.folders[folder_id], some)
+            for folder_id, some in uids.items()
+            if folder_id in self.folders
+        }
 
     def is_news(self, row: ItemRow) -> bool:
         """absent < live(modseq) < dead: does this state go beyond what is here?"""
-        known = self._version(row.item_id)
-        if known is not None:
-            return row.modseq > known[0]
-        return not queries.is_dead(self._draft.db, self._no, row.item_id)
+        known = self._versions.get(row.item_id)
+        return row.modseq > known[0] if known is not None else row.item_id not in self._dead
 
     def is_known(self, row: ItemRow) -> bool:
-        return self._version(row.item_id) is not None
+        return row.item_id in self._versions
 
     def has_bytes(self, row: ItemRow, content_hash: bytes) -> bool:
         """Are the item's bytes here, and those with this hash (b"": not known)?"""
-        known = self._version(row.item_id)
+        known = self._versions.get(row.item_id)
         return known is not None and content_hash in (b"", known[1])
 
     def is_uid_taken(self, row: ItemRow) -> bool:
-        holder = self._uids.get((row.folder_id, row.uid))
-        if holder is None:
-            holder = queries.uid_holder(self._draft.db, self.folders[row.folder_id], row.uid)
-        return holder not in (None, row.item_id)
+        return self._uids[row.folder_id].get(row.uid, row.item_id) != row.item_id
 
-    def take(self, row: ItemRow) -> ItemStateRow:
+    def take(self, row: ItemRow) -> None:
         """This state is in the transaction."""
         self._versions[row.item_id] = row.modseq, row.content_hash
-        self._uids[row.folder_id, row.uid] = row.item_id
-        return ItemStateRow(row.item_id, row.folder_id, row.uid, row.modseq, row.flags, row.keywords, row.properties)
-
-    def _version(self, item_id: ItemId) -> tuple[int, bytes] | None:
-        """Modseq and content hash of the item, as the catalogue or this transaction has it; None: not live."""
-        if item_id not in self._versions:
-            self._versions[item_id] = queries.item_version(self._draft.db, self._no, item_id)
-        return self._versions[item_id]
+        self._uids[row.folder_id][row.uid] = row.item_id
 
 
 def _merge_items(draft: Draft, rows: Sequence[ItemRow], dying: set[bytes]) -> list[ItemId]:
     """Record what is news and can be taken; returns what cannot."""
-    merge = _Merge(draft)
+    if not rows:
+        return []
+    merge = _Merge(draft, rows)
     changed: list[ItemStateRow] = []
     missing: list[ItemId] = []
     for row in rows:
@@ -288,12 +283,18 @@ def _merge_items(draft: Draft, rows: Sequence[ItemRow], dying: set[bytes]) -> li
             continue
         fits = row.folder_id in merge.folders and not merge.is_uid_taken(row)
         if fits and merge.has_bytes(row, row.content_hash):
-            changed.append(merge.take(row))
+            changed.append(state_row(row))
+            merge.take(row)
         else:
             missing.append(row.item_id)
     if changed:
         draft.records.append(ItemsChanged(draft.instance, changed))
     return missing
+
+
+def state_row(row: ItemRow) -> ItemStateRow:
+    """What may change about an item, of all that it is."""
+    return ItemStateRow(row.item_id, row.folder_id, row.uid, row.modseq, row.flags, row.keywords, row.properties)
 
 
 def _take_step(draft: Draft, tree: dict[FolderId, FolderInfo], step: MovedFolder) -> None:

@@ -50,6 +50,10 @@ class ItemRow(NamedTuple):
     def ref(self) -> ContentRef:
         return ContentRef(self.segment, self.offset, self.size, self.content_hash)
 
+    def at(self, ref: ContentRef) -> "ItemRow":
+        """The same item with its bytes there."""
+        return ItemRow._make((*self[:6], ref.content_hash, ref.segment, ref.offset, *self[9:]))
+
 
 class ItemStateRow(NamedTuple):
     """What may change about an item: place, flags, properties."""

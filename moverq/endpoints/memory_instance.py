@@ -119,7 +119,7 @@ class MemoryInstance:
         digests = dict.fromkeys(self.folders, FolderDigest())
         for item in self.items.values():
             content = self.contents[item.item_id]
-            found = attrs.evolve(item, content_hash=content_hash(content), size=len(content))
+            found = item._replace(content_hash=content_hash(content), size=len(content))
             digests[item.folder_id] = digests[item.folder_id].plus(found)
         return self._account(digests)
 
@@ -292,7 +292,7 @@ class MemoryInstance:
         for written in items:
             state = written.state
             if not state.content_hash:
-                state = attrs.evolve(state, content_hash=content_hash(written.content))
+                state = state._replace(content_hash=content_hash(written.content))
             if not self._is_news(state) or state.folder_id not in self.folders:
                 continue
             refusal = self._refusal(state, written.content)
@@ -327,7 +327,7 @@ class MemoryInstance:
             return False
         if state.content_hash not in (b"", present.content_hash):
             return False
-        self._put_item(attrs.evolve(state, content_hash=present.content_hash), self.contents[state.item_id])
+        self._put_item(state._replace(content_hash=present.content_hash), self.contents[state.item_id])
         return True
 
     def _is_news(self, state: ItemState) -> bool:
@@ -397,14 +397,14 @@ class MemoryInstance:
         self._check_client()
         state = self._item(item_id)
         marks = tuple(sorted(set(keywords)))
-        changed = attrs.evolve(state, flags=flags, keywords=marks, modseq=self._next_modseq())
+        changed = state._replace(flags=flags, keywords=marks, modseq=self._next_modseq())
         self._put_item(changed, self.contents[item_id])
 
     def move_item(self, item_id: ItemId, folder_id: FolderId) -> None:
         """The item is in another folder, with a new UID and its old id."""
         self._check_client()
         state, folder = self._item(item_id), self._folder(folder_id)
-        moved = attrs.evolve(state, folder_id=folder_id, uid=folder.uidnext, modseq=self._next_modseq())
+        moved = state._replace(folder_id=folder_id, uid=folder.uidnext, modseq=self._next_modseq())
         self._put_item(moved, self.contents[item_id])
 
     def copy_item(self, item_id: ItemId, folder_id: FolderId) -> ItemId:

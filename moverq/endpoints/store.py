@@ -4,14 +4,15 @@ Thin on purpose: the store's guard, feed, digests and merge rule are the contrac
 errors and decides nothing. What of the store other parts need (sessions, import, the CLI) goes by the names that this
 file passes on.
 
-The listing's order is that in which items were made, which is about that of their bytes; its cursor is the number of
-the last item, and after the items come the delivery keys by modseq.
+The listing goes by item id, which is about the order in which items were made, and so that of their bytes; its cursor
+is the last id, and after the items come the delivery keys by modseq.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 import msgpack
@@ -159,37 +160,15 @@ def folder_state(folder: store.FolderInfo) -> FolderState:
 
 
 def item_state(row: store.ItemRow) -> ItemState:
-    return ItemState(
-        ItemId(row.item_id),
-        FolderId(row.folder_id),
-        row.uid,
-        row.modseq,
-        row.received_ms,
-        row.size,
-        row.content_hash,
-        row.flags,
-        row.keywords,
-        row.item_class,
-        MappingProxyType(dict(row.properties)) if row.properties else NO_PROPERTIES,
-    )
+    """All but its place; the fields of both stand in one order."""
+    properties = MappingProxyType(dict(row.properties)) if row.properties else NO_PROPERTIES
+    return ItemState._make((*row[:7], *row[9:12], properties))
 
 
 def item_row(state: ItemState) -> store.ItemRow:
-    return store.ItemRow(
-        store.ItemId(state.item_id),
-        store.FolderId(state.folder_id),
-        state.uid,
-        state.modseq,
-        state.received_ms,
-        state.size,
-        state.content_hash,
-        0,
-        0,
-        state.flags,
-        state.keywords,
-        state.item_class,
-        tuple(sorted(state.properties.items())),
-    )
+    """`item_state`, the other way round; the place is the target's to give."""
+    properties = tuple(sorted(state.properties.items())) if state.properties else ()
+    return store.ItemRow._make((*state[:7], 0, 0, *state[7:10], properties))
 
 
 def folder_digest(folder: store.FolderInfo) -> FolderDigest:
@@ -263,21 +242,19 @@ class StoreMailbox:
         return frozenset(FolderId(folder.folder_id) for folder in folders if folder.items)
 
     async def read_seed(self, cursor: bytes | None, *, bytes_max: int, items_max: int) -> SeedPage:
-        stage, after = msgpack.unpackb(cursor) if cursor is not None else ("items", 0)
+        place: Any = ("items", b"") if cursor is None else msgpack.unpackb(cursor)
+        stage, after = place
         with translated(self.database_name):
             if stage == "keys":
                 return await self._seed_keys(after)
-            rows = await self.database.items(self._id, after=after, limit=items_max)
-            fetched = await self.database.fetch(self._id, [row for _, row in rows], bytes_max=bytes_max)
+            fetched, following = await self.database.page(self._id, after=after, limit=items_max, bytes_max=bytes_max)
             settings = await self.database.setting_states(self._id) if cursor is None else []
-            ended = len(rows) < items_max and len(fetched) == len(rows)
-            end = await self._seed_keys(0) if ended else None
+            end = await self._seed_keys(0) if following is None else None
         read, bad = _sorted_out(fetched)
-        at = rows[len(fetched) - 1][0] if fetched else after
         return SeedPage(
             items=read,
             bad=bad,
-            cursor=msgpack.packb(("items", at)) if end is None else end.cursor,
+            cursor=msgpack.packb(("items", following)) if end is None else end.cursor,
             done=end is not None and end.done,
             settings=tuple(SettingState(*setting) for setting in settings),
             delivery_keys=() if end is None else end.delivery_keys,
@@ -330,19 +307,18 @@ class StoreMailbox:
 
     async def recount(self) -> MailboxAccount:
         digests: dict[FolderId, FolderDigest] = {}
-        after = 0
+        after: bytes | None = b""
         with translated(self.database_name):
             info, folders, settings = await self._account()
-            while rows := await self.database.items(self._id, after=after, limit=RECOUNT_ITEMS):
-                fetched = await self.database.fetch(self._id, [row for _, row in rows])
+            while after is not None:
+                fetched, after = await self.database.page(self._id, after=after, limit=RECOUNT_ITEMS)
                 for item in fetched:
                     content = item.content if item.content is not None else item.raw or b""
-                    found = attrs.evolve(
-                        item_state(item.row), content_hash=xxhash.xxh3_128_digest(content), size=len(content)
+                    found = item_state(item.row)._replace(
+                        content_hash=xxhash.xxh3_128_digest(content), size=len(content)
                     )
                     folder = found.folder_id
                     digests[folder] = digests.get(folder, FolderDigest()).plus(found)
-                after = rows[len(fetched) - 1][0]
         present = {FolderId(folder.folder_id): FolderDigest() for folder in folders}
         return self._mailbox_account(info, folders, settings, present | digests)
 

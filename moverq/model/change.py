@@ -8,6 +8,7 @@ matter (`docs/explanation`, "fuzzy copy").
 from collections.abc import Mapping
 from enum import IntFlag
 from types import MappingProxyType
+from typing import NamedTuple
 
 import attrs
 
@@ -49,9 +50,8 @@ class FolderState:
     attributes: Mapping[str, str] = NO_PROPERTIES
 
 
-@attrs.frozen(slots=True)
-class ItemState:
-    """One item as it is, without its bytes."""
+class ItemState(NamedTuple):
+    """One item as it is, without its bytes. A tuple, like all that comes by the thousand."""
 
     item_id: ItemId
     folder_id: FolderId
@@ -105,8 +105,7 @@ class Watermark:
         return f"{self.modseq}@{self.instance.hex()[:8]}/{self.timeline.hex()[:8]}"
 
 
-@attrs.frozen(slots=True)
-class Gone:
+class Gone(NamedTuple):
     """A tombstone: the item or folder `id` is dead as of `modseq`, for good."""
 
     id: bytes
@@ -142,8 +141,7 @@ class ChangeBatch:
         )
 
 
-@attrs.frozen(slots=True)
-class ItemContent:
+class ItemContent(NamedTuple):
     """An item's state with its bytes, ready to be written."""
 
     state: ItemState

@@ -2,7 +2,7 @@
 
 Deterministic and without decisions: a record that cannot be applied is a bug or damage, never a refusal (those
 happened before it was made). Derived columns (a folder's counts, digests and UIDNEXT, a mailbox's head) are kept
-here, so a record need not carry them. Sums over many rows are gathered first and written once a folder.
+here, so a record need not carry them. New rows, and sums over many rows, are gathered and written together.
 """
 
 import json
@@ -77,14 +77,20 @@ class Applier:
     _folders_of: dict[int, dict[bytes, int]] = attrs.Factory(dict)
     _sums: dict[int, _Sums] = attrs.Factory(dict)
     _heads: dict[int, int] = attrs.Factory(dict)
+    _new_items: list[tuple[Any, ...]] = attrs.Factory(list)
+    _new_keys: list[tuple[Any, ...]] = attrs.Factory(list)
 
     def apply(self, records: Iterable[r.Record]) -> None:
-        """All of these records, in order; derived columns are true when this returns."""
+        """All of these records, in order; the tables are true when this returns."""
+        self.gather(records)
+        self.flush()
+
+    def gather(self, records: Iterable[r.Record]) -> None:
+        """The same, but the tables are true only after `flush`."""
         for record in records:
             if type(record) not in _GATHERED:
-                self._flush()  # before: what was gathered may be of a folder that this record removes
+                self.flush()  # before: what was gathered may be of a folder that this record removes
             _APPLY[type(record)](self, record)
-        self._flush()
 
     def mailbox_no(self, instance: InstanceId) -> int:
         number = self._mailboxes.get(instance)
@@ -102,7 +108,13 @@ class Applier:
             folders = self._folders_of[mailbox] = dict(rows)
         return folders
 
-    def _flush(self) -> None:
+    @property
+    def has_gathered(self) -> bool:
+        return bool(self._new_items or self._new_keys or self._sums or self._heads)
+
+    def flush(self) -> None:
+        """What was gathered is in the tables."""
+        self._insert_gathered()
         for folder, sums in self._sums.items():
             old = self._db.execute("SELECT equality, instance FROM folder WHERE no = ?", (folder,)).fetchone()
             assert old is not None, "a folder stays while its items come and go"
@@ -124,6 +136,14 @@ class Applier:
         for mailbox, head in self._heads.items():
             self._db.execute("UPDATE mailbox SET head = max(head, ?) WHERE no = ?", (head, mailbox))
         self._heads.clear()
+
+    def _insert_gathered(self) -> None:
+        if self._new_items:
+            _insert_rows(self._db, "INSERT INTO item", self._new_items)
+            self._new_items.clear()
+        if self._new_keys:
+            _insert_rows(self._db, "INSERT INTO delivery_key", self._new_keys, _MERGE_KEY)
+            self._new_keys.clear()
 
     def _raise_head(self, mailbox: int, modseq: int) -> None:
         self._heads[mailbox] = max(self._heads.get(mailbox, 0), modseq)
@@ -201,6 +221,7 @@ class Applier:
     def _items_replaced(self, record: r.ItemsReplaced) -> None:
         mailbox = self.mailbox_no(record.instance)
         folders = self._folders(mailbox)
+        self._insert_gathered()  # for they may be among them
         for row in record.rows:
             old = self._item(mailbox, row.item_id)
             self._sum(folders[old.folder_id]).add(old, -1)
@@ -212,35 +233,20 @@ class Applier:
         self._insert(mailbox, self._folders(mailbox), record.rows)
 
     def _insert(self, mailbox: int, folders: dict[bytes, int], rows: Sequence[ItemRow]) -> None:
-        values = []
         for row in rows:
-            folder = folders[row.folder_id]
+            item_id, folder_id, *rest, keywords, item_class, properties = row
+            folder = folders[folder_id]
             self._sum(folder).add(row, 1)
-            values.append(
-                (
-                    mailbox,
-                    row.item_id,
-                    folder,
-                    row.uid,
-                    row.modseq,
-                    row.received_ms,
-                    row.size,
-                    row.content_hash,
-                    row.segment,
-                    row.offset,
-                    row.flags,
-                    to_json(row.keywords),
-                    row.item_class,
-                    to_json(row.properties),
-                )
+            self._new_items.append(
+                (None, mailbox, item_id, folder, *rest, to_json(keywords), item_class, to_json(properties))
             )
-        self._db.executemany("INSERT INTO item VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
         if rows:
             self._raise_head(mailbox, max(row.modseq for row in rows))
 
     def _items_changed(self, record: r.ItemsChanged) -> None:
         mailbox = self.mailbox_no(record.instance)
         folders = self._folders(mailbox)
+        self._insert_gathered()
         values = []
         latest: dict[ItemId, ItemRow] = {}  # an item may change twice in one record; the rows are written at its end
         for row in record.rows:
@@ -271,6 +277,7 @@ class Applier:
     def _items_gone(self, record: r.ItemsGone) -> None:
         mailbox = self.mailbox_no(record.instance)
         folders = self._folders(mailbox)
+        self._insert_gathered()
         for row in record.rows:
             old = self._find(mailbox, ItemId(row.id))
             if old is not None:
@@ -297,11 +304,7 @@ class Applier:
 
     def _delivery_keys_put(self, record: r.DeliveryKeysPut) -> None:
         mailbox = self.mailbox_no(record.instance)
-        self._db.executemany(
-            "INSERT INTO delivery_key VALUES (?, ?, ?, ?, ?) ON CONFLICT (mailbox, key, content_digest) DO UPDATE SET "
-            "accepted_ms = max(accepted_ms, excluded.accepted_ms), modseq = max(modseq, excluded.modseq)",
-            ((mailbox, *row) for row in record.rows),
-        )
+        self._new_keys += ((mailbox, *row) for row in record.rows)
         if record.rows:
             self._raise_head(mailbox, max(row.modseq for row in record.rows))
 
@@ -362,4 +365,19 @@ _APPLY: dict[type[r.Record], Callable[[Applier, r.Record], None]] = {
     r.FeedCut: Applier._feed_cut,  # type: ignore[dict-item]
     r.SegmentsDropped: Applier._segments_dropped,  # type: ignore[dict-item]
 }
-_GATHERED = {r.ItemsPut, r.ItemsReplaced, r.ItemsChanged, r.ItemsGone}
+_GATHERED = {r.ItemsPut, r.ItemsReplaced, r.ItemsChanged, r.ItemsGone, r.DeliveryKeysPut}
+_MERGE_KEY = (
+    "ON CONFLICT (mailbox, key, content_digest) DO UPDATE SET "
+    "accepted_ms = max(accepted_ms, excluded.accepted_ms), modseq = max(modseq, excluded.modseq)"
+)
+_INSERT_ROWS = 64
+
+
+def _insert_rows(db: apsw.Connection, insert: str, rows: Sequence[tuple[Any, ...]], on_conflict: str = "") -> None:
+    """Many rows a statement: SQLite takes the interpreter's lock up again after each statement, and beside a busy
+    thread that costs more than the row."""
+    row = f"({','.join('?' * len(rows[0]))})"
+    for at in range(0, len(rows), _INSERT_ROWS):
+        some = rows[at : at + _INSERT_ROWS]
+        values = [value for row_values in some for value in row_values]
+        db.execute(f"{insert} VALUES {','.join([row] * len(some))} {on_conflict}", values)

@@ -3,8 +3,9 @@
 Plain functions over a connection; the caller decides which transaction they run in, and none outlives a batch.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 import attrs
@@ -18,8 +19,7 @@ from store.records import DeliveryKeyRow, GoneRow, ItemRow, Mode
 _ITEMS = f"SELECT {ITEM_COLUMNS} FROM item i JOIN folder f ON f.no = i.folder"
 
 
-@attrs.frozen(kw_only=True)
-class MailboxInfo:
+class MailboxInfo(NamedTuple):
     """A mailbox instance as the catalogue has it."""
 
     no: int
@@ -73,10 +73,7 @@ _MAILBOX = "SELECT no, instance, mailbox_id, mode, token, home, head, horizon, c
 
 
 def _mailbox(values: tuple[Any, ...]) -> MailboxInfo:
-    names = ("no", "instance", "mailbox_id", "mode", "token", "home", "head", "horizon", "created_ms", "keep_until_ms")
-    fields = dict(zip(names, values, strict=True))
-    fields["mode"] = Mode(fields["mode"])
-    return MailboxInfo(**fields)
+    return MailboxInfo._make((*values[:3], Mode(values[3]), *values[4:]))
 
 
 def mailbox(db: apsw.Connection, instance: InstanceId) -> MailboxInfo:
@@ -166,16 +163,29 @@ def find_items(db: apsw.Connection, mailbox_no: int, item_ids: Sequence[ItemId])
     return rows
 
 
-def item_version(db: apsw.Connection, mailbox_no: int, item_id: ItemId) -> tuple[int, bytes] | None:
-    """An item's modseq and content hash, if it is live here."""
-    found = db.execute(
-        "SELECT modseq, content_hash FROM item WHERE mailbox = ? AND item_id = ?", (mailbox_no, item_id)
-    ).fetchone()
-    return None if found is None else (found[0], found[1])
+def item_versions(db: apsw.Connection, mailbox_no: int, item_ids: Sequence[ItemId]) -> dict[ItemId, tuple[int, bytes]]:
+    """Modseq and content hash of those of these items that are live here."""
+    found = _among(
+        db,
+        "SELECT item_id, modseq, content_hash FROM item WHERE mailbox = ? AND item_id IN carray(?)",
+        mailbox_no,
+        tuple(item_ids),
+    )
+    return {item_id: (modseq, content_hash) for item_id, modseq, content_hash in found}
 
 
-def is_dead(db: apsw.Connection, mailbox_no: int, dead: bytes) -> bool:
-    return db.execute("SELECT 1 FROM tombstone WHERE mailbox = ? AND id = ?", (mailbox_no, dead)).fetchone() is not None
+def dead(db: apsw.Connection, mailbox_no: int, ids: Sequence[bytes]) -> set[bytes]:
+    """Those of these that have a tombstone."""
+    found = _among(db, "SELECT id FROM tombstone WHERE mailbox = ? AND id IN carray(?)", mailbox_no, tuple(ids))
+    return {dead for (dead,) in found}
+
+
+def _among(
+    db: apsw.Connection, sql: str, of: int, wanted: "tuple[bytes, ...] | array[int]"
+) -> Sequence[tuple[Any, ...]]:
+    """One question about many things: SQLite takes the interpreter's lock up again after each statement, and beside a
+    busy thread that costs more than the answer."""
+    return db.execute(sql, (of, apsw.carray(wanted))).fetchall() if wanted else ()
 
 
 def folder_items(db: apsw.Connection, folder_no: int, *, after_uid: int, limit: int) -> list[ItemRow]:
@@ -186,14 +196,12 @@ def folder_items(db: apsw.Connection, folder_no: int, *, after_uid: int, limit: 
     return [item_row(values) for values in found]
 
 
-def items_by_number(db: apsw.Connection, mailbox_no: int, *, after: int, limit: int) -> list[tuple[int, ItemRow]]:
-    """A mailbox's items in the order they were made, which is about that of their bytes; each with its number."""
+def items_by_id(db: apsw.Connection, mailbox_no: int, *, after: bytes, limit: int) -> list[ItemRow]:
+    """A mailbox's items by id, which is about the order in which they were made."""
     found = db.execute(
-        f"SELECT i.no, {ITEM_COLUMNS} FROM item i JOIN folder f ON f.no = i.folder "
-        "WHERE i.mailbox = ? AND i.no > ? ORDER BY i.no LIMIT ?",
-        (mailbox_no, after, limit),
+        f"{_ITEMS} WHERE i.mailbox = ? AND i.item_id > ? ORDER BY i.item_id LIMIT ?", (mailbox_no, after, limit)
     )
-    return [(values[0], item_row(values[1:])) for values in found]
+    return [item_row(values) for values in found.fetchall()]
 
 
 def every_item(db: apsw.Connection) -> Iterator[tuple[int, ItemRow]]:
@@ -230,13 +238,15 @@ def setting_modseq(db: apsw.Connection, mailbox_no: int, name: str) -> int:
     return int(found[0]) if found else 0
 
 
-def has_delivery(db: apsw.Connection, mailbox_no: int, key: bytes, content_digest: bytes) -> bool:
-    """Was content with this digest accepted under this delivery key?"""
-    found = db.execute(
-        "SELECT 1 FROM delivery_key WHERE mailbox = ? AND key = ? AND content_digest = ?",
-        (mailbox_no, key, content_digest),
+def accepted(db: apsw.Connection, mailbox_no: int, keys: Sequence[bytes]) -> set[tuple[bytes, bytes]]:
+    """What was accepted under these delivery keys: (key, digest of the content)."""
+    found = _among(
+        db,
+        "SELECT key, content_digest FROM delivery_key WHERE mailbox = ? AND key IN carray(?)",
+        mailbox_no,
+        tuple(keys),
     )
-    return found.fetchone() is not None
+    return {(key, digest) for key, digest in found}
 
 
 def delivery_keys(db: apsw.Connection, mailbox_no: int, *, after_modseq: int, limit: int) -> list[DeliveryKeyRow]:
@@ -249,10 +259,12 @@ def delivery_keys(db: apsw.Connection, mailbox_no: int, *, after_modseq: int, li
     return [DeliveryKeyRow._make(values) for values in found]
 
 
-def uid_holder(db: apsw.Connection, folder_no: int, uid: int) -> ItemId | None:
-    """The item that has this UID in this folder."""
-    found = db.execute("SELECT item_id FROM item WHERE folder = ? AND uid = ?", (folder_no, uid)).fetchone()
-    return None if found is None else ItemId(found[0])
+def uid_holders(db: apsw.Connection, folder_no: int, uids: Sequence[int]) -> dict[int, ItemId]:
+    """The items that have these UIDs in this folder."""
+    found = _among(
+        db, "SELECT uid, item_id FROM item WHERE folder = ? AND uid IN carray(?)", folder_no, array("q", uids)
+    )
+    return {uid: item_id for uid, item_id in found}
 
 
 def feed_page(db: apsw.Connection, instance: InstanceId, *, after: int, limit: int) -> FeedPage:

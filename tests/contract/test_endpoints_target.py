@@ -45,7 +45,7 @@ def item(
 
 def later(written: ItemContent, **changes: object) -> ItemContent:
     """The item as it is one change later."""
-    state = attrs.evolve(written.state, **({"modseq": written.state.modseq + 1} | changes))  # type: ignore[arg-type]
+    state = written.state._replace(**({"modseq": written.state.modseq + 1} | changes))  # type: ignore[arg-type]
     return ItemContent(state, written.content)
 
 
@@ -182,7 +182,7 @@ async def test_other_content_under_the_same_id_is_asked_for_and_then_replaces(
 ) -> None:
     draft = item(mailbox.inbox, content=b"draft")
     other = item(mailbox.inbox, content=b"edited", modseq=1001)
-    edited = ItemContent(attrs.evolve(other.state, item_id=draft.state.item_id), other.content)
+    edited = ItemContent(other.state._replace(item_id=draft.state.item_id), other.content)
     await target.write_items([draft], 1)
     assert await target.apply_changes(batch(edited.state), 1) == (draft.state.item_id,)
     assert await read_back(there, target_instance, draft.state.item_id) == draft

@@ -38,7 +38,7 @@ async def folder(process: Process, name: str) -> store.FolderId:
 
 async def item(process: Process, number: int) -> list[store.ItemId]:
     database, instance = await process.home()
-    rows = [row for _, row in await database.items(instance)]
+    rows = await database.items(instance)
     return [rows[number % len(rows)].item_id]
 
 

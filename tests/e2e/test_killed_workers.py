@@ -107,7 +107,7 @@ async def move_there_and_back(root: Root, path: Path, account: Path) -> int:
 
 async def check(root: Root, accounts: dict[str, Path]) -> None:
     place = await root.session(ADDRESS).place()
-    rows = [row for _, row in await place.database.items(place.mailbox.instance, limit=1_000_000)]
+    rows = await place.database.items(place.mailbox.instance, limit=1_000_000)
     fetched = []
     while len(fetched) < len(rows):
         fetched += await place.database.fetch(place.mailbox.instance, rows[len(fetched) :])

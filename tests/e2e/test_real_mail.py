@@ -68,15 +68,14 @@ async def everything(root: Root) -> dict[bytes, Seen]:
         return (*above, folder.name)
 
     found: dict[bytes, Seen] = {}
-    after = 0
-    while rows := await place.database.items(instance, after=after, limit=500):
-        fetched = await place.database.fetch(instance, [row for _, row in rows], bytes_max=1 << 26)
+    after: bytes | None = b""
+    while after is not None:
+        fetched, after = await place.database.page(instance, after=after, limit=500, bytes_max=1 << 26)
         for item in fetched:
             assert item.content is not None
             row = item.row
             digest = hashlib.sha256(item.content).digest()
             found[row.item_id] = path(by_id[row.folder_id]), digest, row.flags, row.keywords, row.received_ms
-        after = rows[len(fetched) - 1][0]
     return found
 
 

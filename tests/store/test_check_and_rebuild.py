@@ -55,7 +55,7 @@ async def filled(path: Path, *, checkpoint: bool = False) -> Path:
 
 async def contents(path: Path) -> dict[bytes, bytes | None]:
     async with opened(path) as database:
-        rows = [row for _, row in await database.items(INSTANCE)]
+        rows = await database.items(INSTANCE)
         return {item.row.item_id: item.content for item in await database.fetch(INSTANCE, rows)}
 
 
@@ -92,7 +92,7 @@ async def test_a_database_can_be_checked_while_it_is_in_use(tmp_path: Path) -> N
 async def test_every_damaged_item_is_named(tmp_path: Path) -> None:
     path = await filled(tmp_path / "db")
     async with opened(path) as database:
-        rows = [row for _, row in await database.items(INSTANCE)]
+        rows = await database.items(INSTANCE)
     damaged = [row for row in rows if row.size > 100][:2]
     for row in damaged:
         flip(Layout(path).segment(row.segment), row.offset + HEADER_BYTES + 50)
@@ -186,7 +186,7 @@ async def test_a_rebuild_needs_the_database_alone(tmp_path: Path) -> None:
 async def test_content_alone_brings_back_every_item_locked_and_says_what_is_unknown(tmp_path: Path) -> None:
     path = await filled(tmp_path / "db")
     async with opened(path) as database:
-        rows = [row for _, row in await database.items(INSTANCE)]
+        rows = await database.items(INSTANCE)
         held = {item.row.content_hash: item.content for item in await database.fetch(INSTANCE, rows)}
     shutil.rmtree(Layout(path).log)
     Layout(path).catalogue.unlink()
@@ -198,7 +198,7 @@ async def test_content_alone_brings_back_every_item_locked_and_says_what_is_unkn
     async with opened(path) as database:
         (info,) = await database.mailboxes()
         assert (info.instance, info.mode) == (INSTANCE, store.Mode.LOCKED)
-        rows = [row for _, row in await database.items(INSTANCE)]
+        rows = await database.items(INSTANCE)
         found = {item.row.content_hash: item.content for item in await database.fetch(INSTANCE, rows)}
     assert held.items() <= found.items()
     assert check_database(path).ok
@@ -207,7 +207,7 @@ async def test_content_alone_brings_back_every_item_locked_and_says_what_is_unkn
 async def test_damaged_content_is_left_out_and_named(tmp_path: Path) -> None:
     path = await filled(tmp_path / "db")
     async with opened(path) as database:
-        row = next(row for _, row in await database.items(INSTANCE) if row.size > 500)
+        row = next(row for row in await database.items(INSTANCE) if row.size > 500)
     flip(Layout(path).segment(row.segment), row.offset + HEADER_BYTES + 200)
     report = rebuild_database(path, from_content=True)
     assert report.items == 20

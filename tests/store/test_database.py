@@ -134,11 +134,11 @@ async def test_pages_of_items_go_on_where_the_last_one_ended(tmp_path: Path) -> 
         by_uid: list[int] = []
         while page := await database.folder_items(ALICE, inbox, after_uid=by_uid[-1] if by_uid else 0, limit=3):
             by_uid += [row.uid for row in page]
-        after, by_number = 0, []
-        while numbered := await database.items(ALICE, after=after, limit=3):
-            after = numbered[-1][0]
-            by_number += [row.uid for _, row in numbered]
-        assert by_uid == by_number == list(range(1, 8))
+        after, by_id = b"", []
+        while page := await database.items(ALICE, after=after, limit=3):
+            after = page[-1].item_id
+            by_id += [row.uid for row in page]
+        assert by_uid == by_id == list(range(1, 8))
         assert len(await contents(database, inbox)) == 7
         with pytest.raises(store.NoSuchFolder):
             await database.folder_items(ALICE, store.FolderId(b"?" * 16))

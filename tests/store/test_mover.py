@@ -44,7 +44,7 @@ async def mover(database: Database, tmp_path: Path) -> store.Mover:
 
 async def states(database: Database) -> dict[int, tuple[int, int, bytes | None]]:
     """Item number: (modseq, UID, bytes)."""
-    rows = [found for _, found in await database.items(BOB)]
+    rows = await database.items(BOB)
     fetched = await database.fetch(BOB, rows) if rows else []
     return {int(one.row.item_id): (one.row.modseq, one.row.uid, one.content) for one in fetched}
 
@@ -65,7 +65,7 @@ async def test_one_item_many_times_in_one_batch_of_changes_keeps_the_sums_true(
     await mover.put_items([moved(1, b"first", 5)], 1)
     changes = [row(1, b"first", 6)._replace(flags=1), row(1, b"first", 8)._replace(flags=2), row(1, b"first", 7)]
     assert await mover.apply(store.MovedChanges(through=8, items=changes), 1) == []
-    ((_, found),) = await database.items(BOB)
+    (found,) = await database.items(BOB)
     assert (found.modseq, found.flags) == (8, 2)
     check_sound(tmp_path / "db")
 

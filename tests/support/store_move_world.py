@@ -175,7 +175,7 @@ class Process:
     async def view(self) -> tuple[View, View]:
         """All that the mailbox's user can see, at its home: items with bytes, and folders."""
         database, instance = await self.home()
-        rows = [row for _, row in await database.items(instance, limit=10_000)]
+        rows = await database.items(instance, limit=10_000)
         fetched = await database.fetch(instance, rows, bytes_max=1 << 30)
         _, folders, _ = await database.account(instance)
         items: View = {
