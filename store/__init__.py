@@ -25,7 +25,7 @@ from store.errors import (
 )
 from store.ids import FolderId, InstanceId, ItemId, MailboxId
 from store.mailbox import Mailbox
-from store.mover import FolderStepKind, MovedChanges, MovedFolder, MovedItem, Mover, RefusedItem
+from store.mover import FolderStepKind, MovedChanges, MovedFolder, Mover, RefusedItem
 from store.names import INBOX, RECOVERABLE_ITEMS, Added, NewItem
 from store.records import DeliveryKeyRow, FolderPut, GoneRow, ItemRow, Mode
 
@@ -56,7 +56,6 @@ __all__ = [
     "Mode",
     "MovedChanges",
     "MovedFolder",
-    "MovedItem",
     "Mover",
     "NewItem",
     "NoSuchFolder",

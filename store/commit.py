@@ -26,7 +26,7 @@ from store.catalogue.queries import MailboxInfo
 from store.catalogue.schema import catalogue_error, write_applied
 from store.catalogue.view import BrokenRule, View
 from store.content.pool import SHARED, SegmentWriter
-from store.content.segment import NewContent
+from store.content.segment import Header
 from store.disk import File
 from store.errors import Refused, StoreBroken, StoreClosed, StoreError
 from store.ids import ContentRef, InstanceId
@@ -92,7 +92,9 @@ class Proposal(Generic[A]):
 
     instance: InstanceId
     decide: Callable[[Draft], A]
-    content: Sequence[NewContent] = ()
+    headers: Sequence[Header] = ()
+    contents: Sequence[bytes] = ()
+    """New items: what their frames say, and their bytes."""
     stream: bytes = SHARED
     items: int = 1
     """How many items it may touch: what bounds a group's frame."""
@@ -101,7 +103,7 @@ class Proposal(Generic[A]):
 
     @property
     def bytes(self) -> int:
-        return sum(len(item.content) for item in self.content)
+        return sum(map(len, self.contents))
 
 
 @attrs.define(eq=False)
@@ -233,7 +235,8 @@ class Committer:
                 try:
                     # With nothing to overlap with, a small group's content is written by the committer itself: one
                     # thread hop less, which is most of what a single delivery costs beside its syncs.
-                    alone = not self._committing and sum(w.bytes for w in group) <= STAGED_BY_COMMITTER_BYTES_MAX
+                    size = sum(waiting.bytes for waiting in group)
+                    alone = not self._committing and size <= STAGED_BY_COMMITTER_BYTES_MAX
                     if not alone:
                         await self._offload_content(lambda group=group: self._stage(group))  # type: ignore[misc]
                     await staged.send(group)
@@ -247,9 +250,10 @@ class Committer:
 
     def _stage(self, group: list[_Waiting]) -> None:
         """Blocking: the group's content is in a segment, durable, and each member knows where."""
-        with_content = [waiting for waiting in group if waiting.proposal.content]
+        with_content = [waiting for waiting in group if waiting.proposal.contents]
         if with_content:
-            content = [(waiting.proposal.instance, waiting.proposal.content) for waiting in with_content]
+            proposals = (waiting.proposal for waiting in with_content)
+            content = [(proposal.instance, proposal.headers, proposal.contents) for proposal in proposals]
             places = self._writer.write(with_content[0].proposal.stream, content)
             for waiting, refs in zip(with_content, places, strict=True):
                 waiting.refs = refs

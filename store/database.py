@@ -192,9 +192,15 @@ class Database:
 
         def look(reading: Reading) -> tuple[list[Fetched], bytes | None]:
             no = queries.mailbox(reading.db, instance).no
-            rows = queries.items_by_id(reading.db, no, after=after, limit=limit)
+            rows: list[ItemRow] = []
+            asked = 0
+            # A page of large items is a few rows, one of small ones a thousand: ask for more as long as all fit.
+            while len(rows) == asked < limit and sum(row.size for row in rows) <= bytes_max:
+                more = min(max(PAGE_ROWS_MIN, asked), limit - asked)
+                rows += queries.items_by_id(reading.db, no, after=rows[-1].item_id if rows else after, limit=more)
+                asked += more
             some = _fitting(rows, bytes_max)
-            following = None if len(some) == len(rows) < limit else some[-1].item_id
+            following = None if len(some) == len(rows) < asked else some[-1].item_id
             return _fetch(reading, instance, sorted(some, key=_PLACE)), following
 
         return await self.read(look)
@@ -301,6 +307,7 @@ class Database:
         return await self.read(lambda reading: fn(reading.db))
 
 
+PAGE_ROWS_MIN = 32
 _PLACE = attrgetter("segment", "offset")
 
 
@@ -311,10 +318,9 @@ def _fitting(rows: Sequence[ItemRow], bytes_max: int) -> Sequence[ItemRow]:
 
 
 def _fetch(reading: Reading, instance: InstanceId, rows: Sequence[ItemRow]) -> list[Fetched]:
-    found = reading.content.read_each([row.ref for row in rows])
     return [
         _damaged(reading, instance, row, content) if isinstance(content, Corruption) else Fetched(row, content)
-        for row, content in zip(rows, found, strict=True)
+        for row, content in zip(rows, reading.content.read_each(rows), strict=True)
     ]
 
 

@@ -5,6 +5,8 @@ share. *Instance*: that plus UID and modseq: what one client's cache relies on. 
 cancel. The canonical bytes are a msgpack array, written down in `docs/reference/formats.md`.
 """
 
+from collections.abc import Callable
+
 import msgpack
 import xxhash
 
@@ -13,10 +15,14 @@ from store.records import ItemRow
 MODULUS = 1 << 128
 
 
-def equality_digest(row: ItemRow) -> int:
+Pack = Callable[[object], bytes]
+"""msgpack's `pack`: who digests many items brings a packer of his own, which is twice as fast as `packb`."""
+
+
+def equality_digest(row: ItemRow, pack: Pack = msgpack.packb) -> int:
     """What both sides of a move keep of one item, as a number below 2^128."""
     return xxhash.xxh3_128_intdigest(
-        msgpack.packb(
+        pack(
             (
                 row.content_hash,
                 row.received_ms,
@@ -30,6 +36,6 @@ def equality_digest(row: ItemRow) -> int:
     )
 
 
-def instance_digest(row: ItemRow, equality: int) -> int:
+def instance_digest(row: ItemRow, equality: int, pack: Pack = msgpack.packb) -> int:
     """The same with UID and modseq."""
-    return xxhash.xxh3_128_intdigest(msgpack.packb((equality.to_bytes(16, "big"), row.uid, row.modseq)))
+    return xxhash.xxh3_128_intdigest(pack((equality.to_bytes(16, "big"), row.uid, row.modseq)))

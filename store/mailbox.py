@@ -78,25 +78,26 @@ class Mailbox:
         for item in items:
             check_item(item)
         keywords = [clean_keywords(item.keywords) for item in items]
-        content = [
-            NewContent(ItemId(item_id), folder_id, item.received_ms, item.flags, item.content)
+        headers = [
+            NewContent(ItemId(item_id), folder_id, item.received_ms, item.flags)
             for item_id, item in zip(new_ids(now, len(items)), items, strict=True)
         ]
+        contents = [item.content for item in items]
 
         def decide(draft: Draft) -> list[Added]:
             require_client(draft.info)
             folder = queries.folder(draft.db, draft.info.no, folder_id)
-            check_quota(draft, sum(len(item.content) for item in items))
+            check_quota(draft, sum(map(len, contents)))
             rows = [
                 new_row(draft, new.item_id, folder_id, uid, ref, item, words)
                 for uid, (new, ref, item, words) in enumerate(
-                    zip(content, draft.content, items, keywords, strict=True), folder.uidnext
+                    zip(headers, draft.content, items, keywords, strict=True), folder.uidnext
                 )
             ]
             draft.records.append(ItemsPut(self.instance, rows))
             return [Added(row.item_id, row.uid, row.modseq) for row in rows]
 
-        return await self._committer.submit(Proposal(self.instance, decide, content, items=len(items)))
+        return await self._committer.submit(Proposal(self.instance, decide, headers, contents, items=len(items)))
 
     async def deliver(self, content: bytes, *, key: bytes, received_ms: int | None = None) -> Added:
         """The message is in INBOX exactly once for this delivery key, however often this is called.
@@ -108,7 +109,7 @@ class Mailbox:
         item = NewItem(content=content, received_ms=now if received_ms is None else received_ms)
         check_item(item)
         digest = hashlib.sha256(content).digest()
-        new = NewContent(ItemId(new_id(now)), FolderId(b"\0" * 16), item.received_ms, 0, content)
+        new = NewContent(ItemId(new_id(now)), FolderId(b"\0" * 16), item.received_ms, 0)
 
         def decide(draft: Draft) -> Added:
             require_client(draft.info)
@@ -125,7 +126,7 @@ class Mailbox:
             draft.records.append(DeliveryKeysPut(self.instance, [accepted]))
             return Added(row.item_id, row.uid, row.modseq)
 
-        return await self._committer.submit(Proposal(self.instance, decide, [new], delivery_key=key))
+        return await self._committer.submit(Proposal(self.instance, decide, [new], [content], delivery_key=key))
 
     async def change_flags(
         self,

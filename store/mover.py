@@ -8,9 +8,8 @@ another place.
 Every verb names the token; see `guard`. Durable on return; Cancelled: it may or may not have happened.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import NamedTuple
 
 import attrs
 
@@ -18,7 +17,6 @@ from store import guard
 from store.catalogue import queries
 from store.catalogue.queries import FolderInfo
 from store.commit import Committer, Draft, Proposal
-from store.content.segment import NewContent
 from store.errors import NoSuchFolder, Refused, StoreError
 from store.guard import require_mover
 from store.ids import ContentRef, FolderId, InstanceId, ItemId, MailboxId
@@ -40,13 +38,6 @@ from store.records import (
     Mode,
     SettingPut,
 )
-
-
-class MovedItem(NamedTuple):
-    """An item from elsewhere. `row` without a place; its `content_hash`, where known, is checked against the bytes."""
-
-    row: ItemRow
-    content: bytes
 
 
 @attrs.frozen
@@ -155,36 +146,34 @@ class Mover:
         if refusal is not None:
             raise refusal
 
-    async def put_items(self, items: Sequence[MovedItem], token: int) -> list[RefusedItem]:
+    async def put_items(self, rows: Sequence[ItemRow], contents: Sequence[bytes], token: int) -> list[RefusedItem]:
         """These items are merged, bytes included; one whose folder is not here is left out.
 
-        Returns those that are refused: bytes that do not have the promised hash or size, a UID that another item has.
+        The rows' places are not looked at; their `content_hash`, where known, is checked against the bytes. Returns
+        those that are refused: bytes that do not have the promised hash or size, a UID that another item has.
         """
-        content = [
-            NewContent(row.item_id, row.folder_id, row.received_ms, row.flags, content) for row, content in items
-        ]
 
         def decide(draft: Draft) -> list[RefusedItem]:
             require_mover(draft, token)
-            merge = _Merge(draft, [item.row for item in items])
+            merge = _Merge(draft, rows)
             new: list[ItemRow] = []
             replaced: list[ItemRow] = []
             changed: list[ItemStateRow] = []
             refused: list[RefusedItem] = []
-            for row, ref in _newest(items, draft.content):
-                if row.folder_id not in merge.folders or not merge.is_news(row):
+            for row, ref in _newest(rows, draft.content):
+                known = merge.known(row)
+                if row.folder_id not in merge.folders or not merge.is_news(row, known):
                     continue
-                if row.content_hash not in (b"", ref.content_hash) or row.size != ref.size:
+                if row.size != ref.size or row.content_hash not in (b"", ref.content_hash):
                     refused.append(RefusedItem(row.item_id, "the bytes are not those that its hash names"))
                 elif merge.is_uid_taken(row):
                     refused.append(RefusedItem(row.item_id, f"UID {row.uid} is another item's"))
-                elif merge.has_bytes(row, ref.content_hash):
-                    changed.append(state_row(row))
-                    merge.take(row)
+                elif known is None:
+                    new.append(merge.take(row.at(ref)))
+                elif known[1] != ref.content_hash:
+                    replaced.append(merge.take(row.at(ref)))
                 else:
-                    placed = row.at(ref)
-                    (replaced if merge.is_known(row) else new).append(placed)
-                    merge.take(placed)
+                    changed.append(state_row(merge.take(row)))
             if new:
                 draft.records.append(ItemsPut(self.instance, new))
             if replaced:
@@ -194,7 +183,7 @@ class Mover:
             return refused
 
         return await self._committer.submit(
-            Proposal(self.instance, decide, content, stream=self.instance, items=max(len(items), 1))
+            Proposal(self.instance, decide, rows, contents, stream=self.instance, items=max(len(rows), 1))
         )
 
     async def apply(self, changes: MovedChanges, token: int) -> list[ItemId]:
@@ -220,14 +209,20 @@ class Mover:
         return await self._committer.submit(Proposal(self.instance, decide, items=number))
 
 
-def _newest(items: Sequence[MovedItem], refs: Sequence[ContentRef]) -> list[tuple[ItemRow, ContentRef]]:
+def _newest(rows: Sequence[ItemRow], refs: Sequence[ContentRef]) -> Iterable[tuple[ItemRow, ContentRef]]:
     """Each item once, in its newest state: the kinds of records are written in an order of their own."""
+    if len({row.item_id for row in rows}) == len(rows):
+        return zip(rows, refs, strict=True)
     newest: dict[ItemId, tuple[ItemRow, ContentRef]] = {}
-    for (row, _), ref in zip(items, refs, strict=True):
+    for row, ref in zip(rows, refs, strict=True):
         known = newest.get(row.item_id)
         if known is None or row.modseq > known[0].modseq:
             newest[row.item_id] = row, ref
-    return list(newest.values())
+    return newest.values()
+
+
+_Known = tuple[int, bytes]
+"""Modseq and content hash of a live item."""
 
 
 class _Merge:
@@ -238,37 +233,34 @@ class _Merge:
         db, no = draft.db, draft.info.no
         ids = [row.item_id for row in rows]
         self.folders = {folder.folder_id: folder.no for folder in queries.folders(db, no)}
-        self._versions = queries.item_versions(db, no, ids)
+        self._versions: dict[ItemId, _Known] = queries.item_versions(db, no, ids)
         self._dead = queries.dead(db, no, ids)
         uids: dict[FolderId, list[int]] = {}
         for row in rows:
             uids.setdefault(row.folder_id, []).append(row.uid)
         self._uids = {
-            folder_id: queries.uid_holders(db, self.folders[folder_id], some)
+            (folder_id, uid): item_id
             for folder_id, some in uids.items()
             if folder_id in self.folders
+            for uid, item_id in queries.uid_holders(db, self.folders[folder_id], some).items()
         }
 
-    def is_news(self, row: ItemRow) -> bool:
+    def known(self, row: ItemRow) -> _Known | None:
+        """The item as it is here, if it is live."""
+        return self._versions.get(row.item_id)
+
+    def is_news(self, row: ItemRow, known: _Known | None) -> bool:
         """absent < live(modseq) < dead: does this state go beyond what is here?"""
-        known = self._versions.get(row.item_id)
         return row.modseq > known[0] if known is not None else row.item_id not in self._dead
 
-    def is_known(self, row: ItemRow) -> bool:
-        return row.item_id in self._versions
-
-    def has_bytes(self, row: ItemRow, content_hash: bytes) -> bool:
-        """Are the item's bytes here, and those with this hash (b"": not known)?"""
-        known = self._versions.get(row.item_id)
-        return known is not None and content_hash in (b"", known[1])
-
     def is_uid_taken(self, row: ItemRow) -> bool:
-        return self._uids[row.folder_id].get(row.uid, row.item_id) != row.item_id
+        return self._uids.get((row.folder_id, row.uid), row.item_id) != row.item_id
 
-    def take(self, row: ItemRow) -> None:
+    def take(self, row: ItemRow) -> ItemRow:
         """This state is in the transaction."""
         self._versions[row.item_id] = row.modseq, row.content_hash
-        self._uids[row.folder_id][row.uid] = row.item_id
+        self._uids[row.folder_id, row.uid] = row.item_id
+        return row
 
 
 def _merge_items(draft: Draft, rows: Sequence[ItemRow], dying: set[bytes]) -> list[ItemId]:
@@ -279,12 +271,12 @@ def _merge_items(draft: Draft, rows: Sequence[ItemRow], dying: set[bytes]) -> li
     changed: list[ItemStateRow] = []
     missing: list[ItemId] = []
     for row in rows:
-        if row.item_id in dying or not merge.is_news(row):
+        known = merge.known(row)
+        if row.item_id in dying or not merge.is_news(row, known):
             continue
         fits = row.folder_id in merge.folders and not merge.is_uid_taken(row)
-        if fits and merge.has_bytes(row, row.content_hash):
-            changed.append(state_row(row))
-            merge.take(row)
+        if fits and known is not None and row.content_hash in (b"", known[1]):
+            changed.append(state_row(merge.take(row)))
         else:
             missing.append(row.item_id)
     if changed:

@@ -404,7 +404,7 @@ class StoreMailbox:
     async def write_items(self, items: Sequence[ItemContent], token: int) -> tuple[BadItem, ...]:
         with translated(self.database_name):
             refused = await self._mover.put_items(
-                [store.MovedItem(item_row(item.state), item.content) for item in items], token
+                [item_row(state) for state, _ in items], [content for _, content in items], token
             )
         if not refused:
             return ()

@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import apsw
 import apsw.sqlite_extra
@@ -217,6 +217,19 @@ def transaction(connection: apsw.Connection) -> Iterator[apsw.Connection]:
             raise
 
 
+INSERT_ROWS = 64
+
+
+def insert_rows(connection: apsw.Connection, insert: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Many rows a statement: SQLite takes the interpreter's lock up again after each statement, and beside a busy
+    thread that costs more than the row. `insert` is what stands before VALUES."""
+    for at in range(0, len(rows), INSERT_ROWS):
+        some = rows[at : at + INSERT_ROWS]
+        marks = f"({','.join('?' * len(some[0]))})"
+        values = [value for row in some for value in row]
+        connection.execute(f"{insert} VALUES {','.join([marks] * len(some))}", values)
+
+
 @contextmanager
 def sqlite_errors(where: str) -> Iterator[None]:
     """apsw's errors of the world become ours, with what, where and what now. Bugs (SQL, constraints) pass through."""
@@ -347,4 +360,4 @@ class Watcher:
         self._turn = trio.Event()
 
 
-__all__ = ["Watcher", "bring_up", "open_sqlite", "sqlite_errors", "transaction"]
+__all__ = ["Watcher", "bring_up", "insert_rows", "open_sqlite", "sqlite_errors", "transaction"]

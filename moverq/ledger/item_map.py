@@ -16,16 +16,18 @@ Bounded by: a row per item, about 90 bytes; a transaction per batch. Measured wi
 7 µs an item where ids come in order, 14 where they are random (100,000 items).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import apsw
+import msgpack
 
 from moverq.errors import StaleToken
 from moverq.flow.offload import Offload
-from moverq.flow.sqlite import bring_up, open_sqlite, sqlite_errors, transaction
+from moverq.flow.sqlite import bring_up, insert_rows, open_sqlite, sqlite_errors, transaction
 from moverq.ledger.codec import Codec
 from moverq.ledger.schema import MAP_APPLICATION_ID, MAP_STEPS
 from moverq.model.change import BadItem, FolderState, Gone, ItemState, SettingState
@@ -42,13 +44,16 @@ SQLite's 4 writes each page to its place once for many batches, not once for two
 CACHE_KIB = 16 * 1024
 """Of pages, for one move: the whole map of 180,000 items. A page that has to be read again is checked again."""
 
+_COLUMNS = "item_id, folder_id, modseq, dead, digest, size, bad, seen"
+_BY_ID = itemgetter(0)
 _NO_FOLDER = b""
 _NO_DIGEST = bytes(16)
 
 
 class _Row(NamedTuple):
-    """A tuple, because one is made for every item that moves."""
+    """As it lies in the file, and a tuple, because one is made for every item that moves."""
 
+    item_id: bytes
     folder_id: bytes
     modseq: int
     dead: bool
@@ -60,7 +65,22 @@ class _Row(NamedTuple):
     @property
     def rank(self) -> tuple[bool, int, bool]:
         """absent < live(modseq) < dead, and at one modseq what is carried beats what is bad."""
-        return (self.dead, 0 if self.dead else self.modseq, self.bad is None)
+        return (bool(self.dead), 0 if self.dead else self.modseq, self.bad is None)
+
+
+class _Sum:
+    """What one folder gains: items, bytes and digests, of what was carried and of what is bad."""
+
+    __slots__ = ("items", "size", "total")
+
+    def __init__(self) -> None:
+        self.items, self.size, self.total = [0, 0], [0, 0], [0, 0]
+
+    def add(self, row: _Row, sign: int) -> None:
+        side = row.bad is not None
+        self.items[side] += sign
+        self.size[side] += sign * row.size
+        self.total[side] += sign * int.from_bytes(row.digest, "big")
 
 
 class ItemMap:
@@ -71,6 +91,7 @@ class ItemMap:
         self._connection: apsw.Connection | None = None
         self._offload = offload
         self._codec = codec
+        self._pack = msgpack.Packer().pack
 
     def __repr__(self) -> str:
         return f"<ItemMap {self.path.name}>"
@@ -114,13 +135,10 @@ class ItemMap:
 
         def write() -> None:
             with self._turn(token):
-                self._merge(
-                    {
-                        **{ItemId(g.id): _Row(_NO_FOLDER, g.modseq, True, _NO_DIGEST, 0, None, seen) for g in gone},
-                        **{b.state.item_id: _row(b.state, b.kind, seen) for b in bad},
-                        **{state.item_id: _row(state, None, seen) for state in carried},
-                    }
-                )
+                rows = [_Row(g.id, _NO_FOLDER, g.modseq, True, _NO_DIGEST, 0, None, seen) for g in gone]
+                rows += [self._row(b.state, b.kind, seen) for b in bad]
+                rows += [self._row(state, None, seen) for state in carried]
+                self._merge({row.item_id: row for row in rows}, seen)
                 self._db.executemany(
                     "INSERT INTO settings VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE "
                     "SET value = excluded.value, modseq = excluded.modseq WHERE excluded.modseq > modseq",
@@ -175,13 +193,17 @@ class ItemMap:
         """Do the maintained sums equal the sums over the rows? O(items): for tests, never under a lock."""
 
         def recount() -> bool:
-            good: dict[bytes, FolderDigest] = {}
-            bad: dict[bytes, FolderDigest] = {}
-            for folder_id, digest, size, kind in self._rows(
-                "SELECT folder_id, digest, size, bad FROM items WHERE NOT dead"
-            ):
-                sums = good if kind is None else bad
-                sums[folder_id] = _plus(sums.get(folder_id, FolderDigest()), 1, size, digest)
+            sums: dict[bytes, _Sum] = {}
+            for row in self._rows(f"SELECT {_COLUMNS} FROM items WHERE NOT dead"):
+                _sum_of(sums, row[1]).add(_Row._make(row), 1)
+            good, bad = (
+                {
+                    folder_id: FolderDigest(sum_.items[side], sum_.size[side], sum_.total[side] % MODULUS)
+                    for folder_id, sum_ in sums.items()
+                    if sum_.items[side]
+                }
+                for side in (False, True)
+            )
             account = self._account()
             nothing = FolderDigest()
             return {k: v for k, v in account.digests.items() if v != nothing} == good and {
@@ -263,74 +285,63 @@ class ItemMap:
             bad=bad,
         )
 
-    def _present(self, item_ids: Iterable[bytes]) -> dict[ItemId, _Row]:
-        wanted = list(item_ids)
-        found: dict[ItemId, _Row] = {}
-        for at in range(0, len(wanted), 500):  # below SQLite's bound on the variables of one statement
-            some = wanted[at : at + 500]
-            marks = ",".join("?" * len(some))
-            for item_id, *row in self._rows(
-                f"SELECT item_id, folder_id, modseq, dead, digest, size, bad, seen FROM items "
-                f"WHERE item_id IN ({marks})",
-                tuple(some),
-            ):
-                found[item_id] = _Row(row[0], row[1], bool(row[2]), row[3], row[4], row[5], row[6])
-        return found
+    def _present(self, item_ids: Iterable[bytes]) -> dict[bytes, _Row]:
+        wanted = tuple(item_ids)
+        if not wanted:
+            return {}
+        sql = f"SELECT {_COLUMNS} FROM items WHERE item_id IN carray(?)"
+        found = [_Row._make(row) for row in self._db.execute(sql, (apsw.carray(wanted),)).fetchall()]
+        return {row.item_id: row for row in found}
 
-    def _merge(self, rows: dict[ItemId, _Row]) -> None:
+    def _row(self, state: ItemState, bad: str | None, seen: int) -> _Row:
+        digest = item_digest(state, self._pack).to_bytes(16, "big")
+        return _Row(state.item_id, state.folder_id, state.modseq, False, digest, state.size, bad, seen)
+
+    def _merge(self, rows: Mapping[bytes, _Row], seen: int) -> None:
         present = self._present(rows)
-        write: list[tuple[bytes, bytes, int, bool, bytes, int, str | None, int]] = []
+        write: list[_Row] = []
         touched: list[bytes] = []
-        sums: dict[bytes, list[FolderDigest]] = {}
+        sums: dict[bytes, _Sum] = {}
         for item_id, row in rows.items():
             before = present.get(item_id)
-            if before is not None and before.rank >= row.rank:
-                if before.seen < row.seen:
-                    touched.append(item_id)
-                continue
-            if before is not None and not before.dead:
-                pair = sums.setdefault(before.folder_id, [FolderDigest(), FolderDigest()])
-                side = before.bad is not None
-                pair[side] = _plus(pair[side], -1, before.size, before.digest)
+            if before is not None:
+                if before.rank >= row.rank:
+                    if before.seen < row.seen:
+                        touched.append(item_id)
+                    continue
+                if not before.dead:
+                    _sum_of(sums, before.folder_id).add(before, -1)
             if not row.dead:
-                pair = sums.setdefault(row.folder_id, [FolderDigest(), FolderDigest()])
-                side = row.bad is not None
-                pair[side] = _plus(pair[side], 1, row.size, row.digest)
-            write.append((item_id, row.folder_id, row.modseq, row.dead, row.digest, row.size, row.bad, row.seen))
-        write.sort()  # neighbours in the tree follow each other
-        self._db.executemany(
-            "INSERT OR REPLACE INTO items (item_id, folder_id, modseq, dead, digest, size, bad, seen) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            write,
-        )
+                _sum_of(sums, row.folder_id).add(row, 1)
+            write.append(row)
+        write.sort(key=_BY_ID)  # neighbours in the tree follow each other
+        insert_rows(self._db, f"INSERT OR REPLACE INTO items ({_COLUMNS})", write)
         if touched:
-            generation = max(row.seen for row in rows.values())
-            self._db.executemany("UPDATE items SET seen = ? WHERE item_id = ?", [(generation, i) for i in touched])
+            self._db.execute(
+                "UPDATE items SET seen = ? WHERE item_id IN carray(?)", (seen, apsw.carray(tuple(touched)))
+            )
         self._add_sums(sums)
 
-    def _add_sums(self, deltas: dict[bytes, list[FolderDigest]]) -> None:
-        for folder_id, (good, bad) in deltas.items():
+    def _add_sums(self, gained: dict[bytes, _Sum]) -> None:
+        for folder_id, sum_ in gained.items():
             found = list(self._rows("SELECT * FROM sums WHERE folder_id = ?", (folder_id,)))
             _, items, size, total, bad_items, bad_size, bad_total = found[0] if found else (0, 0, 0, b"", 0, 0, b"")
             row = (
                 folder_id,
-                items + good.items,
-                size + good.bytes,
-                ((int.from_bytes(total, "big") + good.total) % MODULUS).to_bytes(16, "big"),
-                bad_items + bad.items,
-                bad_size + bad.bytes,
-                ((int.from_bytes(bad_total, "big") + bad.total) % MODULUS).to_bytes(16, "big"),
+                items + sum_.items[False],
+                size + sum_.size[False],
+                ((int.from_bytes(total, "big") + sum_.total[False]) % MODULUS).to_bytes(16, "big"),
+                bad_items + sum_.items[True],
+                bad_size + sum_.size[True],
+                ((int.from_bytes(bad_total, "big") + sum_.total[True]) % MODULUS).to_bytes(16, "big"),
             )
             assert row[1] >= 0, "more items left a folder of the map than were in it"
             assert row[4] >= 0, "more bad items left a folder of the map than were in it"
             self._db.execute("INSERT OR REPLACE INTO sums VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
-def _row(state: ItemState, bad: str | None, seen: int) -> _Row:
-    digest = item_digest(state).to_bytes(16, "big")
-    return _Row(state.folder_id, state.modseq, False, digest, state.size, bad, seen)
-
-
-def _plus(sum_: FolderDigest, sign: int, size: int, digest: bytes) -> FolderDigest:
-    total = (sum_.total + sign * int.from_bytes(digest, "big")) % MODULUS
-    return FolderDigest(sum_.items + sign, sum_.bytes + sign * size, total)
+def _sum_of(sums: dict[bytes, _Sum], folder_id: bytes) -> _Sum:
+    sum_ = sums.get(folder_id)
+    if sum_ is None:
+        sum_ = sums[folder_id] = _Sum()
+    return sum_

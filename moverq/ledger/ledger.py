@@ -424,7 +424,7 @@ class Ledger:
 
     def _of_row(self, row: Sequence[Any]) -> Standing:
         return Standing(
-            request=self._codec.unpack(row[0], MoveRequest),
+            request=self._codec.unpack_request(row[0]),
             token=row[1],
             status=Status(row[2]),
             detail=StatusDetail(row[3]),

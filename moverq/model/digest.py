@@ -7,7 +7,7 @@ by chosen bytes. UID, UIDVALIDITY and modseq are not part of it; the *instance* 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -20,18 +20,22 @@ from moverq.model.ids import FolderId
 MODULUS = 1 << 128
 
 
-def item_digest(item: ItemState) -> int:
+Pack = Callable[[object], bytes]
+"""msgpack's `pack`: who digests many items brings a packer of his own, which is twice as fast as `packb`."""
+
+
+def item_digest(item: ItemState, pack: Pack = msgpack.packb) -> int:
     """What both sides keep of one item, as a number below 2^128."""
-    canonical: Any = [
+    canonical = (
         item.content_hash,
         item.received_ms,
         item.size,
         item.flags,
-        list(item.keywords),
+        item.keywords,
         item.item_class,
-        sorted(item.properties.items()),
-    ]
-    return xxhash.xxh3_128_intdigest(msgpack.packb(canonical))
+        sorted(item.properties.items()) if item.properties else (),
+    )
+    return xxhash.xxh3_128_intdigest(pack(canonical))
 
 
 @attrs.frozen(slots=True)

@@ -118,7 +118,7 @@ class Carrier:
     def has_folders_for(self, contents: Sequence[ItemContent]) -> bool:
         """Can these items be put without a look at the tree?"""
         folders = self._folders
-        return folders is not None and all(item.state.folder_id in folders for item in contents)
+        return folders is not None and folders.issuperset({state.folder_id for state, _ in contents})
 
     async def put(self, contents: Sequence[ItemContent], unreadable: Sequence[BadItem] = ()) -> Put:
         """The first half of `write`: the writer durably holds the items, the map does not say so yet.
@@ -153,11 +153,11 @@ class Carrier:
     async def _write(self, contents: Sequence[ItemContent]) -> tuple[list[ItemState], tuple[BadItem, ...]]:
         if self._folders is None:
             self._folders = frozenset(folder.folder_id for folder in await self.writer.read_hierarchy())
-        if any(item.state.folder_id not in self._folders for item in contents):
+        if not self.has_folders_for(contents):
             await self.bring_tree(await self.reader.read_hierarchy())
             contents = [item for item in contents if item.state.folder_id in self._folders]
         if not contents:
             return [], ()
         refused = await self.writer.write_items(contents, self.token)
         bad_ids = {bad.state.item_id for bad in refused}
-        return [item.state for item in contents if item.state.item_id not in bad_ids], refused
+        return [state for state, _ in contents if state.item_id not in bad_ids], refused

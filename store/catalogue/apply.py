@@ -11,10 +11,11 @@ from typing import Any
 
 import apsw
 import attrs
+import msgpack
 
 from store import records as r
 from store.catalogue.schema import FOLDER_TOMBSTONE, ITEM_TOMBSTONE
-from store.digest import MODULUS, equality_digest, instance_digest
+from store.digest import MODULUS, Pack, equality_digest, instance_digest
 from store.errors import NoSuchMailbox
 from store.ids import FolderId, InstanceId, ItemId
 from store.records import ItemRow, ItemStateRow
@@ -29,14 +30,8 @@ ITEM_COLUMNS = (
 def item_row(values: tuple[Any, ...]) -> ItemRow:
     """An `ItemRow` from `ITEM_COLUMNS`."""
     keywords, item_class, properties = values[10:]
-    return ItemRow._make(
-        (
-            *values[:10],
-            tuple(json.loads(keywords)) if keywords != "[]" else (),
-            item_class,
-            pairs(properties) if properties != "[]" else (),
-        )
-    )
+    words = tuple(json.loads(keywords)) if keywords != "[]" else ()
+    return ItemRow._make((*values[:10], words, item_class, pairs(properties) if properties != "[]" else ()))
 
 
 def pairs(text: str) -> tuple[tuple[str, str], ...]:
@@ -58,13 +53,14 @@ class _Sums:
     instance: int = 0
     uid_max: int = 0
 
-    def add(self, row: ItemRow, sign: int) -> None:
-        equality = equality_digest(row)
+    def add(self, row: ItemRow, sign: int, pack: Pack) -> None:
+        equality = equality_digest(row, pack)
         self.items += sign
         self.bytes += sign * row.size
         self.equality += sign * equality
-        self.instance += sign * instance_digest(row, equality)
-        self.uid_max = max(self.uid_max, row.uid)
+        self.instance += sign * instance_digest(row, equality, pack)
+        if row.uid > self.uid_max:
+            self.uid_max = row.uid
 
 
 @attrs.define
@@ -79,6 +75,7 @@ class Applier:
     _heads: dict[int, int] = attrs.Factory(dict)
     _new_items: list[tuple[Any, ...]] = attrs.Factory(list)
     _new_keys: list[tuple[Any, ...]] = attrs.Factory(list)
+    _pack: Pack = attrs.Factory(lambda: msgpack.Packer().pack)
 
     def apply(self, records: Iterable[r.Record]) -> None:
         """All of these records, in order; the tables are true when this returns."""
@@ -224,7 +221,7 @@ class Applier:
         self._insert_gathered()  # for they may be among them
         for row in record.rows:
             old = self._item(mailbox, row.item_id)
-            self._sum(folders[old.folder_id]).add(old, -1)
+            self._sum(folders[old.folder_id]).add(old, -1, self._pack)
             self._db.execute("DELETE FROM item WHERE mailbox = ? AND item_id = ?", (mailbox, row.item_id))
         self._insert(mailbox, folders, record.rows)
 
@@ -233,12 +230,21 @@ class Applier:
         self._insert(mailbox, self._folders(mailbox), record.rows)
 
     def _insert(self, mailbox: int, folders: dict[bytes, int], rows: Sequence[ItemRow]) -> None:
+        pack, gathered = self._pack, self._new_items
         for row in rows:
-            item_id, folder_id, *rest, keywords, item_class, properties = row
-            folder = folders[folder_id]
-            self._sum(folder).add(row, 1)
-            self._new_items.append(
-                (None, mailbox, item_id, folder, *rest, to_json(keywords), item_class, to_json(properties))
+            folder = folders[row.folder_id]
+            self._sum(folder).add(row, 1, pack)
+            gathered.append(
+                (
+                    None,
+                    mailbox,
+                    row.item_id,
+                    folder,
+                    *row[2:10],
+                    to_json(row.keywords),
+                    row.item_class,
+                    to_json(row.properties),
+                )
             )
         if rows:
             self._raise_head(mailbox, max(row.modseq for row in rows))
@@ -252,8 +258,8 @@ class Applier:
         for row in record.rows:
             old = latest.get(row.item_id) or self._item(mailbox, row.item_id)
             new = latest[row.item_id] = changed(old, row)
-            self._sum(folders[old.folder_id]).add(old, -1)
-            self._sum(folders[new.folder_id]).add(new, 1)
+            self._sum(folders[old.folder_id]).add(old, -1, self._pack)
+            self._sum(folders[new.folder_id]).add(new, 1, self._pack)
             values.append(
                 (
                     folders[new.folder_id],
@@ -281,7 +287,7 @@ class Applier:
         for row in record.rows:
             old = self._find(mailbox, ItemId(row.id))
             if old is not None:
-                self._sum(folders[old.folder_id]).add(old, -1)
+                self._sum(folders[old.folder_id]).add(old, -1, self._pack)
                 self._db.execute("DELETE FROM item WHERE mailbox = ? AND item_id = ?", (mailbox, row.id))
             self._bury(mailbox, row.id, ITEM_TOMBSTONE, row.modseq)
 

@@ -17,7 +17,7 @@ from itertools import islice
 
 import attrs
 
-from store.content.segment import HEADER_BYTES, NewContent, check_content, encode, padded, read_content
+from store.content.segment import HEADER_BYTES, Header, Place, check_content, encode, padded, read_content
 from store.disk import Disk, File, direct_buffer
 from store.errors import Corruption, StoreError
 from store.ids import ContentRef, InstanceId
@@ -48,7 +48,9 @@ class SegmentWriter:
     _writes: int = 0
     _staging: memoryview | None = None
 
-    def write(self, stream: bytes, groups: Sequence[tuple[InstanceId, Sequence[NewContent]]]) -> list[list[ContentRef]]:
+    def write(
+        self, stream: bytes, groups: Sequence[tuple[InstanceId, Sequence[Header], Sequence[bytes]]]
+    ) -> list[list[ContentRef]]:
         """The content of these groups is in segments, durable. Returns each group's places.
 
         Raises `StoreFull`, `StoreBroken`: nothing refers to what may have been written; trying again is safe.
@@ -60,8 +62,8 @@ class SegmentWriter:
             pieces: list[bytes] = []
             places: list[list[ContentRef]] = []
             end = lease.end
-            for instance, items in groups:
-                frames, refs = encode(instance, items, segment=lease.number, start=end)
+            for instance, headers, contents in groups:
+                frames, refs = encode(instance, headers, contents, segment=lease.number, start=end)
                 pieces += frames
                 places.append(refs)
                 end += sum(map(len, frames))
@@ -178,11 +180,11 @@ class SegmentReader:
     _bulk: tuple[int, File] | None = None
     _memory: memoryview | None = None
 
-    def read(self, ref: ContentRef) -> bytes:
+    def read(self, ref: Place) -> bytes:
         """An item's bytes. Raises `Corruption` where they are damaged or their segment is gone."""
         return read_content(self.file(ref.segment), ref)
 
-    def read_each(self, refs: Sequence[ContentRef]) -> Iterator[bytes | Corruption]:
+    def read_each(self, refs: Sequence[Place]) -> Iterator[bytes | Corruption]:
         """Many items' bytes, each checked, or what is wrong with them. Items that lie together are read together."""
         at = 0
         while at < len(refs):
@@ -193,7 +195,7 @@ class SegmentReader:
             except Corruption as damage:  # it is alone, or their segment is gone
                 yield from [damage] * len(run)
 
-    def _read_run(self, run: Sequence[ContentRef]) -> list[bytes | Corruption]:
+    def _read_run(self, run: Sequence[Place]) -> list[bytes | Corruption]:
         if len(run) == 1 and run[0].size <= GAP_BYTES:
             return [self.read(run[0])]
         file = self._bulk_file(run[0].segment)
@@ -215,7 +217,7 @@ class SegmentReader:
                 found.append(damage)
         return found
 
-    def _read_large(self, file: File, ref: ContentRef) -> bytes:
+    def _read_large(self, file: File, ref: Place) -> bytes:
         pieces, buffer = [], self._buffer
         at, end = ref.offset + HEADER_BYTES, ref.offset + HEADER_BYTES + ref.size
         while at < end:
@@ -244,7 +246,7 @@ class SegmentReader:
             self._bulk = number, file
         return self._bulk[1]
 
-    def read_raw(self, ref: ContentRef) -> bytes:
+    def read_raw(self, ref: Place) -> bytes:
         """Whatever is there in place of an item's bytes, unchecked: for quarantine."""
         return self.file(ref.segment).read(ref.size, ref.offset + HEADER_BYTES)
 
@@ -273,14 +275,15 @@ class SegmentReader:
             self._bulk = None
 
 
-def together(refs: Sequence[ContentRef], at: int) -> int:
+def together(refs: Sequence[Place], at: int) -> int:
     """How many of these, from `at` on, are read with one read: as they lie one behind the other with hardly a gap."""
-    segment, start, size, _ = refs[at]
-    number, end = 1, start + HEADER_BYTES + size
+    segment, start = refs[at].segment, refs[at].offset
+    number, end = 1, start + HEADER_BYTES + refs[at].size
     room = start // DIRECT_ALIGN * DIRECT_ALIGN + STAGE_BYTES
-    for other, offset, size, _ in islice(refs, at + 1, None):
-        following = offset + HEADER_BYTES + size
-        if other != segment or not end <= offset <= end + GAP_BYTES or following > room:
+    for ref in islice(refs, at + 1, None):
+        offset = ref.offset
+        following = offset + HEADER_BYTES + ref.size
+        if ref.segment != segment or not end <= offset <= end + GAP_BYTES or following > room:
             break
         number, end = number + 1, following
     return number

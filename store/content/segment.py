@@ -11,7 +11,7 @@ and a rebuild from content alone says so.
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import attrs
 import xxhash
@@ -31,14 +31,39 @@ _PADDING = [bytes(size) for size in range(CONTENT_ALIGN)]
 _SCAN_BYTES = 4 * 1024 * 1024
 
 
+class Header(Protocol):
+    """What a content frame says of its item; an `ItemRow` does."""
+
+    @property
+    def item_id(self) -> ItemId: ...
+    @property
+    def folder_id(self) -> FolderId: ...
+    @property
+    def received_ms(self) -> int: ...
+    @property
+    def flags(self) -> int: ...
+
+
 class NewContent(NamedTuple):
-    """An item's bytes on their way into a segment. A tuple, for they come by the thousand."""
+    """A `Header` alone: of an item whose row is not known yet."""
 
     item_id: ItemId
     folder_id: FolderId
     received_ms: int
     flags: int
-    content: bytes
+
+
+class Place(Protocol):
+    """Where an item's bytes are; a `ContentRef` and an `ItemRow` say so."""
+
+    @property
+    def segment(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def content_hash(self) -> bytes: ...
 
 
 @attrs.frozen
@@ -59,24 +84,36 @@ def padded(size: int, to: int = CONTENT_ALIGN) -> int:
 
 
 def encode(
-    instance: InstanceId, items: Sequence[NewContent], *, segment: int, start: int
+    instance: InstanceId, headers: Sequence[Header], contents: Sequence[bytes], *, segment: int, start: int
 ) -> tuple[list[bytes], list[ContentRef]]:
     """Frames for these items, in pieces to be written one after the other at `start` of `segment`, and where each
     frame is."""
     assert start % CONTENT_ALIGN == 0
     pieces: list[bytes] = []
     refs: list[ContentRef] = []
-    offset = start
-    for item_id, folder_id, received_ms, flags, content in items:
+    offset, padding = start, b""
+    for item, content in zip(headers, contents, strict=True):
         size = len(content)
         assert size <= CONTENT_BYTES_MAX, "checked where the item came in"
         content_hash = xxhash.xxh3_128_digest(content)
         header = _HEADER_BODY.pack(
-            MAGIC, VERSION, 0, instance, folder_id, item_id, size, received_ms, flags, 0, content_hash
+            MAGIC,
+            VERSION,
+            0,
+            instance,
+            item.folder_id,
+            item.item_id,
+            size,
+            item.received_ms,
+            item.flags,
+            0,
+            content_hash,
         )
-        pieces += (header, _HEADER_END.pack(xxhash.xxh3_64_intdigest(header)), content, _PADDING[-size % CONTENT_ALIGN])
+        pieces += (padding + header + _HEADER_END.pack(xxhash.xxh3_64_intdigest(header)), content)
         refs.append(ContentRef(segment, offset, size, content_hash))
-        offset += HEADER_BYTES + size + -size % CONTENT_ALIGN
+        padding = _PADDING[-size % CONTENT_ALIGN]
+        offset += HEADER_BYTES + size + len(padding)
+    pieces.append(padding)
     return pieces, refs
 
 
@@ -97,7 +134,7 @@ def decode_header(raw: bytes, *, segment: int, offset: int) -> FoundContent | No
     )
 
 
-def read_content(file: File, ref: ContentRef) -> bytes:
+def read_content(file: File, ref: Place) -> bytes:
     """An item's bytes, checked.
 
     Raises:
@@ -108,7 +145,7 @@ def read_content(file: File, ref: ContentRef) -> bytes:
     return content
 
 
-def check_content(content: bytes, ref: ContentRef, path: Path) -> None:
+def check_content(content: bytes, ref: Place, path: Path) -> None:
     """Raises `Corruption` where these bytes, read from `path`, are not those that were written."""
     if len(content) != ref.size:
         raise Corruption(

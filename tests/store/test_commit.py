@@ -226,9 +226,9 @@ def attrs_with(put: FolderPut, attributes: tuple[tuple[str, str], ...]) -> Folde
 async def test_a_bug_while_staging_fails_its_group_and_not_the_database(
     database: Database, mailbox: store.Mailbox, inbox: store.FolderId
 ) -> None:
-    content = NewContent(store.ItemId(b"i" * 16), inbox, START_MS, -1, b"flags that fit no header")
+    header = NewContent(store.ItemId(b"i" * 16), inbox, START_MS, -1)
     with pytest.raises(Exception, match="argument"):
-        await database._committer.submit(Proposal(ALICE, lambda draft: None, [content]))
+        await database._committer.submit(Proposal(ALICE, lambda draft: None, [header], [b"flags that fit no header"]))
     await append(database, b"one")
     assert await contents(database, inbox) == [b"one"]
 
@@ -466,12 +466,13 @@ async def test_content_of_two_streams_is_not_mixed(database: Database, mailbox: 
     places: list[int] = []
 
     async def put(stream: bytes) -> None:
-        content = NewContent(store.ItemId(b"i" * 16), store.FolderId(b"f" * 16), START_MS, 0, b"bytes")
+        header = NewContent(store.ItemId(b"i" * 16), store.FolderId(b"f" * 16), START_MS, 0)
 
         def decide(draft: Draft) -> tuple[bytes, int]:
             return stream, draft.content[0].segment
 
-        places.append(hash(await database._committer.submit(Proposal(ALICE, decide, [content], stream=stream))))
+        proposal = Proposal(ALICE, decide, [header], [b"bytes"], stream=stream)
+        places.append(hash(await database._committer.submit(proposal)))
 
     async with trio.open_nursery() as nursery:
         for stream in (b"one", b"two", b"one", b"two", b"one"):

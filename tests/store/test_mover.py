@@ -1,5 +1,6 @@
 """A mover's verbs, where the contract of endpoints does not look: what arrives twice, out of order, or damaged."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,15 @@ def row(number: int, content: bytes, modseq: int, *, uid: int | None = None, fol
     )  # fmt: skip
 
 
-def moved(number: int, content: bytes, modseq: int, *, uid: int | None = None) -> store.MovedItem:
-    return store.MovedItem(row(number, content, modseq, uid=uid), content)
+Moved = tuple[ItemRow, bytes]
+
+
+def moved(number: int, content: bytes, modseq: int, *, uid: int | None = None) -> Moved:
+    return row(number, content, modseq, uid=uid), content
+
+
+async def put(mover: store.Mover, items: Sequence[Moved], token: int) -> list[store.RefusedItem]:
+    return await mover.put_items([row for row, _ in items], [content for _, content in items], token)
 
 
 def folder(folder_id: store.FolderId, name: str, modseq: int, *, parent: bytes = b"") -> store.FolderPut:
@@ -52,9 +60,9 @@ async def states(database: Database) -> dict[int, tuple[int, int, bytes | None]]
 async def test_one_item_many_times_in_one_call_is_taken_in_its_newest_state(
     database: Database, mover: store.Mover, tmp_path: Path
 ) -> None:
-    await mover.put_items([moved(1, b"first", 5)], 1)
-    await mover.put_items([moved(1, b"second", 8), moved(1, b"first", 7), moved(1, b"third", 9), moved(1, b"x", 6)], 1)
-    await mover.put_items([moved(2, b"a", 11), moved(2, b"b", 12)], 1)
+    await put(mover, [moved(1, b"first", 5)], 1)
+    await put(mover, [moved(1, b"second", 8), moved(1, b"first", 7), moved(1, b"third", 9), moved(1, b"x", 6)], 1)
+    await put(mover, [moved(2, b"a", 11), moved(2, b"b", 12)], 1)
     assert await states(database) == {1: (9, 1, b"third"), 2: (12, 2, b"b")}
     check_sound(tmp_path / "db")
 
@@ -62,7 +70,7 @@ async def test_one_item_many_times_in_one_call_is_taken_in_its_newest_state(
 async def test_one_item_many_times_in_one_batch_of_changes_keeps_the_sums_true(
     database: Database, mover: store.Mover, tmp_path: Path
 ) -> None:
-    await mover.put_items([moved(1, b"first", 5)], 1)
+    await put(mover, [moved(1, b"first", 5)], 1)
     changes = [row(1, b"first", 6)._replace(flags=1), row(1, b"first", 8)._replace(flags=2), row(1, b"first", 7)]
     assert await mover.apply(store.MovedChanges(through=8, items=changes), 1) == []
     (found,) = await database.items(BOB)
@@ -73,7 +81,7 @@ async def test_one_item_many_times_in_one_batch_of_changes_keeps_the_sums_true(
 async def test_a_dead_item_never_comes_back(database: Database, mover: store.Mover, tmp_path: Path) -> None:
     gone = [store.GoneRow(b"%016d" % 1, 9)]
     await mover.apply(store.MovedChanges(through=9, items_gone=gone), 1)
-    await mover.put_items([moved(1, b"late", 20)], 1)
+    await put(mover, [moved(1, b"late", 20)], 1)
     assert await mover.apply(store.MovedChanges(through=20, items=[row(1, b"late", 21)]), 1) == []
     assert await states(database) == {}
     check_sound(tmp_path / "db")
@@ -82,9 +90,9 @@ async def test_a_dead_item_never_comes_back(database: Database, mover: store.Mov
 async def test_bytes_that_are_not_those_promised_are_refused_and_the_others_taken(
     database: Database, mover: store.Mover
 ) -> None:
-    wrong_hash = store.MovedItem(row(1, b"good", 5)._replace(content_hash=b"?" * 16), b"good")
-    wrong_size = store.MovedItem(row(2, b"longer", 6), b"short")
-    refused = await mover.put_items([wrong_hash, wrong_size, moved(3, b"fine", 7)], 1)
+    wrong_hash = row(1, b"good", 5)._replace(content_hash=b"?" * 16), b"good"
+    wrong_size = row(2, b"longer", 6), b"short"
+    refused = await put(mover, [wrong_hash, wrong_size, moved(3, b"fine", 7)], 1)
     assert [(int(one.item_id), one.why) for one in refused] == [
         (1, "the bytes are not those that its hash names"),
         (2, "the bytes are not those that its hash names"),
@@ -95,7 +103,7 @@ async def test_bytes_that_are_not_those_promised_are_refused_and_the_others_take
 async def test_a_uid_that_is_taken_is_refused_also_within_one_call(
     database: Database, mover: store.Mover, tmp_path: Path
 ) -> None:
-    refused = await mover.put_items([moved(1, b"a", 5, uid=7), moved(2, b"b", 6, uid=7)], 1)
+    refused = await put(mover, [moved(1, b"a", 5, uid=7), moved(2, b"b", 6, uid=7)], 1)
     assert [int(one.item_id) for one in refused] == [2]
     swapped = [row(1, b"a", 8, uid=9), row(2, b"b", 9, uid=7)]
     assert await mover.apply(store.MovedChanges(through=9, items=swapped), 1) == [b"%016d" % 2]
@@ -125,7 +133,7 @@ async def test_a_stale_token_changes_nothing(database: Database, mover: store.Mo
     await mover.claim(5)
     before = await database.account(BOB)
     for attempt in (
-        mover.put_items([moved(1, b"x", 5)], 4),
+        put(mover, [moved(1, b"x", 5)], 4),
         mover.apply(store.MovedChanges(through=9), 4),
         mover.put_folders([], 4),
         mover.open(4),
@@ -139,7 +147,7 @@ async def test_a_stale_token_changes_nothing(database: Database, mover: store.Mo
 
 
 async def test_a_purged_mailbox_leaves_nothing(database: Database, mover: store.Mover, tmp_path: Path) -> None:
-    await mover.put_items([moved(1, b"x", 5)], 1)
+    await put(mover, [moved(1, b"x", 5)], 1)
     with pytest.raises(store.Refused, match="only a soft-deleted"):
         await mover.purge(1)
     await mover.remove(1, keep_until_ms=START_MS)

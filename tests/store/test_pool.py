@@ -18,6 +18,7 @@ from store.layout import Layout
 from store.limits import CONTENT_ALIGN, DIRECT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX, STAGE_BYTES
 
 INSTANCE = InstanceId(b"n" * 16)
+HEADER = NewContent(ItemId(b"i" * 16), FolderId(b"f" * 16), 0, 0)
 Make = Callable[[], SegmentWriter]
 
 
@@ -42,8 +43,7 @@ def make(layout: Layout) -> Iterator[Make]:
 
 
 def write(writer: SegmentWriter, *contents: bytes, stream: bytes = SHARED) -> list[ContentRef]:
-    items = [NewContent(ItemId(b"i" * 16), FolderId(b"f" * 16), 0, 0, content) for content in contents]
-    ((*refs,),) = writer.write(stream, [(INSTANCE, items)])
+    ((*refs,),) = writer.write(stream, [(INSTANCE, [HEADER] * len(contents), contents)])
     return refs
 
 
@@ -125,8 +125,8 @@ def test_a_file_system_that_refuses_direct_calls_is_written_through_the_cache(
 
 
 def test_groups_come_back_apart(make: Make) -> None:
-    item = NewContent(ItemId(b"i" * 16), FolderId(b"f" * 16), 0, 0, b"x")
-    places = make().write(SHARED, [(INSTANCE, [item, item]), (INSTANCE, []), (INSTANCE, [item])])
+    groups = [(INSTANCE, [HEADER] * number, [b"x"] * number) for number in (2, 0, 1)]
+    places = make().write(SHARED, groups)
     assert [len(refs) for refs in places] == [2, 0, 1]
 
 

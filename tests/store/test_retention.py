@@ -278,9 +278,9 @@ async def test_content_whose_process_died_after_the_log_and_before_the_catalogue
             dies = Dies()
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(type(committer._log), "append", lambda log, *args, **kwargs: dies(*args, **kwargs))
-                content = NewContent(store.ItemId(b"i" * 16), inbox, START_MS, 0, b"unknown" * 60)
+                header = NewContent(store.ItemId(b"i" * 16), inbox, START_MS, 0)
                 with pytest.raises(store.StoreBroken):
-                    await committer.submit(Proposal(ALICE, decide, [content]))
+                    await committer.submit(Proposal(ALICE, decide, [header], [b"unknown" * 60]))
         (path / "content" / "00000009.seg").touch()  # so that it is not the newest one, which stays anyway
         assert await drop_segments(other) == 0
         assert places[0].segment in segments(path)

@@ -15,13 +15,14 @@ INSTANCE = InstanceId(b"n" * 16)
 SIZES = (0, 1, 63, 64, 65, 1000, 5_000_000)
 
 
-def new(content: bytes, number: int = 0) -> NewContent:
-    return NewContent(ItemId(b"%016d" % number), FolderId(b"f" * 16), -5, 7, content)
+def frames(*contents: bytes, segment: int = 1, start: int = 0) -> tuple[bytes, list[ContentRef]]:
+    headers = [NewContent(ItemId(b"%016d" % number), FolderId(b"f" * 16), -5, 7) for number in range(len(contents))]
+    pieces, refs = encode(INSTANCE, headers, contents, segment=segment, start=start)
+    return b"".join(pieces), refs
 
 
 def test_the_format_does_not_change_silently() -> None:
-    pieces, refs = encode(INSTANCE, [new(b"content")], segment=3, start=128)
-    raw = b"".join(pieces)
+    raw, refs = frames(b"content", segment=3, start=128)
     assert raw[:HEADER_BYTES].rstrip(b"\0").hex() == (
         "4d565143010000006e6e6e6e6e6e6e6e6e6e6e6e6e6e6e6e66666666666666666666666666666666"
         "303030303030303030303030303030300700000000000000fbffffffffffffff0700000000000000"
@@ -34,8 +35,8 @@ def test_the_format_does_not_change_silently() -> None:
 @pytest.fixture
 def segment(tmp_path: Path) -> tuple[File, list[bytes], list[ContentRef]]:
     contents = [random.Random(size).randbytes(size) for size in SIZES]
-    pieces, refs = encode(INSTANCE, [new(content, at) for at, content in enumerate(contents)], segment=1, start=0)
-    (tmp_path / "segment").write_bytes(b"".join(pieces))
+    raw, refs = frames(*contents)
+    (tmp_path / "segment").write_bytes(raw)
     return Disk().open(tmp_path / "segment"), contents, refs
 
 
@@ -84,17 +85,16 @@ def test_a_scan_says_which_content_is_damaged_and_goes_on(
 
 def test_content_that_looks_like_a_frame_is_not_found_in_a_damaged_one_only_by_chance(tmp_path: Path) -> None:
     """An item whose bytes are a segment: behind a sound header it is skipped as content."""
-    inner, _ = encode(InstanceId(b"x" * 16), [new(b"forged")], segment=1, start=0)
-    pieces, refs = encode(INSTANCE, [new(b"".join(inner)), new(b"after", 1)], segment=1, start=0)
-    (tmp_path / "segment").write_bytes(b"".join(pieces))
+    inner, _ = frames(b"forged")
+    raw, refs = frames(inner, b"after")
+    (tmp_path / "segment").write_bytes(raw)
     file = Disk().open(tmp_path / "segment")
     assert [one.ref for one in scan(file, 1) if isinstance(one, FoundContent)] == refs
     file.close()
 
 
 def test_every_flipped_bit_of_a_header_is_noticed() -> None:
-    pieces, _ = encode(INSTANCE, [new(b"")], segment=1, start=0)
-    raw = b"".join(pieces)
+    raw, _ = frames(b"")
     used = len(raw[:HEADER_BYTES].rstrip(b"\0"))
     for bit in range(used * 8):
         damaged = bytearray(raw)

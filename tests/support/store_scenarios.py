@@ -235,10 +235,8 @@ def _row(number: int, content: bytes, modseq: int) -> ItemRow:
 
 async def put_items(database: Database) -> None:
     contents = [b"moved %d" % number * 90 for number in range(3)]
-    items = [
-        store.MovedItem(_row(number + 1, content, 10 + number), content) for number, content in enumerate(contents)
-    ]
-    await database.mover(BOB).put_items(items, 1)
+    rows = [_row(number + 1, content, 10 + number) for number, content in enumerate(contents)]
+    await database.mover(BOB).put_items(rows, contents, 1)
 
 
 async def apply_changes(database: Database) -> None:
