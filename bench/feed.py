@@ -75,7 +75,7 @@ async def commit(path: str, commits: str) -> None:
 async def queries(path: Path) -> list[float]:
     found = []
     async with store.open_database(path) as database:
-        rows = [row for _, row in await database.items(INSTANCE, limit=10)]
+        rows = await database.items(INSTANCE, limit=10)
         for number in range(50):
             head = (await database.info(INSTANCE)).head
             await database.mailbox(INSTANCE).set_flags([row.item_id for row in rows], 1 + number % 2)

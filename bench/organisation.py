@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import store
+from moverq.limits import Limits
 from moverq.mailmaker import make_mail
 from moverq.model.ids import RequestId
 from moverq.model.statistics import MoveStatistics
@@ -15,10 +16,10 @@ APPEND_ITEMS = 512
 
 
 @asynccontextmanager
-async def organisation(root: Path) -> AsyncIterator[Root]:
+async def organisation(root: Path, *, limits: Limits | None = None) -> AsyncIterator[Root]:
     """Two databases on two servers, and an empty mailbox in DB1; made in `root`, and open."""
     await init_root(root, "bench")
-    async with open_root(root) as made:
+    async with open_root(root, limits=limits) as made:
         for number in "12":
             await made.server_add(f"MBX{number}", version="2010")
             await made.database_add(f"DB{number}", server=f"MBX{number}")
@@ -26,9 +27,9 @@ async def organisation(root: Path) -> AsyncIterator[Root]:
         yield made
 
 
-async def fill(root: Root, *, seed: int, items: int, median_bytes: int) -> int:
+async def fill(root: Root, *, seed: int, items: int, median_bytes: int, address: str = ADDRESS) -> int:
     """So many items in the mailbox's INBOX; returns their bytes."""
-    place = await root.session(ADDRESS).place()
+    place = await root.session(address).place()
     _, (inbox,), _ = await place.database.account(place.mailbox.instance)
     batch: list[store.NewItem] = []
     size = 0

@@ -29,6 +29,7 @@ from moverq.directory.directory import (
 )
 from moverq.endpoints.base import Home
 from moverq.errors import NotFound, RegisterChanged, RequestRefused
+from moverq.flow.group_commit import GroupCommit
 from moverq.flow.offload import InThread, Offload
 from moverq.flow.sqlite import bring_up, open_sqlite, sqlite_errors, transaction
 from moverq.model.ids import InstanceId, MailboxId, RequestId
@@ -140,6 +141,7 @@ class SqliteDirectory:
     def __init__(self, connection: apsw.Connection, offload: Offload) -> None:
         self._connection = connection
         self._offload = offload
+        self._commit = GroupCommit(connection, offload)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -311,11 +313,7 @@ class SqliteDirectory:
         return await self._offload(ask)
 
     async def _write(self, change: Callable[[apsw.Connection], T]) -> T:
-        def commit() -> T:
-            with transaction(self._connection) as db:
-                return change(db)
-
-        return await self._offload(commit)
+        return await self._commit(lambda: change(self._connection))
 
 
 def _check_address_is_free(db: apsw.Connection, address: str) -> None:

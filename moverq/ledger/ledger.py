@@ -23,8 +23,9 @@ import attrs
 import trio
 
 from moverq.errors import NotFound, RequestRefused, StaleToken
+from moverq.flow.group_commit import GroupCommit
 from moverq.flow.offload import Offload
-from moverq.flow.sqlite import Watcher, bring_up, open_sqlite, sqlite_errors, transaction
+from moverq.flow.sqlite import Watcher, bring_up, open_sqlite, sqlite_errors
 from moverq.ledger.codec import Codec
 from moverq.ledger.item_map import ItemMap
 from moverq.ledger.schema import APPLICATION_ID, LEDGER_STEPS
@@ -58,6 +59,7 @@ class Ledger:
         self._db = connection
         self._make_offload = make_offload
         self._offload = make_offload()
+        self._commit = GroupCommit(connection, self._offload)
         self._codec = Codec()
         self._watcher: Watcher | None = None
         self._watching: apsw.Connection | None = None
@@ -392,11 +394,7 @@ class Ledger:
         return await self._offload(ask)
 
     async def _write(self, statements: Callable[[], T]) -> T:
-        def commit() -> T:
-            with transaction(self._db):
-                return statements()
-
-        answer = await self._effect("write", lambda: self._offload(commit))
+        answer = await self._effect("write", lambda: self._commit(statements))
         self._changes += 1
         self._changed.set()
         self._changed = trio.Event()

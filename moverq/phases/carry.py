@@ -60,9 +60,22 @@ class Carrier:
     """The writer may have folders, parked or unwanted, that a plan had to leave because items were in them."""
 
     async def bring_tree(self, wanted: Sequence[FolderState]) -> None:
-        """The writer's folders are as `wanted`, but for unwanted ones that still hold items."""
+        """The writer's folders are as `wanted`, but for unwanted ones that still hold items; and the map says so."""
+        await self._shape(wanted)
+        await self.item_map.record(self.token, hierarchy=wanted)
+
+    async def finish_tree(self) -> None:
+        """After the items of a batch: folders that had to wait for them go now."""
+        if self._unfinished:
+            wanted = await self.item_map.hierarchy()
+            if wanted is not None:
+                await self._shape(wanted)
+
+    async def _shape(self, wanted: Sequence[FolderState]) -> None:
         present = await self.writer.read_hierarchy()
-        steps = plan_hierarchy(present, wanted, occupied=await self.writer.occupied_folders())
+        steps = plan_hierarchy(present, wanted, occupied=frozenset())
+        if steps:  # which is rare: only now it matters what holds items
+            steps = plan_hierarchy(present, wanted, occupied=await self.writer.occupied_folders())
         if steps:
             try:
                 await self.writer.apply_folders(steps, self.token)
@@ -75,14 +88,6 @@ class Carrier:
         have = {folder.folder_id for folder in present} - removed | {folder.folder_id for folder in wanted}
         self._folders = frozenset(have)
         self._unfinished = have != {folder.folder_id for folder in wanted}
-        await self.item_map.record(self.token, hierarchy=wanted)
-
-    async def finish_tree(self) -> None:
-        """After the items of a batch: folders that had to wait for them go now."""
-        if self._unfinished:
-            wanted = await self.item_map.hierarchy()
-            if wanted is not None:
-                await self.bring_tree(wanted)
 
     async def apply(self, batch: ChangeBatch) -> Carried:
         """The writer durably holds this batch, and the map says so. The watermark is the caller's to write."""
