@@ -35,6 +35,8 @@ from store.limits import (
     FRAME_BYTES_MAX,
     GROUP_BYTES_MAX,
     GROUP_ITEMS_MAX,
+    LEASES_MAX,
+    OWN_SEGMENT_AFTER_BYTES,
     QUEUE_BYTES_MAX,
     STAGED_BY_COMMITTER_BYTES_MAX,
 )
@@ -109,6 +111,8 @@ class Proposal(Generic[A]):
 @attrs.define(eq=False)
 class _Waiting:
     proposal: Proposal[Any]
+    stream: bytes
+    """In whose segment its content goes."""
     bytes: int
     done: trio.Event = attrs.Factory(trio.Event)
     answer: Any = None
@@ -142,6 +146,7 @@ class Committer:
     _on_commit: Callable[[], None]
     _queue: deque[_Waiting] = attrs.Factory(deque)
     _queued_bytes: int = 0
+    _written: dict[bytes, int] = attrs.Factory(dict)
     _changed: trio.Event = attrs.Factory(trio.Event)
     _room: trio.Event = attrs.Factory(trio.Event)
     _stopped: StoreError | None = None
@@ -161,7 +166,8 @@ class Committer:
         Bounded by: `QUEUE_BYTES_MAX` of content waiting; a larger proposal waits alone.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        waiting = _Waiting(proposal, proposal.bytes)
+        size = proposal.bytes
+        waiting = _Waiting(proposal, self._stream_of(proposal.stream, size), size)
         while self._queue and self._queued_bytes + waiting.bytes > QUEUE_BYTES_MAX:
             room = self._room
             await room.wait()
@@ -208,15 +214,26 @@ class Committer:
         self._room.set()
         self._room = trio.Event()
 
+    def _stream_of(self, stream: bytes, size: int) -> bytes:
+        """A bulk copy gets a segment of its own when it turns out to be one: ten thousand small mailboxes are not ten
+        thousand files, and what is small shares its syncs."""
+        if stream == SHARED:
+            return SHARED
+        written = self._written.pop(stream, 0) + size
+        self._written[stream] = written  # the one used last is the last one
+        if len(self._written) > LEASES_MAX:
+            del self._written[next(iter(self._written))]
+        return stream if written > OWN_SEGMENT_AFTER_BYTES else SHARED
+
     def _take_group(self) -> list[_Waiting]:
         """What goes together: the queue from its front, one stream of content, bounded in bytes and number."""
         group = [self._queue.popleft()]
-        size, stream, items = group[0].bytes, group[0].proposal.stream, group[0].proposal.items
+        size, stream, items = group[0].bytes, group[0].stream, group[0].proposal.items
         while (
             self._queue
             and items + self._queue[0].proposal.items <= GROUP_ITEMS_MAX
             and size + self._queue[0].bytes <= GROUP_BYTES_MAX
-            and (self._queue[0].proposal.stream == stream or not self._queue[0].bytes)
+            and (self._queue[0].stream == stream or not self._queue[0].bytes)
         ):
             group.append(self._queue.popleft())
             size += group[-1].bytes
@@ -254,7 +271,7 @@ class Committer:
         if with_content:
             proposals = (waiting.proposal for waiting in with_content)
             content = [(proposal.instance, proposal.headers, proposal.contents) for proposal in proposals]
-            places = self._writer.write(with_content[0].proposal.stream, content)
+            places = self._writer.write(with_content[0].stream, content)
             for waiting, refs in zip(with_content, places, strict=True):
                 waiting.refs = refs
         for waiting in group:

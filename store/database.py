@@ -36,7 +36,7 @@ from store.errors import Corruption, FeedTrimmed, Refused, StoreBroken, StoreBus
 from store.feed import Watch
 from store.ids import FolderId, InstanceId, ItemId, LogHead, MailboxId, Signature
 from store.layout import Layout, generation_numbers
-from store.limits import FEED_CHANGES_MAX, FETCH_BYTES_MAX, READERS
+from store.limits import COMMIT_CACHE_BYTES, FEED_CHANGES_MAX, FETCH_BYTES_MAX, READERS
 from store.log.checkpoint import Checkpoint, make_checkpoint
 from store.log.generation import GenerationHeader, make_generation
 from store.log.log import Log
@@ -456,7 +456,7 @@ class _Resources:
             raise StoreBroken(path=str(layout.root), why="there is no database here") from None
         if not self.open_lock.lock(exclusive=False, wait=False):
             raise StoreBusy(path=str(layout.root), why="another process works on it alone; try again when it is done")
-        self.committing = self._keep(open_catalogue(layout.catalogue))
+        self.committing = self._keep(open_catalogue(layout.catalogue, cache_bytes=COMMIT_CACHE_BYTES))
         try:
             self.signature, _ = read_applied(self.committing)
             self.log = self._keep(Log(disk, layout, self.signature))

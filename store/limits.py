@@ -1,7 +1,8 @@
 """Every bound of the store, and the sums that relate them.
 
 Memory of one open database, at most: what waits for its commit (`QUEUE_BYTES_MAX`) + the group being staged and the
-one being committed (twice `GROUP_BYTES_MAX`) + one page a reader + SQLite's page caches.
+one being committed (twice `GROUP_BYTES_MAX`) + for each reader, and for who writes, a page,
+a buffer of `STAGE_BYTES` and SQLite's page cache.
 """
 
 KIB = 1024
@@ -56,12 +57,18 @@ RECOVERABLE_KEPT_S = 14 * 86400
 """DeletedItemRetention, Exchange's default."""
 
 WATCH_PERIOD_S = 0.005
+COMMIT_CACHE_BYTES = 8 * MIB
+"""SQLite's page cache of the connection that commits: the upper levels of every index, and the pages that grow."""
+READ_CACHE_BYTES = 2 * MIB
+"""That of any other connection."""
 READERS = 2
 """Reading connections of one open database, each a thread at most."""
 OPEN_SEGMENTS_MAX = 64
 """That one reader keeps open."""
-LEASES_MAX = 16
-"""Segments that one process may append to at a time: the shared one, and one for each copy that is under way."""
+LEASES_MAX = 48
+"""Segments that one process may append to at a time: the shared one, and one for each large copy that is under way."""
+OWN_SEGMENT_AFTER_BYTES = 16 * MIB
+"""A copy that has brought more than this goes on in a segment of its own, which is dropped whole when it is purged."""
 CHECKPOINTS_KEPT = 2
 CHECKPOINT_LOG_BYTES = 64 * MIB
 """A checkpoint is due when this much log lies above the newest one."""

@@ -41,8 +41,8 @@ CHECKPOINT_PAGES = 16_000
 """Ids are random, so a batch touches nearly as many pages as it has items. Folding the log in after 64 MiB instead of
 SQLite's 4 writes each page to its place once for many batches, not once for two."""
 
-CACHE_KIB = 16 * 1024
-"""Of pages, for one move: the whole map of 180,000 items. A page that has to be read again is checked again."""
+CACHE_KIB = 2 * 1024
+"""Of pages, for one move: items come about in the order of their ids, so a batch needs the end of the tree."""
 
 _COLUMNS = "item_id, folder_id, modseq, dead, digest, size, bad, seen"
 _BY_ID = itemgetter(0)

@@ -13,6 +13,7 @@ import apsw.sqlite_extra
 
 from store.errors import Corruption, StoreBroken, StoreBusy, StoreError, StoreFull
 from store.ids import LogHead, LogPosition, Signature
+from store.limits import READ_CACHE_BYTES
 
 SCHEMA_VERSION = 1
 _VFS = "cksmvfs"
@@ -89,8 +90,8 @@ def make_catalogue(path: Path, *, signature: Signature, head: LogHead) -> None:
         connection.close()
 
 
-def open_catalogue(path: Path) -> apsw.Connection:
-    """A connection to an existing catalogue.
+def open_catalogue(path: Path, *, cache_bytes: int = READ_CACHE_BYTES) -> apsw.Connection:
+    """A connection to an existing catalogue, which keeps so much of it in memory.
 
     Raises:
         StoreBroken: there is none, or it is of a newer version, or it is damaged.
@@ -101,7 +102,7 @@ def open_catalogue(path: Path) -> apsw.Connection:
         connection = _connect(path, create=False)
         version = connection.execute("PRAGMA user_version").get
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA cache_size=-16384")
+        connection.execute(f"PRAGMA cache_size={-cache_bytes // 1024}")
         connection.execute("PRAGMA wal_autocheckpoint=2000")
     except apsw.Error as error:
         raise catalogue_error(path, error) from error

@@ -461,9 +461,13 @@ async def test_somebody_cancelled_while_there_is_no_room_leaves_no_trace(
     assert await contents(database, inbox) == [b"committing", b"staged", b"queued"]
 
 
-async def test_content_of_two_streams_is_not_mixed(database: Database, mailbox: store.Mailbox) -> None:
+@pytest.mark.parametrize(("small_bytes", "segments"), [(0, 2), (5, 3), (1000, 1)])
+async def test_content_of_two_copies_is_not_mixed_but_what_they_begin_with(
+    database: Database, mailbox: store.Mailbox, small_bytes: int, segments: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.commit.OWN_SEGMENT_AFTER_BYTES", small_bytes)
     gate = await gated(database)
-    places: list[int] = []
+    places: list[tuple[bytes, int]] = []
 
     async def put(stream: bytes) -> None:
         header = NewContent(store.ItemId(b"i" * 16), store.FolderId(b"f" * 16), START_MS, 0)
@@ -472,14 +476,14 @@ async def test_content_of_two_streams_is_not_mixed(database: Database, mailbox: 
             return stream, draft.content[0].segment
 
         proposal = Proposal(ALICE, decide, [header], [b"bytes"], stream=stream)
-        places.append(hash(await database._committer.submit(proposal)))
+        places.append(await database._committer.submit(proposal))
 
     async with trio.open_nursery() as nursery:
         for stream in (b"one", b"two", b"one", b"two", b"one"):
             nursery.start_soon(put, stream)
         await trio.testing.wait_all_tasks_blocked()
         gate.door.set()
-    assert len(set(places)) == 2
+    assert len({segment for _, segment in places}) == segments
 
 
 async def test_an_empty_transaction_writes_no_frame(database: Database, mailbox: store.Mailbox) -> None:

@@ -31,8 +31,9 @@ def test_the_records_of_a_group_fit_into_a_frame() -> None:
 def test_a_group_fits_into_the_queue_and_memory_is_bounded() -> None:
     assert x.GROUP_BYTES_MAX <= x.QUEUE_BYTES_MAX
     waiting = x.QUEUE_BYTES_MAX + 2 * x.GROUP_BYTES_MAX
-    pages = x.READERS * (x.FETCH_BYTES_MAX + 16 * x.MIB) + 2 * 16 * x.MIB
-    assert waiting + pages <= 128 * x.MIB
+    pages = x.READERS * (x.FETCH_BYTES_MAX + x.READ_CACHE_BYTES) + x.READ_CACHE_BYTES + x.COMMIT_CACHE_BYTES
+    buffers = (x.READERS + 1) * x.STAGE_BYTES
+    assert waiting + pages + buffers <= 96 * x.MIB
 
 
 def test_files_that_are_open_are_bounded() -> None:
