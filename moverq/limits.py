@@ -24,7 +24,7 @@ class Limits:
     batch_bytes_max: int = 8 * MIB
     """A seed page and a fetch: large enough that a batch's fixed costs vanish, small enough to cancel quickly."""
     batch_items_max: int = 512
-    seed_ahead_bytes_max: int = 16 * MIB
+    seed_ahead_bytes_max: int = 8 * MIB
     """Read but not yet written: the reader works on batch k+1 while the writer syncs batch k."""
     process_bytes_max: int = 256 * MIB
     feed_changes_max: int = 1000

@@ -57,7 +57,7 @@ RECOVERABLE_KEPT_S = 14 * 86400
 """DeletedItemRetention, Exchange's default."""
 
 WATCH_PERIOD_S = 0.005
-COMMIT_CACHE_BYTES = 8 * MIB
+COMMIT_CACHE_BYTES = 4 * MIB
 """SQLite's page cache of the connection that commits: the upper levels of every index, and the pages that grow."""
 READ_CACHE_BYTES = 2 * MIB
 """That of any other connection."""

@@ -223,11 +223,14 @@ INSERT_ROWS = 64
 def insert_rows(connection: apsw.Connection, insert: str, rows: Sequence[Sequence[Any]]) -> None:
     """Many rows a statement: SQLite takes the interpreter's lock up again after each statement, and beside a busy
     thread that costs more than the row. `insert` is what stands before VALUES."""
-    for at in range(0, len(rows), INSERT_ROWS):
-        some = rows[at : at + INSERT_ROWS]
-        marks = f"({','.join('?' * len(some[0]))})"
-        values = [value for row in some for value in row]
-        connection.execute(f"{insert} VALUES {','.join([marks] * len(some))}", values)
+    at, size = 0, INSERT_ROWS
+    while at < len(rows):
+        while size > len(rows) - at:
+            size //= 2  # a handful of statements, which SQLite keeps prepared, whatever the number of rows
+        marks = f"({','.join('?' * len(rows[at]))})"
+        values = [value for row in rows[at : at + size] for value in row]
+        connection.execute(f"{insert} VALUES {','.join([marks] * size)}", values)
+        at += size
 
 
 @contextmanager

@@ -49,7 +49,8 @@ async def seed(t: Tenure) -> None:
     send_put, receive_put = trio.open_memory_channel[_Putting](0)
     # In the nursery: the reader, which ends at the last page; the writer, which ends when the channel is empty, and
     # its target writes, two at a time; and the one who notes them, in their order, which ends after the last.
-    async with t.tools.budget.holding(t.limits.move_bytes_max), trio.open_nursery() as nursery:
+    needed = max(1, min(t.limits.move_bytes_max, summary.bytes))
+    async with t.tools.budget.holding(needed), trio.open_nursery() as nursery:
         nursery.start_soon(_read, t, channel)
         nursery.start_soon(_put, carrier, channel, send_put, nursery)
         nursery.start_soon(_note, t, carrier, receive_put)

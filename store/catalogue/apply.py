@@ -383,7 +383,10 @@ def _insert_rows(db: apsw.Connection, insert: str, rows: Sequence[tuple[Any, ...
     """Many rows a statement: SQLite takes the interpreter's lock up again after each statement, and beside a busy
     thread that costs more than the row."""
     row = f"({','.join('?' * len(rows[0]))})"
-    for at in range(0, len(rows), _INSERT_ROWS):
-        some = rows[at : at + _INSERT_ROWS]
-        values = [value for row_values in some for value in row_values]
-        db.execute(f"{insert} VALUES {','.join([row] * len(some))} {on_conflict}", values)
+    at, size = 0, _INSERT_ROWS
+    while at < len(rows):
+        while size > len(rows) - at:
+            size //= 2  # a handful of statements, which SQLite keeps prepared, whatever the number of rows
+        values = [value for row_values in rows[at : at + size] for value in row_values]
+        db.execute(f"{insert} VALUES {','.join([row] * size)} {on_conflict}", values)
+        at += size
