@@ -9,12 +9,10 @@ Each size is moved there and taken back in turn, with deliveries all the while. 
 writes in a row, each synced.
 """
 
-import itertools
-
 import trio
 
 from bench.common import Figure, arguments, sync_limit_ms, tell, workplace
-from bench.organisation import ADDRESS, fill, organisation, run
+from bench.organisation import ADDRESS, deliver_steadily, fill, organisation, run
 from moverq.root import Root
 
 DURABLE_STEPS = 12
@@ -22,10 +20,10 @@ DURABLE_STEPS = 12
 
 
 async def main() -> None:
-    asked = arguments(__doc__, small=100, large=100_000, moves=20, median_bytes=2048, per_second=100)
+    asked = arguments(__doc__, small=100, middle=10_000, large=1_000_000, moves=200, median_bytes=1024, per_second=100)
     figures: list[Figure] = []
     with workplace(asked.dir) as root:
-        for items in (asked.small, asked.large):
+        for items in (asked.small, asked.middle, asked.large):
             place = root / str(items)
             place.mkdir()
             async with organisation(place) as made:
@@ -43,7 +41,7 @@ async def cutovers(made: Root, number: int, per_second: int) -> tuple[list[float
     locks: list[float] = []
     waits: list[float] = []
     async with trio.open_nursery() as nursery:  # the deliveries, until the moves are done
-        nursery.start_soon(deliver, made, waits, per_second)
+        nursery.start_soon(deliver_steadily, made, ADDRESS, waits, per_second)
         request = await made.move(ADDRESS, to="DB2")
         while True:
             done = await run(made, request)
@@ -55,18 +53,6 @@ async def cutovers(made: Root, number: int, per_second: int) -> tuple[list[float
             request = await made.rollback(request)
         nursery.cancel_scope.cancel()
     return locks, waits
-
-
-async def deliver(made: Root, waits: list[float], per_second: int) -> None:
-    session = made.session(ADDRESS)
-    due = trio.current_time()
-    for number in itertools.count():
-        content, key = b"Subject: %d\r\n\r\n" % number + b"x" * 2000, b"%d" % number
-        start = trio.current_time()
-        await session.use(lambda place, c=content, k=key: place.mailbox.deliver(c, key=k))  # type: ignore[misc]
-        waits.append((trio.current_time() - start) * 1000)
-        due += 1 / per_second
-        await trio.sleep_until(due)
 
 
 if __name__ == "__main__":

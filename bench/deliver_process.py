@@ -1,4 +1,4 @@
-"""One process of `bench.deliver`: `KIND ROOT AT_ONCE SECONDS`; prints its rate as JSON."""
+"""One process of `bench.deliver`: `KIND ROOT AT_ONCE SECONDS`; prints its figures as JSON."""
 
 import json
 import sys
@@ -11,10 +11,10 @@ from bench.deliver import bare, engine
 
 def main(kind: str, root: str, at_once: str, seconds: str) -> None:
     if kind == "bare":
-        rate = bare(Path(root), int(at_once), int(seconds))
+        answer = {"per_second": bare(Path(root), int(at_once), int(seconds))}
     else:
-        rate = trio.run(engine, Path(root), int(at_once), int(seconds))
-    print(json.dumps({"per_second": rate}))
+        answer = trio.run(engine, Path(root), int(at_once), int(seconds))
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

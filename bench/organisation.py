@@ -1,8 +1,11 @@
 """An organisation in a folder, with one mailbox full of made mail: what the benches move."""
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import trio
 
 import store
 from moverq.limits import Limits
@@ -48,3 +51,16 @@ async def run(root: Root, request: RequestId) -> MoveStatistics:
     """The worker runs until nothing is left; the request's figures."""
     await root.worker(drain=True)
     return await root.move_show(request)
+
+
+async def deliver_steadily(root: Root, address: str, waits: list[float], per_second: int) -> None:
+    """So many deliveries a second, until cancelled; what each took in ms goes to `waits`."""
+    session = root.session(address)
+    due = trio.current_time()
+    for number in itertools.count():
+        content, key = b"Subject: %d\r\n\r\n" % number + b"x" * 2000, b"%d" % number
+        start = trio.current_time()
+        await session.use(lambda place, c=content, k=key: place.mailbox.deliver(c, key=k))  # type: ignore[misc]
+        waits.append((trio.current_time() - start) * 1000)
+        due += 1 / per_second
+        await trio.sleep_until(due)
