@@ -13,6 +13,7 @@ byte of the frame and COMMIT leaves the outcome unknown to this process: it comm
 the next opener settles it.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -56,6 +57,8 @@ class Draft:
     instance: InstanceId
     now_ms: int
     content: Sequence[ContentRef]
+    digest: bytes
+    """SHA-256 of a delivery's content: bytes that a stranger chose."""
     records: list[Record] = attrs.Factory(list)
     _info: MailboxInfo | None = None
     _modseq: int = 0
@@ -101,7 +104,7 @@ class Proposal(Generic[A]):
     items: int = 1
     """How many items it may touch: what bounds a group's frame."""
     delivery_key: bytes | None = None
-    """That it will ask the view for."""
+    """Of a delivery, which is one item: the view is asked for it, and the draft has its digest."""
 
     @property
     def bytes(self) -> int:
@@ -113,7 +116,7 @@ class _Waiting:
     proposal: Proposal[Any]
     stream: bytes
     """In whose segment its content goes."""
-    bytes: int
+    size: int
     done: trio.Event = attrs.Factory(trio.Event)
     answer: Any = None
     error: BaseException | None = None
@@ -121,6 +124,7 @@ class _Waiting:
     staged: bool = False
     """Its content, if any, is in a segment."""
     refs: Sequence[ContentRef] = ()
+    digest: bytes = b""
 
 
 class _Outcome(NamedTuple):
@@ -168,20 +172,20 @@ class Committer:
         await trio.lowlevel.checkpoint_if_cancelled()
         size = proposal.bytes
         waiting = _Waiting(proposal, self._stream_of(proposal.stream, size), size)
-        while self._queue and self._queued_bytes + waiting.bytes > QUEUE_BYTES_MAX:
+        while self._queue and self._queued_bytes + waiting.size > QUEUE_BYTES_MAX:
             room = self._room
             await room.wait()
         if self._stopped is not None:
             raise self._stopped.with_traceback(None)  # one object for everybody: its traceback would grow for ever
         self._queue.append(waiting)
-        self._queued_bytes += waiting.bytes
+        self._queued_bytes += waiting.size
         self._changed.set()
         try:
             await waiting.done.wait()
         except trio.Cancelled:
             if waiting in self._queue:  # not begun: it did not happen
                 self._queue.remove(waiting)
-                self._queued_bytes -= waiting.bytes
+                self._queued_bytes -= waiting.size
                 self._make_room()
             raise
         if waiting.error is not None:
@@ -228,15 +232,15 @@ class Committer:
     def _take_group(self) -> list[_Waiting]:
         """What goes together: the queue from its front, one stream of content, bounded in bytes and number."""
         group = [self._queue.popleft()]
-        size, stream, items = group[0].bytes, group[0].stream, group[0].proposal.items
+        size, stream, items = group[0].size, group[0].stream, group[0].proposal.items
         while (
             self._queue
             and items + self._queue[0].proposal.items <= GROUP_ITEMS_MAX
-            and size + self._queue[0].bytes <= GROUP_BYTES_MAX
-            and (self._queue[0].stream == stream or not self._queue[0].bytes)
+            and size + self._queue[0].size <= GROUP_BYTES_MAX
+            and (self._queue[0].stream == stream or not self._queue[0].size)
         ):
             group.append(self._queue.popleft())
-            size += group[-1].bytes
+            size += group[-1].size
             items += group[-1].proposal.items
         self._queued_bytes -= size
         self._make_room()
@@ -252,7 +256,7 @@ class Committer:
                 try:
                     # With nothing to overlap with, a small group's content is written by the committer itself: one
                     # thread hop less, which is most of what a single delivery costs beside its syncs.
-                    size = sum(waiting.bytes for waiting in group)
+                    size = sum(waiting.size for waiting in group)
                     alone = not self._committing and size <= STAGED_BY_COMMITTER_BYTES_MAX
                     if not alone:
                         await self._offload_content(lambda group=group: self._stage(group))  # type: ignore[misc]
@@ -266,7 +270,8 @@ class Committer:
                     raise
 
     def _stage(self, group: list[_Waiting]) -> None:
-        """Blocking: the group's content is in a segment, durable, and each member knows where."""
+        """Blocking: the group's content is in a segment, durable, and each member knows where. Deliveries are digested
+        here, where it holds up nobody."""
         with_content = [waiting for waiting in group if waiting.proposal.contents]
         if with_content:
             proposals = (waiting.proposal for waiting in with_content)
@@ -275,6 +280,8 @@ class Committer:
             for waiting, refs in zip(with_content, places, strict=True):
                 waiting.refs = refs
         for waiting in group:
+            if waiting.proposal.delivery_key is not None:
+                waiting.digest = hashlib.sha256(waiting.proposal.contents[0]).digest()
             waiting.staged = True
 
     async def _commit_groups(self, to_commit: trio.MemoryReceiveChannel[list[_Waiting]]) -> None:
@@ -376,7 +383,7 @@ class Committer:
     def _decide(self, waiting: _Waiting, view: View) -> _Outcome:
         """Deciding changes nothing, so a refusal needs no undoing."""
         proposal = waiting.proposal
-        draft = Draft(view, proposal.instance, self._now_ms(), waiting.refs)
+        draft = Draft(view, proposal.instance, self._now_ms(), waiting.refs, waiting.digest)
         try:
             answer = proposal.decide(draft)
             packed = pack(draft.records) if draft.records else b""

@@ -8,7 +8,6 @@ Every verb: durable on return; Cancelled: it may or may not have happened; raise
 `MailboxSealed` where the guard says so, `NoSuchMailbox`, `NoSuchFolder`, and `Refused` for what makes no sense.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
@@ -108,12 +107,11 @@ class Mailbox:
         now = self._now_ms()
         item = NewItem(content=content, received_ms=now if received_ms is None else received_ms)
         check_item(item)
-        digest = hashlib.sha256(content).digest()
         new = NewContent(ItemId(new_id(now)), FolderId(b"\0" * 16), item.received_ms, 0)
 
         def decide(draft: Draft) -> Added:
             require_client(draft.info)
-            if draft.view.was_accepted(self.instance, key, digest):
+            if draft.view.was_accepted(self.instance, key, draft.digest):
                 return Added(None, 0, 0, duplicate=True)
             inbox = draft.view.inbox(self.instance)
             if inbox is None:
@@ -122,7 +120,7 @@ class Mailbox:
             folder_id, uid = inbox
             row = new_row(draft, new.item_id, folder_id, uid, draft.content[0], item, ())
             draft.records.append(ItemsPut(self.instance, [row]))
-            accepted = DeliveryKeyRow(key, digest, draft.now_ms, draft.next_modseq())
+            accepted = DeliveryKeyRow(key, draft.digest, draft.now_ms, draft.next_modseq())
             draft.records.append(DeliveryKeysPut(self.instance, [accepted]))
             return Added(row.item_id, row.uid, row.modseq)
 
