@@ -1,17 +1,20 @@
 """Real processes: two that deliver, one that flags, and a worker that is killed with SIGKILL at random while it moves.
 
 Every acknowledged delivery is there once, every acknowledged flag is what the item has, and at the end one mailbox is
-open. `MOVERQ_KILL_MOVES=100` for the long run.
+open. Rounds of `MOVERQ_KILL_MOVES` moves, each with a fresh organisation and other moments of death, follow each other
+until `MOVERQ_KILLS` workers have been killed in the middle of a move.
 """
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,7 @@ from tests.e2e.actors import ADDRESS, body
 
 ITEMS = 3000
 MOVES = int(os.environ.get("MOVERQ_KILL_MOVES", "8"))
+KILLS = int(os.environ.get("MOVERQ_KILLS", "3"))
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
@@ -49,8 +53,22 @@ async def started(account: Path, lines: int) -> None:
 
 
 async def test_nothing_is_lost_and_nothing_is_there_twice_when_workers_are_killed(tmp_path: Path) -> None:
-    path = tmp_path / "root"
-    accounts = {name: tmp_path / name for name in ("one", "two", "flags", "worker")}
+    kills = 0
+    for number in count(1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        kills += await killed_in_a_round(folder, seed=4710 + number)
+        print(f"{number * MOVES} moves, {kills} workers killed in the middle of one", flush=True)
+        assert kills > number * MOVES / 4
+        shutil.rmtree(folder)
+        if kills >= KILLS:
+            return
+
+
+async def killed_in_a_round(folder: Path, *, seed: int) -> int:
+    """One organisation, `MOVES` moves of its mailbox, and what is there afterwards. Returns how many workers died."""
+    path = folder / "root"
+    accounts = {name: folder / name for name in ("one", "two", "flags", "worker")}
     await init_root(path)
     async with open_root(path) as root:
         for number in "12":
@@ -65,10 +83,9 @@ async def test_nothing_is_lost_and_nothing_is_there_twice_when_workers_are_kille
         ):
             for name in ("one", "two", "flags"):
                 await started(accounts[name], 4)
-            kills = await move_there_and_back(root, path, accounts["worker"])
-        print(f"{MOVES} moves, {kills} workers killed in the middle of one")
-        assert kills > MOVES / 4
+            kills = await move_there_and_back(root, path, accounts["worker"], random.Random(seed))
         await check(root, accounts)
+    return kills
 
 
 async def fill(root: Root) -> None:
@@ -78,8 +95,7 @@ async def fill(root: Root) -> None:
     await place.mailbox.append(inbox.folder_id, new)
 
 
-async def move_there_and_back(root: Root, path: Path, account: Path) -> int:
-    rng = random.Random(4711)
+async def move_there_and_back(root: Root, path: Path, account: Path, rng: random.Random) -> int:
     kills = 0
     request = None
     for number in range(MOVES):
