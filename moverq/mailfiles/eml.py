@@ -25,6 +25,8 @@ from moverq.mailfiles.text import from_line_ms, header_ms, split_from_line, with
 from moverq.model.change import Flag
 
 INDEX_FILE = "index.jsonl"
+LINE_BYTES_MAX = 1 << 20
+"""Longer than any line that was written: what is longer is not read at once."""
 UNFINISHED_FILE = "index.jsonl.unfinished"
 """The index while it is being written."""
 FLAG_NAMES = {
@@ -63,16 +65,16 @@ def read_indexed(root: Path, above: tuple[str, ...], seen: set[Path]) -> Iterato
     seen.add(index)
     try:
         with open(index, "rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), 1):
                 try:
                     said = _Line.parse(line)
-                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
                     yield NotMail(f"{index}#{number}", f"no line of an index: {error!r}")
                     if number == 1:
                         return
                     continue
                 path = root / said.file
-                if not path.resolve().is_relative_to(root.resolve()):
+                if not _is_inside(path, root):
                     yield NotMail(f"{index}#{number}", "it names a file outside the folder; not followed")
                     continue
                 seen.add(path)
@@ -90,6 +92,13 @@ def read_indexed(root: Path, above: tuple[str, ...], seen: set[Path]) -> Iterato
         yield NotMail(str(index), f"cannot be read to its end: {error.strerror}")
 
 
+def _is_inside(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links
+        return False
+
+
 @attrs.frozen
 class _Line:
     """One line of the index."""
@@ -103,8 +112,10 @@ class _Line:
 
     @classmethod
     def parse(cls, line: bytes) -> "_Line":
-        """Raises ValueError, KeyError, TypeError or RecursionError where it is none."""
+        """Raises ValueError, KeyError, TypeError, RecursionError or OverflowError where it is none."""
         said = json.loads(line)
+        if b"\0" in os.fsencode(str(said["file"])) or not -(1 << 63) <= int(said["received_ms"]) < 1 << 63:
+            raise ValueError("a file name or a date that cannot be")
         flags = Flag(0)
         for name in said["flags"]:
             flags |= FLAG_NAMES[name]

@@ -42,7 +42,7 @@ def read_lists(path: Path, name: str) -> dict[str, tuple[str, ...]]:
         try:
             said = json.loads(line)
             found[str(said["file"])] = tuple(str(text) for text in said[name])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return found
 

@@ -153,7 +153,7 @@ def _true_path(path: Path) -> tuple[str, ...] | None:
         said = json.loads((path / FOLDER_FILE).read_bytes())
         if said["name"] == path.name and said["path"] and all(isinstance(name, str) for name in said["path"]):
             return tuple(said["path"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
 

@@ -61,17 +61,15 @@ def _messages(
     file: BinaryIO, path: Path, folder: tuple[str, ...], mtime_ms: int, *, exact: bool
 ) -> Iterator[MailItem | NotMail]:
     number = 0
-    for separator, lines, size in _split(file):
-        if not separator and not any(line.strip() for line in lines):
+    for separator, text, size in _split(file):
+        if not separator and not text.strip():
             continue  # empty lines before the first message
         number += 1
         source = f"{path}#{number}"
         if size > MESSAGE_BYTES_MAX:
             yield NotMail(source, f"{size} bytes are more than one message may have")
             continue
-        if lines and lines[-1] in (b"\n", b"\r\n"):
-            lines.pop()
-        content = QUOTED.sub(rb"\1", b"".join(lines))
+        content = QUOTED.sub(rb"\1", text.removesuffix(_empty_end(text)))
         if not content:
             yield NotMail(source, "empty")
             continue
@@ -88,26 +86,33 @@ def _messages(
         )
 
 
-def _split(file: BinaryIO) -> Iterator[tuple[bytes, list[bytes], int]]:
-    """(separator, lines, bytes) of each message. Lines of one that is too large are counted and not kept."""
-    separator = b""
-    lines: list[bytes] = []
+def _empty_end(text: bytes) -> bytes:
+    """The empty line that a message ends with, which belongs to the format; b"" where it has none."""
+    for end in (b"\r\n", b"\n"):
+        if text == end or text.endswith(b"\n" + end):
+            return end
+    return b""
+
+
+def _split(file: BinaryIO) -> Iterator[tuple[bytes, bytes, int]]:
+    """(separator, text, bytes) of each message. What is too large is counted and not kept."""
+    separator, text = b"", bytearray()
     size, after_empty, undated_count, first = 0, True, False, True
     for line, following in pairwise(chain(_lines(file), (b"",))):
         if first and FROM_LINE.match(line):
             separator = line
             undated_count = FROM_DATE.search(line) is None
         elif line.startswith(b"From ") and _is_separator(line, following, after_empty, undated_count):
-            yield separator, lines, size
-            separator, lines, size = line, [], 0
+            yield separator, bytes(text), size
+            separator, text, size = line, bytearray(), 0
         else:
             size += len(line)
             if size <= MESSAGE_BYTES_MAX:
-                lines.append(line)
+                text += line
             else:
-                lines.clear()
+                text.clear()
         after_empty, first = line in (b"\n", b"\r\n"), False
-    yield separator, lines, size
+    yield separator, bytes(text), size
 
 
 def _is_separator(line: bytes, following: bytes, after_empty: bool, undated_count: bool) -> bool:

@@ -15,10 +15,13 @@ FROM_DATE = re.compile(
     rb"(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +(\d{1,2}) +(\d{1,2}):(\d{2})(?::(\d{2}))?"
     rb"(?: +([+-]\d{4}|[A-Za-z]{1,5}))* +(\d{4})(?: +([+-]\d{4}))?"
 )
+ZONE_S_MAX = 86400
+"""A zone that is farther from UTC is none: its numbers would make any date."""
 MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
 RECEIVED = re.compile(rb"^Received:([^\n]*\n(?:[ \t][^\n]*\n)*)", re.IGNORECASE | re.MULTILINE)
 DATE = re.compile(rb"^Date:([^\n]*\n(?:[ \t][^\n]*\n)*)", re.IGNORECASE | re.MULTILINE)
-STATUS = re.compile(rb"^(?:X-)?Status:[ \t]*([A-Z]*)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+STATUS = re.compile(rb"^(?:X-)?Status:[ \t]*+([A-Z]*+)[ \t]*+\r?$", re.IGNORECASE | re.MULTILINE)
+"""Possessive (`*+`): a line of a hundred thousand blanks would otherwise be tried in every way to divide it."""
 HEADER_END = re.compile(rb"\n\r?\n")
 FIELD = re.compile(rb"^([!-9;-~]{1,76})[ \t]*:", re.MULTILINE)
 KNOWN_FIELDS = frozenset(
@@ -100,6 +103,8 @@ def looks_like_mail(head: bytes) -> bool:
 def _date_ms(raw: bytes) -> int | None:
     try:
         parsed = parsedate_tz(" ".join(raw.decode("latin-1").split()))
-        return mktime_tz(parsed) * 1000 if parsed is not None and parsed[0] >= 1970 else None
+        if parsed is None or not 1970 <= parsed[0] <= 9999 or abs(parsed[9] or 0) > ZONE_S_MAX:
+            return None
+        return mktime_tz(parsed) * 1000
     except (ValueError, OverflowError, TypeError, IndexError):
         return None

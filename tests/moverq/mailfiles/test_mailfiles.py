@@ -276,6 +276,16 @@ def test_exports_below_one_folder_are_read_each_below_its_own(tmp_path: Path) ->
     assert [item.folder for item in mail(tmp_path)][2:] == [("bert", "a/b"), ("carl", "a/b")]
 
 
+def test_an_index_that_names_a_loop_of_links_is_read_past_it(tmp_path: Path) -> None:
+    put(tmp_path / "1.eml")
+    (tmp_path / "loop").symlink_to("loop")
+    line = {"folder": ["A"], "received_ms": 1, "flags": [], "keywords": [], "sha256": "0"}
+    lines = [json.dumps({"file": name, **line}) for name in ("loop", "1.eml")]
+    put(tmp_path / "index.jsonl", "\n".join(lines).encode())
+    assert [one.content for one in mail(tmp_path)] == [HEADER]
+    assert "loop" in complaints(tmp_path)
+
+
 def test_an_index_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
     secret = put(tmp_path / "secret.eml")
     line = {"file": "../secret.eml", "folder": ["INBOX"], "received_ms": 0, "flags": [], "keywords": [], "bytes": 0}
