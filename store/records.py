@@ -14,6 +14,7 @@ import attrs
 import msgpack
 
 from store.ids import ContentRef, FolderId, InstanceId, ItemId, MailboxId
+from store.typed import fits, types_of
 
 
 class Mode(IntEnum):
@@ -273,6 +274,10 @@ _ROWS: dict[type[Record], type[Any]] = {
     DeliveryKeysPut: DeliveryKeyRow,
 }
 _FIELDS = {kind: tuple(field.name for field in attrs.fields(kind)) for kind in _KINDS.values()}
+_TYPES = {
+    **{kind: types_of(kind, [name for name in names if name != "rows"]) for kind, names in _FIELDS.items()},
+    **{row: types_of(row, row._fields) for row in set(_ROWS.values())},
+}
 
 Transaction = Sequence[Record]
 """Records that happen together or not at all."""
@@ -313,5 +318,10 @@ def _record(parts: tuple[Any, ...]) -> Record:
     fields = list(parts[1:])
     row = _ROWS.get(kind)
     if row is not None:
-        fields[1] = [row._make(values) for values in fields[1]]
+        rows = [row._make(values) for values in fields[1]]
+        if not all(fits(values, _TYPES[row]) for values in rows):
+            raise TypeError(f"a row of {kind.__name__}")
+        fields[1] = rows
+    if not fits(fields[:1] if row is not None else fields, _TYPES[kind]):
+        raise TypeError(f"a field of {kind.__name__}")
     return kind(*fields)

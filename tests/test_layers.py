@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "store": (
         ("store.errors", "store.limits"),
-        ("store.ids",),
+        ("store.ids", "store.typed"),
         ("store.records", "store.frame"),
         ("store.clock", "store.digest", "store.layout", "store.names", "store.disk", "store.offload"),
         ("store.catalogue",),
