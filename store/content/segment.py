@@ -183,12 +183,29 @@ def scan(file: File, segment: int) -> Iterator[FoundContent | Corruption]:
             )
             offset = following
             continue
-        try:
-            read_content(file, found.ref)
+        damage = _damage(file, found.ref, size)
+        if damage is None:
             yield found
-        except Corruption as damage:
-            yield damage
-        offset += HEADER_BYTES + padded(found.ref.size)
+            offset += HEADER_BYTES + padded(found.ref.size)
+            continue
+        yield damage
+        # Not behind the bytes that are missing: whoever wrote them may have died, and the next one went on from the
+        # end of what was there.
+        offset = _next_frame(file, segment, offset + HEADER_BYTES, size)
+
+
+def _damage(file: File, ref: ContentRef, size: int) -> Corruption | None:
+    """Why this content of a segment of `size` bytes is not what was written; None where it is."""
+    there = size - ref.offset - HEADER_BYTES
+    if ref.size > there:
+        return Corruption(
+            path=str(file.path), offset=ref.offset, expected=f"{ref.size} bytes of content", found=f"{there}"
+        )
+    try:
+        read_content(file, ref)
+    except Corruption as damage:
+        return damage
+    return None
 
 
 def _next_frame(file: File, segment: int, offset: int, size: int) -> int:

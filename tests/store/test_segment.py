@@ -105,3 +105,23 @@ def test_every_flipped_bit_of_a_header_is_noticed() -> None:
 def test_no_header_is_none() -> None:
     assert decode_header(b"", segment=1, offset=0) is None
     assert decode_header(bytes(HEADER_BYTES), segment=1, offset=0) is None
+
+
+def test_a_scan_finds_what_was_appended_to_a_torn_end(tmp_path: Path) -> None:
+    """Who wrote the header died before its content; the next one went on from where the file ended."""
+    lost, _ = encode(INSTANCE, [new(bytes(5000))], segment=1, start=0)
+    for there in range(0, 1024, 64):
+        end = HEADER_BYTES + there
+        after, refs = encode(
+            INSTANCE,
+            [new(b"kept" * n, n) for n in range(1, 4)],
+            segment=1,
+            start=end,
+        )
+        path = tmp_path / "1.seg"
+        path.write_bytes(lost[:end] + after)
+        file = Disk().open(path)
+        found = list(scan(file, 1))
+        file.close()
+        assert [one.ref for one in found if isinstance(one, FoundContent)] == refs
+        assert [one.offset for one in found if isinstance(one, Corruption)] == [0]
