@@ -44,6 +44,7 @@ from moverq.errors import (
     MoveError,
     NotFound,
     RequestRefused,
+    SourceChanged,
     StaleToken,
 )
 from moverq.model.change import (
@@ -171,6 +172,21 @@ def item_row(state: ItemState) -> store.ItemRow:
     return store.ItemRow._make((*state[:7], 0, 0, *state[7:10], properties))
 
 
+def place_of(cursor: bytes) -> tuple[str, Any]:
+    """Where a seed goes on: among the items, after an id, or among the delivery keys, after a change number.
+
+    Raises:
+        SourceChanged: this is no cursor of ours; the listing has to begin anew.
+    """
+    try:
+        stage, after = msgpack.unpackb(cursor)
+        if type(after) is {"items": bytes, "keys": int}[stage] and (stage == "items" or 0 <= after < 1 << 63):
+            return stage, after
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException):
+        pass
+    raise SourceChanged(why=f"the copy's cursor {cursor[:20].hex()} is none of this kind of mailbox")
+
+
 def folder_digest(folder: store.FolderInfo) -> FolderDigest:
     return FolderDigest(folder.items, folder.bytes, folder.equality)
 
@@ -242,8 +258,7 @@ class StoreMailbox:
         return frozenset(FolderId(folder.folder_id) for folder in folders if folder.items)
 
     async def read_seed(self, cursor: bytes | None, *, bytes_max: int, items_max: int) -> SeedPage:
-        place: Any = ("items", b"") if cursor is None else msgpack.unpackb(cursor)
-        stage, after = place
+        stage, after = place_of(cursor) if cursor is not None else ("items", b"")
         with translated(self.database_name):
             if stage == "keys":
                 return await self._seed_keys(after)

@@ -8,8 +8,10 @@ from functools import lru_cache, partial
 from typing import TypeVar
 
 import msgpack
+from cattrs.errors import BaseValidationError, StructureHandlerNotFoundError
 from cattrs.preconf.msgpack import MsgpackConverter, make_converter
 
+from moverq.errors import EndpointBroken
 from moverq.model.facts import FACT_KINDS, Fact
 from moverq.model.request import MoveRequest
 
@@ -18,8 +20,22 @@ REQUESTS_KEPT = 1024
 """About 2 KiB each. To unpack one costs 0.2 ms, as much as a transaction."""
 
 
+_DAMAGE = (
+    BaseValidationError,
+    StructureHandlerNotFoundError,
+    msgpack.UnpackException,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""What msgpack and cattrs raise on bytes that are no such value."""
+
+
 class Codec:
-    """Packs and unpacks values. What it cannot unpack is damage and raises cattrs' own error."""
+    """Packs and unpacks values."""
 
     def __init__(self) -> None:
         self._converter: MsgpackConverter = make_converter()
@@ -31,7 +47,16 @@ class Codec:
         return packed
 
     def unpack(self, data: bytes, kind: type[T]) -> T:
-        return self._converter.structure(msgpack.unpackb(data), kind)
+        """The value. Raises `EndpointBroken` where the bytes are none: the row is damaged, or of another program."""
+        try:
+            return self._converter.structure(msgpack.unpackb(data), kind)
+        except _DAMAGE as error:
+            name = getattr(kind, "__name__", str(kind))
+            raise EndpointBroken(
+                endpoint="the ledger",
+                why=f"{len(data)} bytes that should be a {name} are none ({first_line(error)}); "
+                f"restore the file from a backup",
+            ) from error
 
     def unpack_request(self, data: bytes) -> MoveRequest:
         """A request as it was asked for: a value that never changes, and is asked for again and again."""
@@ -41,3 +66,10 @@ class Codec:
         """None: a kind that this release does not know."""
         found = self._kinds.get(kind)
         return None if found is None else self.unpack(data, found)
+
+
+def first_line(error: BaseException) -> str:
+    """The innermost cause, short."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{error!r}".splitlines()[0][:120]
