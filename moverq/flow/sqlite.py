@@ -145,26 +145,37 @@ def wal_transactions_lost(log: BinaryIO, frames: int) -> int:
         return 0
     magic, _, page_bytes, _, *salts_and_sums = struct.unpack(">8I", header)
     salts, sums = tuple(salts_and_sums[:2]), tuple(salts_and_sums[2:])
+    if _wal_sums((0, 0), header[:8], header[8:24], magic) != sums:
+        # SQLite takes the log for empty. But a header is synced before any frame, and lies within what a disk writes
+        # whole: it was not torn.
+        return 1 if log.read(WAL_FRAME_HEADER_BYTES).strip(b"\0") else 0
     frame_bytes = WAL_FRAME_HEADER_BYTES + page_bytes
     if frames:
         log.seek(WAL_HEADER_BYTES + (frames - 1) * frame_bytes)
-        sums = struct.unpack(">6I", log.read(WAL_FRAME_HEADER_BYTES))[4:]
+        last = log.read(WAL_FRAME_HEADER_BYTES)
+        if len(last) < WAL_FRAME_HEADER_BYTES:
+            return 0  # emptied since `frames` was counted
+        sums = struct.unpack(">6I", last)[4:]
     ends, position = 0, WAL_HEADER_BYTES + frames * frame_bytes
     log.seek(position)
     while len(frame := log.read(frame_bytes)) == frame_bytes:
         _, pages_after_commit, *found = struct.unpack(">6I", frame[:WAL_FRAME_HEADER_BYTES])
         if tuple(found[:2]) != salts:
             break  # left from before the log began again
-        if position == WAL_HEADER_BYTES + frames * frame_bytes and tuple(found[2:]) == _wal_sums(sums, frame, magic):
+        if position == WAL_HEADER_BYTES + frames * frame_bytes and tuple(found[2:]) == _frame_sums(sums, frame, magic):
             return 0  # not damaged: written since `frames` was counted
         position += frame_bytes
         ends += pages_after_commit != 0
     return ends - 1 if ends > 1 else 0
 
 
-def _wal_sums(sums: tuple[int, ...], frame: bytes, magic: int) -> tuple[int, int]:
+def _frame_sums(sums: tuple[int, ...], frame: bytes, magic: int) -> tuple[int, int]:
+    return _wal_sums(sums, frame[:8], frame[WAL_FRAME_HEADER_BYTES:], magic)
+
+
+def _wal_sums(sums: tuple[int, ...], head: bytes, rest: bytes, magic: int) -> tuple[int, int]:
     first, second = sums
-    data = frame[:8] + frame[WAL_FRAME_HEADER_BYTES:]
+    data = head + rest
     words = struct.unpack(f"{'>' if magic & 1 else '<'}{len(data) // 4}I", data)
     for even, odd in zip(words[::2], words[1::2], strict=True):
         first = (first + even + second) & 0xFFFFFFFF

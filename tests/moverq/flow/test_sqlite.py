@@ -87,12 +87,21 @@ def test_damage_in_the_log_is_told_from_a_torn_tail(tmp_path: Path) -> None:
     good = [file.read_bytes() for file in files]
     frames = (len(good[1]) - 32) // (4096 + 24)
     assert frames == 10, "one frame a transaction"
-    for frame in range(frames):
+
+    def damage(offset: int) -> bytes:
         damaged = bytearray(good[1])
-        damaged[32 + frame * 4120 + 2000] ^= 4
+        damaged[offset] ^= 4
         Path(f"{path}-shm").unlink(missing_ok=True)
         for file, content in zip(files, [good[0], damaged], strict=True):
             file.write_bytes(content)
+        return bytes(damaged)
+
+    for offset in range(32):
+        damage(offset)
+        with pytest.raises(EndpointBroken, match="damaged at its frame 1, and 1 or more"):
+            open_sqlite(path, synchronous="FULL")
+    for frame in range(frames):
+        damaged = damage(32 + frame * 4120 + 2000)
         if frame < frames - 1:
             for _ in range(2):
                 with pytest.raises(EndpointBroken, match=f"damaged at its frame {frame + 1}, and {9 - frame} or more"):
