@@ -3,7 +3,7 @@ PY ?= python3
 BIN := .venv/bin
 K ?=
 
-.PHONY: setup demo test check bench crash clean
+.PHONY: setup demo test check bench crash fuzz clean
 
 setup: .venv/.ready
 
@@ -28,6 +28,11 @@ check: setup
 
 crash: setup
 	$(BIN)/pytest -n 2 tests/crash $(if $(K),-k "$(K)")
+
+# D: decoders by name (all); N: so many inputs for each, else one decoder until stopped.
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --group fuzz
+	$(BIN)/python -m tests.fuzz $(D) $(if $(N),--inputs $(N))
 
 bench: setup
 	$(BIN)/python -m bench $(B)
