@@ -15,7 +15,7 @@ import xxhash
 from store.catalogue.schema import open_catalogue, read_applied
 from store.disk import Disk, File
 from store.errors import Corruption, StoreError
-from store.ids import LogHead, LogPosition, Signature
+from store.ids import LogHead, Signature
 from store.layout import Layout, sealed_checkpoints
 from store.limits import CHECKPOINTS_KEPT, MIB
 
@@ -125,19 +125,23 @@ def checkpoints(disk: Disk, layout: Layout) -> list[Checkpoint]:
         except FileNotFoundError:
             continue
         try:
-            version, signed, generation, offset, chain, size, digest = msgpack.unpackb(file.read(4096, 0))
+            said = msgpack.unpackb(file.read(4096, 0))
         except (ValueError, TypeError, msgpack.UnpackException, StoreError):
             continue
         finally:
             file.close()
-        if version == 1 and (signed, generation, offset) == (signature, position.generation, position.offset):
-            head = LogHead(LogPosition(generation, offset), chain)
-            found.append(Checkpoint(signature, head, path, size, digest))
+        place = [1, signature, position.generation, position.offset]
+        if type(said) is list and said[:4] == place and [type(value) for value in said[4:]] == [bytes, int, bytes]:
+            chain, size, digest = said[4:]
+            found.append(Checkpoint(signature, LogHead(position, chain), path, size, digest))
     return found
 
 
 def verify(disk: Disk, checkpoint: Checkpoint) -> None:
-    """Raises `Corruption` where the copy is not what was sealed."""
+    """Raises `Corruption` where the copy is not what was sealed, or the seal does not say where the copy stands.
+
+    Nothing else would notice the latter before the log was replayed from a running digest that it never had.
+    """
     try:
         file = disk.open(checkpoint.path, readonly=True)
     except FileNotFoundError:
@@ -149,3 +153,15 @@ def verify(disk: Disk, checkpoint: Checkpoint) -> None:
             )
     finally:
         file.close()
+    copy = open_catalogue(checkpoint.path)
+    try:
+        _, head = read_applied(copy)
+    finally:
+        copy.close()
+    if head != checkpoint.head:
+        raise Corruption(
+            path=str(checkpoint.path.with_suffix(".seal")),
+            offset=0,
+            expected=f"the running digest {head.chain.hex()}, which its copy has",
+            found=checkpoint.head.chain.hex(),
+        )

@@ -6,7 +6,10 @@ by the error the decoder documents, with its place and reason. Whatever else it 
 that takes long or asks the disk for more than there is.
 """
 
+import atexit
 import io
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,3 +77,10 @@ class MemoryDisk(Disk):
 def buffered(data: bytes) -> io.BufferedReader:
     """Bytes as a file that is read forward."""
     return io.BufferedReader(io.BytesIO(data))  # type: ignore[arg-type]
+
+
+def place_in_memory() -> Path:
+    """A folder for inputs that have to be files, in memory where there is room for it; gone with the process."""
+    place = Path(tempfile.mkdtemp(prefix="moverq-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place

@@ -5,8 +5,6 @@ whether a mailbox could take what came out.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -26,7 +24,7 @@ from moverq.mailfiles.maildir import (
 from moverq.mailfiles.mbox import FOLDERS_FILE, _has_crlf, _messages, folder_name, is_mbox
 from moverq.mailfiles.names import decode_name, encode_utf7, safe_name
 from moverq.mailfiles.text import from_line_ms, header_ms, looks_like_mail, status_flags
-from tests.fuzz.decoder import REFUSED, TAKEN, Decoder, buffered
+from tests.fuzz.decoder import REFUSED, TAKEN, Decoder, buffered, place_in_memory
 
 HEADER = (
     b"Received: from a by b; Tue, 14 Nov 2023 22:13:20 +0100\r\n\t(folded)\r\nDate: 14 Nov 2023 22:13:20 GMT\r\n"
@@ -57,12 +55,7 @@ def check(found: Iterable[MailItem | NotMail]) -> str:
 
 @cache
 def folder() -> Path:
-    """Where inputs become files: one place in memory, if there is one, for the life of the process."""
-    place = Path(tempfile.mkdtemp(prefix="moverq-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    import atexit
-
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    return place
+    return place_in_memory()
 
 
 def written(name: str, data: bytes) -> Path:

@@ -6,6 +6,7 @@ bytes that a broken program wrote and signed.
 """
 
 import struct
+from functools import cache
 from pathlib import Path
 
 import apsw
@@ -14,18 +15,21 @@ import xxhash
 
 from store import frame, records
 from store.catalogue.apply import Applier
+from store.catalogue.schema import make_catalogue, open_catalogue
 from store.content import segment
-from store.errors import Corruption, StoreError
+from store.disk import Disk
+from store.errors import Corruption
 from store.frame import Frame, FrameKind
 from store.ids import FolderId, InstanceId, ItemId, LogHead, LogPosition, MailboxId, Signature
 from store.layout import Layout
 from store.limits import BLOCK
 from store.log import generation
-from store.log.checkpoint import checkpoints, verify
+from store.log.checkpoint import checkpoints, make_checkpoint, verify
 from store.log.log import Log
 from store.records import ItemRow, Record
 from store.recovery import apply_frame
-from tests.fuzz.decoder import REFUSED, TAKEN, Decoder, MemoryDisk, MemoryFile
+from tests.fuzz.decoder import REFUSED, TAKEN, Decoder, MemoryDisk, MemoryFile, place_in_memory
+from tests.support.crashing_disk import QuickDisk
 from tests.support.store_world import empty_catalogue
 
 SIGNATURE = Signature(b"a timeline here.")
@@ -256,31 +260,35 @@ def segments() -> tuple[bytes, ...]:
 # ---- the seal of a checkpoint
 
 
-COPY = b"a catalogue's bytes"
+@cache
+def sealed() -> tuple[Layout, Path, bytes]:
+    """A database's folder with one checkpoint, its seal's path, and what is in it."""
+    layout = Layout(place_in_memory())
+    catalogue = layout.root / "catalogue.sqlite"
+    make_catalogue(catalogue, signature=SIGNATURE, head=PLACE)
+    db = open_catalogue(catalogue)
+    made = make_checkpoint(QuickDisk(), layout, db)
+    db.close()
+    seal = made.path.with_suffix(".seal")
+    return layout, seal, seal.read_bytes()
 
 
 def judge_seal(data: bytes) -> str:
-    """A seal does not count, or it names the copy; what is sealed but is not the copy is `Corruption`."""
-    path = LAYOUT.checkpoint(SIGNATURE, PLACE.position)
-    disk = MemoryDisk({path: COPY, path.with_suffix(".seal"): data})
-    found = checkpoints(disk, LAYOUT)
+    """A seal does not count; or it says of the copy what is so; or it is `Corruption`."""
+    layout, seal, good = sealed()
+    seal.write_bytes(data)
+    found = checkpoints(Disk(), layout)
     if not found:
         return REFUSED
     (checkpoint,) = found
-    assert (checkpoint.signature, checkpoint.head.position) == (SIGNATURE, PLACE.position)
-    assert isinstance(checkpoint.head.chain, bytes)
-    assert len(checkpoint.head.chain) == 16
     try:
-        verify(disk, checkpoint)
-    except StoreError as damage:
-        assert isinstance(damage, Corruption)
+        verify(Disk(), checkpoint)
+    except Corruption as damage:
+        assert damage.path in (str(seal), str(checkpoint.path))
         return REFUSED
+    assert (checkpoint.signature, checkpoint.head) == (SIGNATURE, PLACE)
+    assert msgpack.unpackb(data) == msgpack.unpackb(good)
     return TAKEN
-
-
-def seals() -> tuple[bytes, ...]:
-    place = [SIGNATURE, PLACE.position.generation, PLACE.position.offset, PLACE.chain]
-    return (msgpack.packb([1, *place, len(COPY), xxhash.xxh3_128_digest(COPY)]),)
 
 
 DECODERS = (
@@ -289,5 +297,5 @@ DECODERS = (
     Decoder("generation-header", judge_generation_header, generation_headers()),
     Decoder("log", judge_log, (whole_log(),)),
     Decoder("segment", judge_segment, segments()),
-    Decoder("seal", judge_seal, seals()),
+    Decoder("seal", judge_seal, (sealed()[2],)),
 )
