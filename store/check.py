@@ -18,14 +18,16 @@ from store.catalogue.apply import Applier
 from store.catalogue.compare import differences
 from store.catalogue.schema import catalogue_error, make_catalogue, open_catalogue, read_applied, write_applied
 from store.content.pool import SegmentReader
+from store.content.segment import HEADER_BYTES, decode_header
 from store.digest import MODULUS, equality_digest, instance_digest
 from store.disk import Disk
 from store.errors import Corruption, StoreBroken, StoreBusy, StoreError
 from store.frame import FrameKind
-from store.ids import LogHead, Signature
+from store.ids import InstanceId, LogHead, Signature
 from store.layout import Layout
 from store.log.checkpoint import checkpoints, verify
 from store.log.log import Log
+from store.records import ItemRow
 from store.recovery import apply_frame
 
 Progress = Callable[[str, int, int], None]
@@ -213,6 +215,22 @@ def _size_of(disk: Disk, layout: Layout, log: Log) -> int:
     return total
 
 
+def _check_header(reader: SegmentReader, row: ItemRow, instance: InstanceId) -> None:
+    """Raises `Corruption` where the header before an item's bytes does not name the item.
+
+    Nobody reads it while the catalogue is there, so here is where its damage is found before it is needed.
+    """
+    file = reader.file(row.segment)
+    found = decode_header(file.read(HEADER_BYTES, row.offset), segment=row.segment, offset=row.offset)
+    if found is None or (found.instance, found.item_id, found.ref) != (instance, row.item_id, row.ref):
+        raise Corruption(
+            path=str(file.path),
+            offset=row.offset,
+            expected="a header that names the item (a rebuild from content alone goes by it)",
+            found="none" if found is None else f"one that names item {found.item_id.hex()}",
+        )
+
+
 def _check_items(disk: Disk, layout: Layout, live: apsw.Connection, report: CheckReport, tell: Progress) -> None:
     """Every item's bytes against their hash, and every folder's sums against its items."""
     reader = SegmentReader(disk, layout)
@@ -222,10 +240,12 @@ def _check_items(disk: Disk, layout: Layout, live: apsw.Connection, report: Chec
     total = sum(queries.used_bytes(live, no) for no in infos)
     try:
         for mailbox_no, row in queries.every_item(live):
+            instance = infos[mailbox_no].instance
             try:
                 reader.read(row.ref)
+                _check_header(reader, row, instance)
             except StoreError as damage:
-                report.add(f"item {row.item_id.hex()} of mailbox {infos[mailbox_no].instance.hex()}: {damage}")
+                report.add(f"item {row.item_id.hex()} of mailbox {instance.hex()}: {damage}")
             equality = equality_digest(row)
             account = sums.setdefault((mailbox_no, row.folder_id), [0, 0, 0, 0])
             account[0] += 1

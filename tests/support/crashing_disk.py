@@ -7,11 +7,15 @@ synced. `power_off` then puts the files into a state that power loss may leave: 
 alone: everything stays as it was seen, and what was not synced may still be lost later.
 
 Each call that changes something counts twice, before its effect and after it: a stop between a sync and whatever
-follows is a state of its own. Blocking reads and locks do not count. SQLite's files are not this disk's business.
+follows is a state of its own. Blocking reads and locks do not count. SQLite's files are not this disk's business, but
+where they are written through `crashing_sqlite`: then they stand on this disk as all others do.
+
+A folder that was made is a name too: until the folder that it is in was synced, power loss takes it with all in it.
 """
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import attrs
@@ -63,8 +67,11 @@ class _Node:
     descriptor: int
     unsynced: list[_Write] = attrs.Factory(list)
 
+    def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
     def content(self) -> bytearray:
-        return bytearray(os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0))
+        return bytearray(os.pread(self.descriptor, self.size(), 0))
 
     def after_power_loss(self, seed: int, rng: random.Random) -> bytearray:
         content = self.content()
@@ -84,12 +91,14 @@ Names = dict[str, _Node]
 class CrashingDisk(Disk):
     """See the module. `stop_at` None: it never stops by itself."""
 
-    def __init__(self, *, stop_at: int | None = None) -> None:
+    def __init__(self, *, stop_at: int | None = None, with_sqlite: bool = False) -> None:
         self.stop_at = stop_at
+        self.with_sqlite = with_sqlite
         self.calls = 0
         self.is_off = False
         self._nodes: dict[int, _Node] = {}
         self._durable: dict[Path, Names] = {}
+        self._new_folders: set[Path] = set()
         self._open: list[File] = []
 
     def __repr__(self) -> str:
@@ -114,7 +123,7 @@ class CrashingDisk(Disk):
         if makes:
             self.step()
         plain = super().open(path, create=create, exclusive=exclusive, readonly=readonly)
-        file = _CrashingFile(self, plain, self._node(path, is_new=makes))
+        file = _CrashingFile(self, plain, self.node(path, is_new=makes))
         self._open.append(file)
         if makes:
             self.step()
@@ -122,7 +131,7 @@ class CrashingDisk(Disk):
 
     def replace(self, old: Path, new: Path) -> None:
         self._look(old.parent)
-        self._node(old)
+        self.node(old)
         self.step()
         super().replace(old, new)
         self.step()
@@ -135,17 +144,56 @@ class CrashingDisk(Disk):
         super().remove(path)
         self.step()
 
+    def make_folder(self, folder: Path) -> None:
+        if self.is_off:
+            raise PowerLoss
+        super().make_folder(folder)
+
     def sync_folder(self, folder: Path) -> None:
         self._look(folder)
         self.step()
-        self._durable[folder] = self._names(folder)
+        self.folder_is_durable(folder)
         self.step()
+
+    def folder_is_durable(self, folder: Path) -> None:
+        """The names in `folder` survive power loss."""
+        self._look(folder)
+        self._durable[folder] = self._names(folder)
+        self._new_folders -= {path for path in self._new_folders if path.parent == folder}
+
+    # ---- one file's calls
+
+    def node_of(self, path: Path, *, is_new: bool) -> "_Node":
+        """The file at `path`, which somebody else has just opened, or made."""
+        self._look(path.parent)
+        return self.node(path, is_new=is_new)
+
+    def before_write(self, node: "_Node", data: bytes, offset: int) -> None:
+        """A step; then the caller writes, and until the next sync these bytes may be lost or torn."""
+        self.step()
+        node.unsynced.append(_Write(offset, data, os.pread(node.descriptor, len(data), offset), node.size()))
+
+    def before_truncate(self, node: "_Node", size: int) -> None:
+        self.step()
+        old_size = node.size()
+        old = os.pread(node.descriptor, max(old_size - size, 0), size)
+        node.unsynced.append(_Write(size, b"", old, old_size, is_truncation=True))
 
     # ---- what is durable
 
+    def watch(self, root: Path) -> None:
+        """All that is below `root` now has been there for long; folders made from now on have not."""
+        for folder, _, _ in os.walk(root, topdown=False):
+            self._look(Path(folder))
+
     def _look(self, folder: Path) -> None:
-        """What is in a folder when this disk first sees it has been there for long."""
+        """What is in a folder when this disk first sees it has been there for long, unless the folder itself is new in
+        one that it saw before."""
         if folder not in self._durable and folder.is_dir():
+            if folder.parent in self._durable:
+                self._new_folders.add(folder)
+                self._durable[folder] = {}
+                return
             names = self._names(folder)
             for node in names.values():
                 node.unsynced.clear()
@@ -153,12 +201,15 @@ class CrashingDisk(Disk):
 
     def _names(self, folder: Path) -> Names:
         return {
-            name: self._node(folder / name)
+            name: self.node(folder / name)
             for name in os.listdir(folder)
-            if not name.startswith("catalogue") and (folder / name).is_file()
+            if self._is_ours(name) and (folder / name).is_file()
         }
 
-    def _node(self, path: Path, *, is_new: bool = False) -> _Node:
+    def _is_ours(self, name: str) -> bool:
+        return not name.endswith("-shm") if self.with_sqlite else not name.startswith("catalogue")
+
+    def node(self, path: Path, *, is_new: bool = False) -> _Node:
         number = path.stat().st_ino
         node = self._nodes.get(number)
         if node is None:
@@ -181,7 +232,15 @@ class CrashingDisk(Disk):
         """The files are as power loss may leave them; this disk is not to be used again."""
         self.kill()
         rng = random.Random(seed)
+        for folder in sorted(self._new_folders):
+            if seed == 0 or (seed > 1 and rng.random() < 0.5):
+                shutil.rmtree(folder, ignore_errors=True)
         for folder, durable in self._durable.items():
+            if not folder.is_dir():
+                continue
+            if self.with_sqlite:
+                for shared in folder.glob("*-shm"):
+                    shared.unlink()  # never on the disk: it is memory
             present = self._names(folder)
             for name in sorted(durable.keys() | present.keys()):
                 old, new = durable.get(name), present.get(name)
@@ -229,9 +288,7 @@ class _CrashingFile(File):
         return super().read(size, offset)
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
-        self._disk.step()
-        old_size = self.size()
-        self._node.unsynced.append(_Write(offset, bytes(data), super().read(len(data), offset), old_size))
+        self._disk.before_write(self._node, bytes(data), offset)
         super().write(data, offset)
         self._disk.step()
 
@@ -241,8 +298,6 @@ class _CrashingFile(File):
         self._disk.step()
 
     def truncate(self, size: int) -> None:
-        self._disk.step()
-        old_size = self.size()
-        self._node.unsynced.append(_Write(size, b"", super().read(old_size - size, size), old_size, is_truncation=True))
+        self._disk.before_truncate(self._node, size)
         super().truncate(size)
         self._disk.step()
