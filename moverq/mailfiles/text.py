@@ -15,8 +15,8 @@ FROM_DATE = re.compile(
     rb"(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +(\d{1,2}) +(\d{1,2}):(\d{2})(?::(\d{2}))?"
     rb"(?: +([+-]\d{4}|[A-Za-z]{1,5}))* +(\d{4})(?: +([+-]\d{4}))?"
 )
-ZONE_S_MAX = 86400
-"""A zone that is farther from UTC is none: its numbers would make any date."""
+DATE_S_MAX = 253402300799
+"""The end of the year 9999. The numbers in a header, zone and seconds too, may be of any size."""
 MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
 RECEIVED = re.compile(rb"^Received:([^\n]*\n(?:[ \t][^\n]*\n)*)", re.IGNORECASE | re.MULTILINE)
 DATE = re.compile(rb"^Date:([^\n]*\n(?:[ \t][^\n]*\n)*)", re.IGNORECASE | re.MULTILINE)
@@ -103,8 +103,7 @@ def looks_like_mail(head: bytes) -> bool:
 def _date_ms(raw: bytes) -> int | None:
     try:
         parsed = parsedate_tz(" ".join(raw.decode("latin-1").split()))
-        if parsed is None or not 1970 <= parsed[0] <= 9999 or abs(parsed[9] or 0) > ZONE_S_MAX:
-            return None
-        return mktime_tz(parsed) * 1000
+        date_s = -1 if parsed is None else mktime_tz(parsed)
+        return date_s * 1000 if 0 <= date_s <= DATE_S_MAX else None
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
