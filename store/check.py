@@ -113,6 +113,14 @@ def _check(
     finally:
         log.close()
     _check_items(disk, layout, live, report, tell)
+    _check_pages(layout, live, report)
+
+
+def _check_pages(layout: Layout, live: apsw.Connection, report: CheckReport) -> None:
+    """Every page that is in use, those of the indexes too, which nothing above had to read."""
+    for (said,) in live.execute("PRAGMA integrity_check(1)"):
+        if said != "ok":
+            report.add(f"{layout.catalogue} is damaged ({said}); `moverq store rebuild` makes it anew from the log")
 
 
 def _hold_view(disk: Disk, layout: Layout, live: apsw.Connection) -> tuple[Signature, LogHead]:

@@ -86,10 +86,12 @@ async def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
     async with opened(path, disk=QuickDisk()) as database:
         expected = await snapshot(database)
         quiet = await quiet_places(database)
-    files = {found: found.read_bytes() for found in path.rglob("*") if found.is_file() and found.stat().st_size}
     assert len(list(Layout(path).log.iterdir())) >= 2
-    assert check_database(path).ok
-    return Small(path, {found: found.read_bytes() for found in files}, expected, quiet)
+    files = {found: found.read_bytes() for found in path.rglob("*") if found.is_file()}
+    made = Small(path, files, expected, quiet)
+    made.restore()
+    assert await noticed(made) is None, "something is wrong before anything was flipped"
+    return made
 
 
 async def quiet_places(database: store.Database) -> dict[Path, list[tuple[int, int, str]]]:
@@ -169,6 +171,7 @@ async def test_a_flipped_bit_is_noticed_or_means_nothing(small: Small) -> None:
         assert by or why, f"bit {bit % 8} of byte {bit // 8} of {path} was flipped, and nobody noticed"
         outcomes[kind, f"noticed by {by}" if by else f"nothing: {why}"] += 1
         small.restore()
+    assert await noticed(small) is None, "something is wrong although all is as it was"
     print(f"{outcomes.total()} bits of {dict(Counter(kind for kind, _, _ in bits(small)))}")
     for (kind, outcome), times in sorted(outcomes.items()):
         print(f"  {times:7,}  {kind:10}  {outcome}")
