@@ -115,8 +115,8 @@ def _digest(file: File) -> bytes:
     return running.digest()
 
 
-def checkpoints(disk: Disk, layout: Layout) -> list[Checkpoint]:
-    """Those that are sealed, oldest first; a seal that cannot be read does not count."""
+def checkpoints(disk: Disk, layout: Layout, *, damaged: list[Path] | None = None) -> list[Checkpoint]:
+    """Those that are sealed, oldest first. A seal that cannot be read does not count; it goes into `damaged`."""
     found = []
     for signature, position in sealed_checkpoints(disk.names(layout.checkpoints)):
         path = layout.checkpoint(signature, position)
@@ -127,13 +127,15 @@ def checkpoints(disk: Disk, layout: Layout) -> list[Checkpoint]:
         try:
             said = msgpack.unpackb(file.read(4096, 0))
         except (ValueError, TypeError, msgpack.UnpackException, StoreError):
-            continue
+            said = None
         finally:
             file.close()
         place = [1, signature, position.generation, position.offset]
         if type(said) is list and said[:4] == place and [type(value) for value in said[4:]] == [bytes, int, bytes]:
             chain, size, digest = said[4:]
             found.append(Checkpoint(signature, LogHead(position, chain), path, size, digest))
+        elif damaged is not None:
+            damaged.append(path.with_suffix(".seal"))
     return found
 
 
