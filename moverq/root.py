@@ -45,6 +45,7 @@ from moverq.endpoints.store import (
 from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
 from moverq.flow.clock import now_ms
+from moverq.flow.folders import make_folder
 from moverq.flow.offload import InThread
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
@@ -94,8 +95,7 @@ async def init_root(path: Path | str, organisation: str = "example") -> None:
 
     def prepare() -> None:
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            (root / DATABASES).mkdir(exist_ok=True)
+            make_folder(root / DATABASES)
         except OSError as error:
             raise EndpointBroken(endpoint=str(root), why=f"cannot be made: {error.strerror}") from error
 

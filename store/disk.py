@@ -176,8 +176,11 @@ class Disk:
             raise store_error(folder, error) from error
 
     def make_folder(self, folder: Path) -> None:
+        """`folder` is there. Durable, also where somebody else had just made it: what is synced in a folder is lost
+        with the folder's own name."""
         with translated(folder):
             os.makedirs(folder, mode=0o700, exist_ok=True)
+        self.sync_folder(folder.parent)
 
     def replace(self, old: Path, new: Path) -> None:
         """`new` is what `old` was, or still what it was before: never anything between. Durable after `sync_folder`."""

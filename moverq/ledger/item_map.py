@@ -26,6 +26,7 @@ import apsw
 import msgpack
 
 from moverq.errors import StaleToken
+from moverq.flow.folders import make_folder
 from moverq.flow.offload import Offload
 from moverq.flow.sqlite import bring_up, insert_rows, open_sqlite, sqlite_errors, transaction
 from moverq.ledger.codec import Codec
@@ -237,7 +238,8 @@ class ItemMap:
     def _db(self) -> apsw.Connection:
         """Opened, and made, by the first who needs it: a request that is over has no map, and gets none."""
         if self._connection is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():
+                make_folder(self.path.parent)
             connection = open_sqlite(self.path, synchronous="FULL")
             bring_up(connection, kind="item map", application_id=MAP_APPLICATION_ID, steps=MAP_STEPS)
             connection.wal_autocheckpoint(CHECKPOINT_PAGES)

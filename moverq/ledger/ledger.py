@@ -23,6 +23,7 @@ import attrs
 import trio
 
 from moverq.errors import NotFound, RequestRefused, StaleToken
+from moverq.flow.folders import make_folder, sync_folder
 from moverq.flow.group_commit import GroupCommit
 from moverq.flow.offload import Offload
 from moverq.flow.sqlite import Watcher, bring_up, open_sqlite, sqlite_errors
@@ -86,7 +87,8 @@ class Ledger:
         offload = make_offload()
 
         def connect() -> apsw.Connection:
-            root.mkdir(parents=True, exist_ok=True)
+            if not root.exists():
+                make_folder(root)
             db = open_sqlite(root / "ledger.sqlite", synchronous="FULL")
             bring_up(db, kind="move ledger", application_id=APPLICATION_ID, steps=LEDGER_STEPS)
             return db
@@ -373,13 +375,14 @@ class Ledger:
         path = folder / name
 
         def write() -> Path:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             draft = path.with_suffix(".draft")
             with open(draft, "wb") as file:
                 file.write(raw[: self.limits.quarantine_item_bytes_max])
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, path)
+            sync_folder(folder)
             return path
 
         return await self._offload(write)

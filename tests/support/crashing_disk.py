@@ -98,7 +98,8 @@ class CrashingDisk(Disk):
         self.is_off = False
         self._nodes: dict[int, _Node] = {}
         self._durable: dict[Path, Names] = {}
-        self._new_folders: set[Path] = set()
+        self._folders: set[Path] = set()
+        """Whose names are durable."""
         self._open: list[File] = []
 
     def __repr__(self) -> str:
@@ -159,7 +160,7 @@ class CrashingDisk(Disk):
         """The names in `folder` survive power loss."""
         self._look(folder)
         self._durable[folder] = self._names(folder)
-        self._new_folders -= {path for path in self._new_folders if path.parent == folder}
+        self._folders |= {Path(found) for found in os.scandir(folder) if found.is_dir()}
 
     # ---- one file's calls
 
@@ -190,10 +191,10 @@ class CrashingDisk(Disk):
         """What is in a folder when this disk first sees it has been there for long, unless the folder itself is new in
         one that it saw before."""
         if folder not in self._durable and folder.is_dir():
-            if folder.parent in self._durable:
-                self._new_folders.add(folder)
+            if folder.parent in self._durable and folder not in self._folders:
                 self._durable[folder] = {}
                 return
+            self._folders |= {folder, *(Path(found) for found in os.scandir(folder) if found.is_dir())}
             names = self._names(folder)
             for node in names.values():
                 node.unsynced.clear()
@@ -232,7 +233,7 @@ class CrashingDisk(Disk):
         """The files are as power loss may leave them; this disk is not to be used again."""
         self.kill()
         rng = random.Random(seed)
-        for folder in sorted(self._new_folders):
+        for folder in sorted(self._durable.keys() - self._folders):
             if seed == 0 or (seed > 1 and rng.random() < 0.5):
                 shutil.rmtree(folder, ignore_errors=True)
         for folder, durable in self._durable.items():
