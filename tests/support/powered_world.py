@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import attrs
 import trio
@@ -19,8 +20,11 @@ from moverq import moves
 from moverq.directory.directory import DatabaseEntry, Server
 from moverq.directory.sqlite import init_directory, open_directory
 from moverq.endpoints.base import GuardMode, Home
+from moverq.flow import folders
+from moverq.ledger import ledger as ledger_file
 from moverq.ledger.ledger import Ledger
 from moverq.mailbox_files import folder_paths
+from moverq.model.facts import SeedWatermark
 from moverq.model.ids import InstanceId, RequestId
 from moverq.model.request import Status
 from store.check import check_database
@@ -76,6 +80,8 @@ class PoweredWorld(StoreWorld):
         if self.seam is not None:
             self.seam.disk = disk if isinstance(disk, CrashingDisk) else None
         async with AsyncExitStack() as stack:
+            stack.enter_context(patch.object(folders, "sync_folder", disk.sync_folder))
+            stack.enter_context(patch.object(ledger_file, "sync_folder", disk.sync_folder))
             directory = open_directory(self.root / "directory.sqlite", offload=Inline())
             self.directory = await stack.enter_async_context(directory)  # type: ignore[assignment]
             databases = {
@@ -244,6 +250,8 @@ async def there_and_back(process: Process) -> None:
         stats = await moves.get(ledger, request.request_id)
         assert stats.status == Status.COMPLETED.value, stats.message
         assert stats.digest_source == stats.digest_target == stats.digest_ledger
+    # The order of writes alone holds this: verification had nothing to find, and nothing was compared anew.
+    assert (await ledger.facts(there.request_id)).need(SeedWatermark).generation == 1
 
 
 async def check_safe(process: Process) -> int:
