@@ -222,8 +222,9 @@ class Job:
 
     async def _note_unsettled(self, errors: tuple[Exception, ...]) -> bool:
         """What keeps this move from being settled is in its row. False: only an operator can help."""
-        if self._token is None:
-            return True
+        ledger = self.tools.ledger
+        # Where not even a token could be taken, the row still has its last one, and a word is said under that.
+        token = self._token if self._token is not None else (await ledger.get(self.request_id)).token
         hopeless = max(_remedy(error) for error in errors) >= Remedy.OPERATOR
         entry = ReportEntry(
             at_ms=self.tools.now_ms(),
@@ -235,7 +236,7 @@ class Job:
             status=Status.FAILED if hopeless else None, message=entry.text, taken_wishes=("retry",) if hopeless else ()
         )
         try:
-            await self.tools.ledger.write(self.request_id, self._token, entries=(entry,), change=change)
+            await ledger.write(self.request_id, token, entries=(entry,), change=change)
         except StaleToken:
             return False
         return not hopeless

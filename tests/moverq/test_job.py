@@ -8,7 +8,7 @@ import trio
 
 from moverq import moves
 from moverq.endpoints.base import GuardMode
-from moverq.errors import EndpointUnavailable, MailboxLocked, RequestRefused
+from moverq.errors import EndpointBroken, EndpointUnavailable, MailboxLocked, RequestRefused
 from moverq.model.ids import RequestId
 from moverq.model.report import EntryKind, MoveReport
 from moverq.model.statistics import MoveStatistics
@@ -386,4 +386,19 @@ async def test_a_cancelled_job_goes_on_from_the_ledger(desk: Desk, autojump_cloc
     with trio.move_on_after(5):
         await job.run()
     await moves.complete(await desk.engine.ledger(), request_id)
+    assert (await desk.run(request_id)).status == "Completed"
+
+
+async def test_a_move_that_cannot_even_begin_says_why(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory's disk is full: no token can be taken, and nothing but the ledger can tell."""
+    request_id = await desk.ask()
+
+    async def full(*_: object) -> int:
+        raise EndpointBroken(endpoint="the directory", why="the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.engine.directory, "take_token", full)
+        stats = await desk.run(request_id)
+    assert (stats.status, stats.message) == ("Failed", "the directory: the disk is full")
+    await moves.resume(await desk.engine.ledger(), request_id)
     assert (await desk.run(request_id)).status == "Completed"
