@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from moverq.errors import MoveError
 from moverq.root import Root, open_root
 
 ADDRESS = "ada@example.com"
@@ -40,8 +41,27 @@ async def deliver(root: Root, account: Account) -> None:
         await trio.sleep(0.01)
 
 
-def body(key: str) -> bytes:
-    return f"Subject: {key}\r\n\r\n{key}".encode()
+async def insist(root: Root, account: Account) -> None:
+    """Large messages, each again until it is accepted, as an MTA's queue does; what refused it is told."""
+    name = f"{os.getpid()}"
+    for number in itertools.count():
+        key = f"{name}-{number}"
+        account.say("try", key)
+        while True:
+            try:
+                with trio.fail_after(60):
+                    await root.deliver(ADDRESS, body(key, 20_000), key=key.encode())
+            except MoveError as error:
+                account.say("refused", key, type(error).__name__, str(error).replace("\n", " "))
+                await trio.sleep(0.2)
+            else:
+                account.say("done", key)
+                break
+        await trio.sleep(0.2)
+
+
+def body(key: str, size: int = 0) -> bytes:
+    return f"Subject: {key}\r\n\r\n{'x' * size}\n{key}".encode() if size else f"Subject: {key}\r\n\r\n{key}".encode()
 
 
 async def flag(root: Root, account: Account) -> None:
@@ -67,7 +87,7 @@ async def worker(root: Root, account: Account) -> None:
     await root.worker()
 
 
-KINDS = {"deliver": deliver, "flag": flag, "worker": worker}
+KINDS = {"deliver": deliver, "insist": insist, "flag": flag, "worker": worker}
 
 
 async def main(kind: str, path: str, account: str) -> None:
