@@ -1,0 +1,81 @@
+"""Two workers fight for one move, as real processes: the lock that keeps them apart is taken away, again and again, and
+one of them is asleep at random (SIGSTOP), to wake in the middle of what the other does.
+
+The file lock is there for efficiency alone; without it the higher token has to win, and the other has to stop.
+`MOVERQ_RIVAL_MOVES` for a long run.
+"""
+
+import os
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+
+from moverq.model.ids import RequestId
+from moverq.root import Root, init_root, open_root
+from tests.e2e.actors import ADDRESS
+from tests.e2e.test_killed_workers import actor, check, fill, started
+
+MOVES = int(os.environ.get("MOVERQ_RIVAL_MOVES", "2"))
+
+pytestmark = pytest.mark.slow
+
+
+async def test_two_workers_that_fight_for_a_move_lose_nothing_and_end_it_once(tmp_path: Path) -> None:
+    path = tmp_path / "root"
+    accounts = {name: tmp_path / name for name in ("one", "two", "flags", "left", "right")}
+    await init_root(path)
+    async with open_root(path) as root:
+        for number in "12":
+            await root.server_add(f"MBX{number}", version="2010")
+            await root.database_add(f"DB{number}", server=f"MBX{number}")
+        await root.mailbox_add(ADDRESS, database="DB1")
+        await fill(root)
+        with (
+            actor("deliver", path, accounts["one"]),
+            actor("deliver", path, accounts["two"]),
+            actor("flag", path, accounts["flags"]),
+            actor("worker", path, accounts["left"]) as left,
+            actor("worker", path, accounts["right"]) as right,
+        ):
+            for name in ("one", "two", "flags", "left", "right"):
+                await started(accounts[name], 1)
+            takeovers = await fought_over(root, (left, right), random.Random(4711))
+        print(f"{MOVES} moves, {takeovers} times one worker took a move from the other")
+        assert takeovers >= MOVES / 2
+        await check(root, accounts)
+
+
+async def fought_over(root: Root, workers: tuple["subprocess.Popen[bytes]", ...], rng: random.Random) -> int:
+    """Moves there and back, each a request of its own. Returns how often a token was taken that was not the first."""
+    tokens = 0
+    for _ in range(MOVES):
+        home = (await root.directory.locate(ADDRESS)).register.home.database
+        before = (await root.directory.locate(ADDRESS)).token
+        request = await root.move(ADDRESS, to="DB2" if home == "DB1" else "DB1")
+        await fight(root, request, workers, rng)
+        tokens += (await root.directory.locate(ADDRESS)).token - before - 1
+        await root.complete(request)
+        with trio.fail_after(60):
+            while (await root.move_show(request)).sync_stage != "SyncFinished":  # noqa: ASYNC110 (other processes)
+                await trio.sleep(0.02)
+    return tokens
+
+
+async def fight(
+    root: Root, request: RequestId, workers: tuple["subprocess.Popen[bytes]", ...], rng: random.Random
+) -> None:
+    """Until the move is completed: nobody has the lock for long, and now one, now the other is asleep."""
+    with trio.fail_after(120):
+        while (shown := await root.move_show(request)).status != "Completed":
+            assert shown.status != "Failed", shown.message
+            root.ledger.lock_path(request).unlink(missing_ok=True)
+            sleeper = rng.choice(workers)
+            assert sleeper.poll() is None, "a worker died of the fight"
+            sleeper.send_signal(signal.SIGSTOP)
+            await trio.sleep(rng.uniform(0, 0.3))
+            sleeper.send_signal(signal.SIGCONT)
+            await trio.sleep(rng.uniform(0, 0.05))
