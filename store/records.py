@@ -14,7 +14,7 @@ import attrs
 import msgpack
 
 from store.ids import ContentRef, FolderId, InstanceId, ItemId, MailboxId
-from store.typed import fits, types_of
+from store.typed import fitting
 
 
 class Mode(IntEnum):
@@ -274,9 +274,9 @@ _ROWS: dict[type[Record], type[Any]] = {
     DeliveryKeysPut: DeliveryKeyRow,
 }
 _FIELDS = {kind: tuple(field.name for field in attrs.fields(kind)) for kind in _KINDS.values()}
-_TYPES = {
-    **{kind: types_of(kind, [name for name in names if name != "rows"]) for kind, names in _FIELDS.items()},
-    **{row: types_of(row, row._fields) for row in set(_ROWS.values())},
+_FITS = {
+    **{kind: fitting(kind, [name for name in names if name != "rows"]) for kind, names in _FIELDS.items()},
+    **{row: fitting(row, row._fields) for row in set(_ROWS.values())},
 }
 
 Transaction = Sequence[Record]
@@ -319,9 +319,9 @@ def _record(parts: tuple[Any, ...]) -> Record:
     row = _ROWS.get(kind)
     if row is not None:
         rows = [row._make(values) for values in fields[1]]
-        if not all(fits(values, _TYPES[row]) for values in rows):
+        if not all(map(_FITS[row], rows)):
             raise TypeError(f"a row of {kind.__name__}")
         fields[1] = rows
-    if not fits(fields[:1] if row is not None else fields, _TYPES[kind]):
+    if not _FITS[kind](fields[:1] if row is not None else fields):
         raise TypeError(f"a field of {kind.__name__}")
     return kind(*fields)

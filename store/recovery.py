@@ -62,7 +62,7 @@ def apply_frame(applier: Applier, frame: Frame, *, path: str) -> None:
     try:
         for transaction in decode(frame.payload):
             applier.apply(transaction)
-    except (ValueError, KeyError, AssertionError, NoSuchMailbox, apsw.ConstraintError) as error:
+    except (ValueError, KeyError, OverflowError, AssertionError, NoSuchMailbox, apsw.ConstraintError) as error:
         raise Corruption(
             path=path, offset=frame.start.offset, expected="records that follow from those before", found=str(error)
         ) from error
