@@ -29,7 +29,7 @@ check: setup
 crash: setup
 	$(BIN)/pytest -n 2 tests/crash $(if $(K),-k "$(K)")
 
-# D: decoders by name (all); N: so many inputs for each, else one decoder until stopped.
+# D: decoders by name (all); N: so many inputs for each, else until stopped.
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --group fuzz
 	$(BIN)/python -m tests.fuzz $(D) $(if $(N),--inputs $(N))

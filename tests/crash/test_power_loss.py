@@ -7,6 +7,7 @@ some of them, others every day, and a failure says which: `MOVERQ_CRASH_OFFSET` 
 """
 
 import os
+import random
 import shutil
 import time
 from collections.abc import Awaitable, Iterator
@@ -123,21 +124,32 @@ def again(template: PoweredWorld, tmp_path: Path) -> PoweredWorld:
     return PoweredWorld(root, now=template.now, seam=template.seam, seen=template.seen)
 
 
-async def stopped_in_a_move(template: PoweredWorld, tmp_path: Path, stop_at: int, which: int) -> bool:
+async def stopped_in_a_move(
+    template: PoweredWorld, tmp_path: Path, stop_at: int, which: int, *, again_at: int | None = None
+) -> bool:
+    """Has it stopped there? The one that goes on is stopped too, at its own call `again_at`."""
     world = again(template, tmp_path)
+    stopped = await power_goes(world, stop_at, which)
+    if again_at is not None:
+        await power_goes(world, again_at, which)
+    async with world.on(QuickDisk()) as process:
+        world.done = await check_safe(process)
+        await there_and_back(process)
+        await check_end(process)
+    return stopped
+
+
+async def power_goes(world: PoweredWorld, stop_at: int, which: int) -> bool:
     disk = CrashingDisk(stop_at=stop_at, with_sqlite=True)
     disk.watch(world.root)
 
     async def scenario() -> None:
         async with world.on(disk) as process:
+            world.done = await check_safe(process)
             await there_and_back(process)
 
     stopped = await ended_by_power_loss(disk, scenario())
     disk.power_off(seed_of(stop_at, which))
-    async with world.on(QuickDisk()) as process:
-        world.done = await check_safe(process)
-        await there_and_back(process)
-        await check_end(process)
     return stopped
 
 
@@ -163,4 +175,18 @@ async def test_here_and_there_a_move_loses_nothing_when_the_power_goes(world: Po
 @pytest.mark.slow
 async def test_a_move_there_and_back_loses_nothing_wherever_the_power_goes(world: PoweredWorld, tmp_path: Path) -> None:
     leaving = (LOST, KEPT, 2, 3) if FULL else (2,)
-    assert await stop_a_move_at(world, tmp_path, stride=1 if FULL else 5, leaving=leaving) > 1000
+    assert await stop_a_move_at(world, tmp_path, stride=1 if FULL else 9, leaving=leaving) > 1000
+
+
+@pytest.mark.slow
+async def test_the_power_may_go_again_while_a_move_recovers(world: PoweredWorld, tmp_path: Path) -> None:
+    """Pairs of calls at random, the second one mostly soon: in the recovery of databases and in the settling."""
+    rng = random.Random(OFFSET)
+    for _ in range(1000 if FULL else 25):
+        stop_at, again_at = rng.randrange(1, 1200), rng.choice((rng.randrange(1, 120), rng.randrange(1, 1200)))
+        which = rng.choice((LOST, KEPT, 2, 3))
+        try:
+            await stopped_in_a_move(world, tmp_path, stop_at, which, again_at=again_at)
+        except BaseException as error:
+            error.add_note(f"calls {stop_at} and {again_at}, what is left {which}; MOVERQ_CRASH_OFFSET={OFFSET}")
+            raise

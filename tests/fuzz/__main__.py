@@ -1,7 +1,7 @@
 """Fuzz decoders, guided by coverage: `python -m tests.fuzz [DECODER …] [--inputs N] [--corpus FOLDER]`.
 
 Each decoder in turn (all of them, if none is named), each in a process of its own, because libFuzzer ends the one it
-runs in. With `--inputs` each gets so many; without, one decoder runs until it is stopped. What was reached is kept in
+runs in. With `--inputs` each gets so many; without, it goes on until it is stopped. What was reached is kept in
 the corpus folder, so the next run goes on from there. An input that a judge objects to is written beside it; put it
 into `tests/fuzz/found/DECODER/` and the tests look at it for ever.
 """
@@ -9,8 +9,11 @@ into `tests/fuzz/found/DECODER/` and the tests look at it for ever.
 import argparse
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
 
+TURN_INPUTS = 100_000
+"""Where several decoders are fuzzed without end, each has so many before it is the next one's turn."""
 SECONDS_MAX = 10
 """One input's time."""
 MEGABYTES_MAX = 2048
@@ -36,13 +39,17 @@ def main() -> int:
 
     if unknown := set(asked.decoders) - set(DECODERS):
         parser.error(f"there is no decoder {', '.join(sorted(unknown))}: there are {', '.join(DECODERS)}")
-    for name in asked.decoders or DECODERS:
+    names = asked.decoders or list(DECODERS)
+    forever = asked.inputs < 0 and len(names) > 1
+    for number, name in enumerate(cycle(names) if forever else names):
+        inputs = TURN_INPUTS if forever else asked.inputs
         command = [sys.executable, "-m", "tests.fuzz", name, "--in-this-process", "--corpus", str(asked.corpus)]
-        code = subprocess.run([*command, "--inputs", str(asked.inputs), "--seed", str(asked.seed)]).returncode
+        seed = asked.seed and asked.seed + number  # 0: another one each time
+        code = subprocess.run([*command, "--inputs", str(inputs), "--seed", str(seed)]).returncode
         if code:
             print(f"{name}: an input that its judge objects to is in {asked.corpus / name}", file=sys.stderr)
             return code
-        print(f"{name}: {asked.inputs} inputs, nothing found", flush=True)
+        print(f"{name}: {inputs} inputs, nothing found", flush=True)
     return 0
 
 
