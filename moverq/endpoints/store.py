@@ -9,7 +9,7 @@ is the last id, and after the items come the delivery keys by modseq.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -178,12 +178,12 @@ def place_of(cursor: bytes) -> tuple[str, Any]:
     Raises:
         SourceChanged: this is no cursor of ours; the listing has to begin anew.
     """
-    try:
+    stage: Any = None
+    after: Any = None
+    with suppress(ValueError, TypeError, msgpack.UnpackException):
         stage, after = msgpack.unpackb(cursor)
-        if type(after) is {"items": bytes, "keys": int}[stage] and (stage == "items" or 0 <= after < 1 << 63):
-            return stage, after
-    except (ValueError, TypeError, KeyError, msgpack.UnpackException):
-        pass
+    if (stage == "items" and type(after) is bytes) or (stage == "keys" and type(after) is int and 0 <= after < 1 << 63):
+        return stage, after
     raise SourceChanged(why=f"the copy's cursor {cursor[:20].hex()} is none of this kind of mailbox")
 
 
@@ -258,7 +258,8 @@ class StoreMailbox:
         return frozenset(FolderId(folder.folder_id) for folder in folders if folder.items)
 
     async def read_seed(self, cursor: bytes | None, *, bytes_max: int, items_max: int) -> SeedPage:
-        stage, after = place_of(cursor) if cursor is not None else ("items", b"")
+        place: tuple[str, Any] = ("items", b"") if cursor is None else place_of(cursor)
+        stage, after = place
         with translated(self.database_name):
             if stage == "keys":
                 return await self._seed_keys(after)

@@ -63,8 +63,7 @@ def judge_cursor(data: bytes) -> str:
     except MoveError as refusal:
         assert str(refusal)
         return REFUSED
-    assert stage in ("items", "keys")
-    assert type(after) is int
+    assert (stage, type(after)) in (("items", bytes), ("keys", int))
     return TAKEN
 
 
@@ -97,6 +96,8 @@ def judge_wal(data: bytes) -> str:
 
 DECODERS = (
     Decoder("ledger-value", judge_value, values()),
-    Decoder("seed-cursor", judge_cursor, (msgpack.packb(("items", 9)), msgpack.packb(("keys", 1 << 40)))),
+    Decoder(
+        "seed-cursor", judge_cursor, (msgpack.packb(("items", b"an item's id....")), msgpack.packb(("keys", 1 << 40)))
+    ),
     Decoder("sqlite-log", judge_wal, (wal(4), wal(2), wal(3)[:1500] + bytes(2000))),
 )

@@ -249,11 +249,13 @@ def judge_segment(data: bytes) -> str:
 
 
 def segments() -> tuple[bytes, ...]:
-    new = [
-        segment.NewContent(ItemId(b"item %d" % number + b"." * 10), INBOX, number, number, content)
-        for number, content in enumerate((b"", b"a" * 64, b"b" * 65, b"MVQC" * 40))
+    contents = (b"", b"a" * 64, b"b" * 65, b"MVQC" * 40)
+    headers = [
+        segment.NewContent(ItemId(b"item %d" % number + b"." * 10), INBOX, number, number)
+        for number in range(len(contents))
     ]
-    raw, _ = segment.encode(INSTANCE, new, segment=1, start=0)
+    pieces, _ = segment.encode(INSTANCE, headers, contents, segment=1, start=0)
+    raw = b"".join(pieces)
     return b"s" + raw, b"-" + raw, b"-" + raw + bytes(64) + raw
 
 

@@ -18,11 +18,11 @@ import pytest
 import store
 from moverq.errors import leaves
 from store.check import check_database
-from store.content.segment import HEADER_BYTES, scan
+from store.content.segment import _HEADER, HEADER_BYTES, scan
 from store.disk import Disk
 from store.frame import FrameKind
 from store.layout import Layout, segment_numbers
-from store.limits import BLOCK, CONTENT_ALIGN
+from store.limits import BLOCK
 from store.log.log import Log
 from tests.support.crashing_disk import QuickDisk
 from tests.support.store_scenarios import (
@@ -110,13 +110,14 @@ async def quiet_places(database: store.Database) -> dict[Path, list[tuple[int, i
     log.close()
     for number in segment_numbers(disk.names(layout.content)):
         file = disk.open(layout.segment(number))
-        places = []
+        places, end = [], 0
         for found in scan(file, number):
             assert not isinstance(found, store.Corruption)
             ref = found.ref
-            start = ref.offset + HEADER_BYTES + ref.size
-            places.append((ref.offset + 80, ref.offset + HEADER_BYTES, "zeros behind a content header"))
-            places.append((start, start + -start % CONTENT_ALIGN, "zeros behind content"))
+            places.append((end, ref.offset, "zeros behind content"))
+            places.append((ref.offset + _HEADER.size, ref.offset + HEADER_BYTES, "zeros behind a content header"))
+            end = ref.offset + HEADER_BYTES + ref.size
+        places.append((end, file.size(), "zeros behind content"))
         quiet[layout.segment(number)] = places
         file.close()
     return quiet

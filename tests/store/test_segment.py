@@ -109,15 +109,10 @@ def test_no_header_is_none() -> None:
 
 def test_a_scan_finds_what_was_appended_to_a_torn_end(tmp_path: Path) -> None:
     """Who wrote the header died before its content; the next one went on from where the file ended."""
-    lost, _ = encode(INSTANCE, [new(bytes(5000))], segment=1, start=0)
+    lost, _ = frames(bytes(5000))
     for there in range(0, 1024, 64):
         end = HEADER_BYTES + there
-        after, refs = encode(
-            INSTANCE,
-            [new(b"kept" * n, n) for n in range(1, 4)],
-            segment=1,
-            start=end,
-        )
+        after, refs = frames(b"kept", b"", b"kept too" * 99, start=end)
         path = tmp_path / "1.seg"
         path.write_bytes(lost[:end] + after)
         file = Disk().open(path)
