@@ -151,7 +151,7 @@ async def open_mailboxes(root: Root) -> list[str]:
 async def check(root: Root, tried: list[list[str]], *, refusals: bool) -> None:
     """What was acknowledged is there once; what was refused was refused in words, and came later."""
     place = await root.session(ADDRESS).place()
-    rows = [row for _, row in await place.database.items(place.mailbox.instance, limit=1_000_000)]
+    rows = await place.database.items(place.mailbox.instance, limit=1_000_000)
     fetched: list[store.Fetched] = []
     while len(fetched) < len(rows):
         fetched += await place.database.fetch(place.mailbox.instance, rows[len(fetched) :])

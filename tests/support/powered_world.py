@@ -117,7 +117,7 @@ async def has_folder(process: Process, name: str) -> bool:
 async def item(process: Process, number: int) -> tuple[store.ItemId, store.FolderId] | None:
     """The item with these bytes, by now, and where it is."""
     database, instance = await process.home()
-    rows = [row for _, row in await database.items(instance)]
+    rows = await database.items(instance)
     for found in await database.fetch(instance, rows):
         if found.content == text(number):
             return found.row.item_id, found.row.folder_id
@@ -189,7 +189,7 @@ ACTS: tuple[Act, ...] = (
 async def sight(process: Process) -> Seen:
     """What the user sees now."""
     database, instance = await process.home()
-    rows = [row for _, row in await database.items(instance, limit=10_000)]
+    rows = await database.items(instance, limit=10_000)
     _, folders, settings = await database.account(instance)
     paths = folder_paths(folders)
     fetched = await database.fetch(instance, rows) if rows else []
