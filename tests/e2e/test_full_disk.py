@@ -8,19 +8,18 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import trio
 
 import store
 from moverq.mailmaker import make_mail
 from moverq.model.statistics import MoveStatistics
 from moverq.root import Root, init_root, open_root
 from tests.e2e.actors import ADDRESS, body
-from tests.e2e.test_killed_workers import REPOSITORY, actor, said, started
+from tests.e2e.test_killed_workers import REPOSITORY, actor, said, started, until
 
 pytestmark = pytest.mark.slow
 MIB = 1 << 20
@@ -49,15 +48,6 @@ def fill_up(ballast: Path, *, leave: int) -> None:
     with open(ballast, "ab", buffering=0) as file:
         while (free := shutil.disk_usage(ballast.parent).free) > leave:
             file.write(bytes(min(MIB, free - leave)))
-
-
-async def until(what: Callable[[], object], condition: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
-    """Another process, or several, have got so far."""
-    with trio.move_on_after(seconds):
-        while not await condition():  # noqa: ASYNC110 (other processes, nothing here tells)
-            await trio.sleep(0.05)
-        return
-    raise AssertionError(f"waited {seconds:.0f} s for {what()}")
 
 
 @pytest.mark.parametrize("everything", [True, False], ids=["everything on it", "the target alone"])

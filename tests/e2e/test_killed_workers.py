@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -50,6 +50,15 @@ async def started(account: Path, lines: int) -> None:
     with trio.fail_after(60):
         while len(said(account)) < lines:  # noqa: ASYNC110 (another process, nothing here tells)
             await trio.sleep(0.02)
+
+
+async def until(what: Callable[[], object], condition: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
+    """Another process, or several, have got so far."""
+    with trio.move_on_after(seconds):
+        while not await condition():  # noqa: ASYNC110 (other processes, nothing here tells)
+            await trio.sleep(0.05)
+        return
+    raise AssertionError(f"waited {seconds:.0f} s for {what()}")
 
 
 async def test_nothing_is_lost_and_nothing_is_there_twice_when_workers_are_killed(tmp_path: Path) -> None:

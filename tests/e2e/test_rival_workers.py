@@ -17,7 +17,7 @@ import trio
 from moverq.model.ids import RequestId
 from moverq.root import Root, init_root, open_root
 from tests.e2e.actors import ADDRESS
-from tests.e2e.test_killed_workers import actor, check, fill, started
+from tests.e2e.test_killed_workers import actor, check, fill, started, until
 
 MOVES = int(os.environ.get("MOVERQ_RIVAL_MOVES", "2"))
 STRIKES_MAX = 30
@@ -80,8 +80,13 @@ async def fight(
         await trio.sleep(rng.uniform(0, 0.3))
         sleeper.send_signal(signal.SIGCONT)
         await trio.sleep(rng.uniform(0, 0.05))
-    with trio.fail_after(120):
-        while (shown := await root.move_show(request)).status != "Completed":
-            assert shown.status != "Failed", shown.message
-            await trio.sleep(0.02)
+    shown = await root.move_show(request)
+
+    async def completed() -> bool:
+        nonlocal shown
+        shown = await root.move_show(request)
+        assert shown.status != "Failed", shown.message
+        return shown.status == "Completed"
+
+    await until(lambda: f"the move to be completed: {shown}", completed, 120)
     assert [worker.poll() for worker in workers] == [None, None], "a worker died of the fight"
