@@ -37,15 +37,16 @@ async def test_two_workers_that_fight_for_a_move_lose_nothing_and_end_it_once(tm
         await root.mailbox_add(ADDRESS, database="DB1")
         await fill(root)
         with (
-            actor("deliver", path, accounts["one"]),
-            actor("deliver", path, accounts["two"]),
-            actor("flag", path, accounts["flags"]),
+            actor("deliver", path, accounts["one"]) as one,
+            actor("deliver", path, accounts["two"]) as two,
+            actor("flag", path, accounts["flags"]) as flags,
             actor("worker", path, accounts["left"]) as left,
             actor("worker", path, accounts["right"]) as right,
         ):
             for name in ("one", "two", "flags", "left", "right"):
                 await started(accounts[name], 1)
             takeovers = await fought_over(root, (left, right), random.Random(4711))
+            assert [client.poll() for client in (one, two, flags)] == [None] * 3, "a client gave up waiting"
         print(f"{MOVES} moves, {takeovers} times one worker took a move from the other")
         assert takeovers >= MOVES / 2
         await check(root, accounts)
