@@ -227,10 +227,8 @@ def _size_of(disk: Disk, layout: Layout, log: Log) -> int:
 
 
 def _check_header(reader: SegmentReader, row: ItemRow, instance: InstanceId) -> None:
-    """Raises `Corruption` where the header before an item's bytes is none, or one of other bytes.
-
-    XX
-    """
+    """Raises `Corruption` where the header before an item's bytes is none, or one of other bytes. Of an item that was
+    copied it names the one it was copied from: the bytes are shared."""
     file = reader.file(row.segment)
     found = decode_header(file.read(HEADER_BYTES, row.offset), segment=row.segment, offset=row.offset)
     if found is None or (found.instance, found.ref) != (instance, row.ref):
