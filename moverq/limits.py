@@ -70,10 +70,28 @@ class Limits:
     poll_wishes_s: float = 60.0
     """A waiting job looks again after this long even if nobody told it of a change."""
 
+    lmtp_message_bytes_max: int = 64 * MIB
+    """What the LMTP listener announces as SIZE."""
+    lmtp_bytes_max: int = 256 * MIB
+    """Of messages in all sessions of a listener together; four times a message's declared size is held for it, so
+    that one at least fits whatever a client declares."""
+    lmtp_connections_max: int = 100
+    lmtp_recipients_max: int = 1000
+    """Of one message; the client sends it once more for the rest. RFC 5321 asks for 100."""
+    lmtp_idle_s: float = 300.0
+    """Without a word from the client, or without it taking one: RFC 5321 §4.5.3.2.7."""
+    lmtp_lock_wait_s: float = 2.0
+    """A delivery waits this long for a lock to end before it is deferred: twice the lock budget of a move, so that a
+    cutover delays mail by milliseconds rather than by the MTA's next queue run."""
+
     def __attrs_post_init__(self) -> None:
         if self.move_bytes_max > self.process_bytes_max:
             raise ValueError(
                 f"process_bytes_max {self.process_bytes_max} cannot hold even one move of {self.move_bytes_max}"
+            )
+        if 2 * self.lmtp_message_bytes_max > self.lmtp_bytes_max:
+            raise ValueError(
+                f"lmtp_bytes_max {self.lmtp_bytes_max} cannot hold one message, as it comes and as it is kept"
             )
         if self.gate_factor < 1.0:
             raise ValueError("gate_factor below 1 would promise a shorter lock than was measured")

@@ -60,6 +60,8 @@ from moverq.session import Place, Session
 from moverq.shown import FolderShown, InstanceShown, Look, MailboxShown, Rebuilt
 
 if TYPE_CHECKING:
+    from moverq.lmtp.listener import LmtpListener
+    from moverq.lmtp.session import Deliver
     from moverq.mailbox_files import Exported, Imported
     from moverq.model.report import MoveReport
     from moverq.service import Service
@@ -419,12 +421,7 @@ class Root:
             MailboxLocked: try again in a moment; nothing was delivered.
             NotFound, RequestRefused: there is no such mailbox, or its quota is used up.
         """
-
-        async def put(place: Place) -> bool:
-            used = delivery_key(sender, place.address, content) if key is None else key
-            return not (await place.mailbox.deliver(content, key=used, received_ms=received_ms)).duplicate
-
-        return await self.session(address).use(put, wait=False)
+        return await deliver_by(self.session(address), content, sender=sender, key=key, received_ms=received_ms)
 
     @asynccontextmanager
     async def transport(self) -> "AsyncIterator[Transport]":
@@ -437,6 +434,34 @@ class Root:
 
         async with open_transport(self.path / TRANSPORT, deliver) as transport:
             yield transport
+
+    @asynccontextmanager
+    async def lmtp(
+        self, listen: str, *, socket_mode: int = 0o660, recipient_delimiter: str = ""
+    ) -> "AsyncIterator[LmtpListener]":
+        """MTAs deliver at `listen`, until this is left; see `moverq.lmtp.listener.open_listener`.
+
+        `recipient_delimiter`: as Postfix's; `ada+lists@example.org` is `ada@example.org` where nobody has the whole.
+        """
+        from moverq.lmtp.listener import open_listener
+
+        async def find(address: str) -> "Deliver":
+            session = self.session(address)
+            try:
+                await session.place()
+            except NotFound as error:
+                plain = without_extension(address, recipient_delimiter)
+                if error.kind != "recipient" or plain is None:
+                    raise
+                session = self.session(plain)
+                await session.place()
+            return partial(self._deliver_patiently, session)
+
+        async with open_listener(listen, find, limits=self.limits, socket_mode=socket_mode) as listener:
+            yield listener
+
+    async def _deliver_patiently(self, session: Session, sender: str, content: bytes) -> bool:
+        return await deliver_by(session, content, sender=sender, lock_wait_s=self.limits.lmtp_lock_wait_s)
 
     # ---- moves
 
@@ -586,6 +611,31 @@ class Root:
             return await self.ledger.get(request)
         except NotFound:
             return None
+
+
+async def deliver_by(
+    session: Session,
+    content: bytes,
+    *,
+    sender: str,
+    key: bytes | None = None,
+    received_ms: int | None = None,
+    lock_wait_s: float = 0.0,
+) -> bool:
+    """The message is in the session's mailbox, once for its key and content. False: it was there already."""
+
+    async def put(place: Place) -> bool:
+        used = delivery_key(sender, place.address, content) if key is None else key
+        return not (await place.mailbox.deliver(content, key=used, received_ms=received_ms)).duplicate
+
+    return await session.use(put, lock_wait_s=lock_wait_s)
+
+
+def without_extension(address: str, delimiter: str) -> str | None:
+    """`ada@example.org` for `ada+lists@example.org`; None where there is nothing to take off."""
+    local, _, domain = address.rpartition("@")
+    plain = local[: local.find(delimiter, 1)] if delimiter and local.find(delimiter, 1) > 0 else ""
+    return f"{plain}@{domain}" if plain else None
 
 
 def looks(standings: Iterable[Standing], service: "Service | None") -> list[Look]:

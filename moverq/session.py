@@ -7,13 +7,15 @@
 
 A verb is tried again only where the store *refused* it, so nothing happened; a verb whose outcome is unknown
 (`EndpointBroken`, a cancelled call) is never repeated here. How long a locked mailbox may keep a caller waiting is the
-caller's to say: `with trio.fail_after(30)`.
+caller's to say: `with trio.fail_after(30)`, or `lock_wait_s` where a verb that has begun shall not be cut.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import attrs
+import trio
 
 from moverq.directory.directory import Directory, Recipient
 from moverq.endpoints import store as stores
@@ -57,12 +59,16 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session {self.address} at {self._place.home if self._place else 'no place yet'}>"
 
-    async def use(self, verb: Callable[[Place], Awaitable[T]], *, wait: bool = True) -> T:
-        """The verb's answer, given by the mailbox at its home. `wait`: until it is not locked; else `MailboxLocked`.
+    async def use(self, verb: Callable[[Place], Awaitable[T]], *, lock_wait_s: float = math.inf) -> T:
+        """The verb's answer, given by the mailbox at its home. `lock_wait_s`: how long a lock is waited for, at most.
 
-        Raises: `NotFound`, `RequestRefused`, `EndpointBroken`, and `MailboxMoved` where it moves on each time.
+        Not the caller's own deadline, which would also cut a verb that has begun: only the wait ends.
+
+        Raises: `NotFound`, `RequestRefused`, `EndpointBroken`, `MailboxLocked` when the wait is over, and
+            `MailboxMoved` where it moves on each time.
         """
         hops = 0
+        deadline = trio.current_time() + lock_wait_s
         while True:
             place = self._place or await self._find()
             try:
@@ -70,10 +76,11 @@ class Session:
                     return await verb(place)
             except MailboxLocked:
                 if not await self._has_moved(place):
-                    if not wait:
+                    if trio.current_time() >= deadline:
                         raise
                     self.waits += 1
-                    await self._wait_turn(place)
+                    with trio.move_on_at(deadline):
+                        await self._wait_turn(place)
             except (MailboxMoved, NotFound):
                 hops += 1
                 if hops > HOPS_MAX or not await self._has_moved(place):

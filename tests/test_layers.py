@@ -39,7 +39,7 @@ LAYERS = {
         ("moverq.directory", "moverq.ledger", "moverq.endpoints", "moverq.mailmaker"),
         ("moverq.phases",),
         ("moverq.job", "moverq.queue", "moverq.moves"),
-        ("moverq.session", "moverq.transport"),
+        ("moverq.session", "moverq.transport", "moverq.lmtp"),
         ("moverq.service",),
         ("moverq.mailbox_files", "moverq.upkeep", "moverq.shown"),
         ("moverq.root",),

@@ -25,6 +25,12 @@ GROUPS = (
         "Deliver one message from stdin; exits 75 while the mailbox is locked.\n\n"
         "The same message (sender, recipient and all bytes) is delivered once, however often this is called.",
     ),
+    (
+        "lmtp",
+        "moverq.cli.lmtp:lmtp",
+        "Take deliveries from an MTA by LMTP, until it is stopped.\n\n"
+        "A recipient is answered with 250 after the message is on the disk, and with 451 while its mailbox is locked.",
+    ),
     ("move", "moverq.cli.move:app", "Move requests: ask for them, look at them, hold them, take them back."),
     (
         "worker",

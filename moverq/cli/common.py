@@ -51,6 +51,21 @@ def say(*lines: str) -> None:
         print(line, file=sys.stderr)
 
 
+def log_to_stderr() -> None:
+    """Log lines of verbs that stay, as `key=value` on stderr: stdout is for answers."""
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.ExceptionRenderer(),
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 class StatusLine:
     """A line on a terminal's stderr that is written over; nothing where nobody looks. Gone at the end."""
 
@@ -177,6 +192,14 @@ def limit(text: str) -> int | None:
 
 def to_seconds(_: type, tokens: Sequence[Token]) -> float:
     return seconds(tokens[0].value)
+
+
+def to_mode(_: type, tokens: Sequence[Token]) -> int:
+    """Permissions in octal: `660`. Raises `ValueError`."""
+    text = tokens[0].value
+    if re.fullmatch("[0-7]{3,4}", text) is None:
+        raise ValueError(f"{text!r} is no file mode: say 660 or 666")
+    return int(text, 8)
 
 
 def to_date_ms(_: type, tokens: Sequence[Token]) -> int:
