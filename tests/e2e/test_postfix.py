@@ -1,0 +1,153 @@
+"""A real Postfix delivers by LMTP while the mailbox moves, online, back, and offline, and the listener is killed.
+
+Every message that Postfix took arrives exactly once, to each of its recipients, and none comes back.
+"""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+import store
+from moverq.mailmaker import make_mail
+from moverq.root import Root, init_root, open_root
+from tests.support.cli import There
+from tests.support.mail import messages_of
+from tests.support.postfix import Postfix, free_port, real_postfix
+
+ADA, BOB, ALIAS = "ada@example.org", "bob@example.org", "lovelace@example.org"
+ITEMS = 4000
+EACH = 40
+"""Messages that one part of the test sends."""
+SUBMITTERS = 4
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that processes of other users can reach, as pytest's own cannot be."""
+    with tempfile.TemporaryDirectory(prefix="moverq-mta-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@contextmanager
+def lmtp(root: Path, where: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """`moverq lmtp`, listening; SIGTERM at the end, if it is still there."""
+    process = There(root).start("lmtp", "--listen", where, "--lock-wait", "0s", "--socket-mode", "666")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().decode() == f"LMTP at {where}\n", process.communicate()
+        yield process
+    finally:
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+        assert process.returncode in (0, -signal.SIGKILL), (out, err)
+        assert b"bug" not in err, err.decode()
+
+
+async def submit(postfix: Postfix, name: str, sent: list[str]) -> None:
+    """Messages to one, to both, and to one under two names; `sent` has what Postfix took."""
+    numbers = iter(range(EACH))
+
+    async def some() -> None:
+        for number in numbers:
+            subject = f"{name}-{number}"
+            to = [[ADA], [ADA, BOB], [ALIAS, ADA], [BOB]][number % 4]
+            message = f"From: eve@example.net\r\nSubject: {subject}\r\n\r\n.\r\n{subject}\r\n".encode()
+            await trio.to_thread.run_sync(postfix.submit, "eve@example.net", to, message)
+            sent.append(subject)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(SUBMITTERS):
+            nursery.start_soon(some)
+
+
+async def empty(postfix: Postfix) -> None:
+    with trio.move_on_after(60):
+        while postfix.queued():  # noqa: ASYNC110 (another process, nothing here tells)
+            await trio.sleep(0.1)
+        return
+    raise AssertionError(postfix.log()[-5000:])
+
+
+async def fill(root: Root) -> None:
+    place = await root.session(ADA).place()
+    _, (inbox,), _ = await place.database.account(place.mailbox.instance)
+    new = [store.NewItem(content=mail.content, received_ms=mail.received_ms) for mail in make_mail(1, ITEMS, 4096)]
+    await place.mailbox.append(inbox.folder_id, new)
+
+
+def subjects(contents: list[bytes]) -> Counter[str]:
+    """Those of this test's messages, each checked to be whole."""
+    found: Counter[str] = Counter()
+    for content in contents:
+        if content.startswith(b"Return-Path: <eve@example.net>\r\nReceived: from client.example.net"):
+            subject = content.split(b"\r\nSubject: ")[1].split(b"\r\n")[0].decode()
+            assert content.endswith(f"\r\n\r\n.\r\n{subject}\r\n".encode())
+            found[subject] += 1
+    return found
+
+
+@pytest.mark.parametrize("kind", ["inet", "unix"])
+async def test_what_postfix_took_arrives_once_whatever_the_mailbox_does_meanwhile(
+    tmp_path: Path, public: Path, kind: str
+) -> None:
+    path = tmp_path / "root"
+    await init_root(path)
+    where = f"127.0.0.1:{free_port()}" if kind == "inet" else f"unix:{public}/lmtp"
+    transport = f"lmtp:inet:{where}" if kind == "inet" else f"lmtp:{where}"
+    sent: list[str] = []
+    async with open_root(path) as root:
+        for number in (1, 2):
+            await root.server_add(f"EX{number}", version="2010")
+            await root.database_add(f"DB{number}", server=f"EX{number}")
+        for address in (ADA, BOB):
+            await root.mailbox_add(address, database="DB1")
+        await root.alias_add(ADA, ALIAS)
+        await fill(root)
+        with real_postfix(public / "postfix", transport=transport) as postfix:
+            with lmtp(path, where):
+                online = await moved_while_submitting(root, postfix, "online", sent, to="DB2")
+                rollback = await root.rollback(online)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(submit, postfix, "rollback", sent)
+                    assert (await root.wait(rollback)).status == "Completed"
+            with lmtp(path, where) as killed:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(submit, postfix, "killed", sent)
+                    while len(sent) < 2.5 * EACH:  # noqa: ASYNC110 (threads)
+                        await trio.sleep(0.01)
+                    killed.kill()
+            with lmtp(path, where):
+                await root.complete(rollback)
+                await root.wait(rollback)
+                await moved_while_submitting(root, postfix, "offline", sent, to="DB2", offline=True)
+                await empty(postfix)
+        log = postfix.log()
+        assert "status=bounced" not in log
+        assert "451 4.2.1" in log, "no delivery met the lock: nothing was tested"
+        assert len(sent) == 4 * EACH
+        to_ada = Counter(one for one in sent if int(one.rpartition("-")[2]) % 4 != 3)
+        to_bob = Counter(one for one in sent if int(one.rpartition("-")[2]) % 2 == 1)
+        assert subjects(await messages_of(root, ADA)) == to_ada
+        assert subjects(await messages_of(root, BOB)) == to_bob
+        assert len(await messages_of(root, ADA)) == ITEMS + len(to_ada)
+
+
+async def moved_while_submitting(
+    root: Root, postfix: Postfix, name: str, sent: list[str], *, to: str, **options: object
+) -> str:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(submit, postfix, name, sent)
+        request = await root.move(ADA, to=to, **options)
+        assert (await root.wait(request)).status == "Completed"
+    return request
