@@ -1,6 +1,6 @@
 """An organisation's root: one folder with its directory, its ledger and its databases; and all verbs on it.
 
-    <root>/directory.sqlite      who lives where
+    <root>/directory.sqlite      who lives where; or directory.toml: which LDAP server says so
            ledger.sqlite         every move request
            moves/  quarantine/   what belongs to single requests
            transport.sqlite      the queue of scripts that deliver, where one is used
@@ -28,8 +28,8 @@ import attrs
 import trio
 
 from moverq import moves
-from moverq.directory.directory import DatabaseEntry, Recipient, Server, checked_address
-from moverq.directory.sqlite import SqliteDirectory, init_directory, open_directory
+from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Server, checked_address
+from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
 from moverq.endpoints.store import (
     CheckReport,
@@ -46,6 +46,7 @@ from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
 from moverq.flow.clock import now_ms
 from moverq.flow.folders import make_folder
+from moverq.flow.nursery import open_own_nursery
 from moverq.flow.offload import InThread
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
@@ -70,7 +71,6 @@ if TYPE_CHECKING:
 # What only some verbs need (import and export, the queue, workers) is imported by them: a command line that delivers
 # one message shall not wait for the engine.
 
-DIRECTORY = "directory.sqlite"
 TRANSPORT = "transport.sqlite"
 DATABASES = "databases"
 NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
@@ -84,14 +84,19 @@ REST_S = 0.02
 OnLook = Callable[[Sequence[Look]], None]
 
 
-async def init_root(path: Path | str, organisation: str = "example") -> None:
+async def init_root(
+    path: Path | str, organisation: str = "example", *, directory_settings: Path | str | None = None
+) -> None:
     """There is an empty organisation at `path`. Cut short, it may simply be asked for again.
+
+    `directory_settings`: a file that says which LDAP server keeps the directory (`directory.ldap_settings`); the root
+    gets a copy. Where that server has this organisation already, the root joins it.
 
     Durable: on return.
 
     Raises:
-        RequestRefused: there is one already.
-        EndpointBroken: it cannot be written.
+        RequestRefused: there is one already, or the settings are wrong.
+        EndpointUnavailable, EndpointBroken: it cannot be written, or the LDAP server is away or refuses.
     """
     root = Path(path)
 
@@ -104,7 +109,8 @@ async def init_root(path: Path | str, organisation: str = "example") -> None:
     await trio.to_thread.run_sync(prepare)
     ledger = await Ledger.open(root, make_offload=InThread, now_ms=now_ms, watch=False)
     await ledger.close()
-    await init_directory(root / DIRECTORY, organisation=organisation)
+    settings = None if directory_settings is None else absolute(directory_settings)
+    await make_directory(root, organisation=organisation, settings_file=settings)
 
 
 @asynccontextmanager
@@ -116,33 +122,15 @@ async def open_root(path: Path | str, *, limits: Limits | None = None) -> AsyncI
         EndpointBroken: it cannot be read.
     """
     root = absolute(path)
-    if not await trio.Path(root / DIRECTORY).exists():
-        raise NotFound(
-            kind="moverq root",
-            name=f"at {root}; make one with `moverq init --root {root}`, or say where it is with --root or MOVERQ_ROOT",
-        )
-    body: BaseException | None = None
-    try:
-        async with open_directory(root / DIRECTORY) as directory:
-            ledger = await Ledger.open(root, make_offload=InThread, now_ms=now_ms)
-            try:
-                # In the nursery: one task a database, which holds it open until the end.
-                async with trio.open_nursery() as nursery:
-                    try:
-                        yield Root(root, directory, ledger, nursery, limits if limits is not None else Limits())
-                    except BaseException as error:
-                        body = error
-                        raise
-                    finally:
-                        nursery.cancel_scope.cancel()
-            finally:
-                with trio.move_on_after(10, shield=True):
-                    await ledger.close()
-    except BaseExceptionGroup as group:
-        # A script that asks `except RequestRefused` shall not have to know of the nursery.
-        if body is not None and group.exceptions == (body,):
-            raise body from body.__cause__
-        raise
+    async with open_directory_of(root) as directory:
+        ledger = await Ledger.open(root, make_offload=InThread, now_ms=now_ms)
+        try:
+            # In the nursery: one task a database, which holds it open until the end.
+            async with open_own_nursery() as nursery:
+                yield Root(root, directory, ledger, nursery, limits if limits is not None else Limits())
+        finally:
+            with trio.move_on_after(10, shield=True):
+                await ledger.close()
 
 
 @attrs.define(eq=False)
@@ -150,7 +138,7 @@ class Root:
     """See the module. Made by `open_root`."""
 
     path: Path
-    directory: SqliteDirectory
+    directory: Directory
     ledger: Ledger
     _nursery: trio.Nursery
     limits: Limits

@@ -18,6 +18,11 @@ GROUPS = (
         "Servers: databases live on them; their versions decide which moves are online.",
     ),
     ("database", "moverq.cli.database:app", "Databases: mailboxes live in them."),
+    (
+        "directory",
+        "moverq.cli.directory:app",
+        "The directory: where it is kept, and the schema that an LDAP server needs.",
+    ),
     ("mailbox", "moverq.cli.mailbox:app", "Mailboxes: add, look at, import to, export from."),
     (
         "deliver",

@@ -79,6 +79,10 @@ class Directory(Protocol):
     """Addresses are compared by `normalize_address`: domain in lower case, local part too (RFC 5321 §2.4 lets the
     host decide; this organisation does)."""
 
+    async def organisation(self) -> str:
+        """The organisation's name."""
+        ...
+
     async def add_server(self, server: Server) -> None:
         """Raises `RequestRefused` where the name is taken."""
         ...

@@ -18,6 +18,8 @@ from moverq.endpoints.base import Home
 from moverq.errors import EndpointUnavailable, NotFound, RegisterChanged, RequestRefused
 from moverq.flow.offload import InThread
 from moverq.model.ids import InstanceId, MailboxId, RequestId
+from tests.support.slapd import Slapd, real_slapd
+from tests.support.tcp_proxy import TcpProxy, is_ldap_write, open_proxy
 
 ANNA, BERT = MailboxId(b"a" * 16), MailboxId(b"b" * 16)
 HERE, THERE = Home("DB1", InstanceId(b"1" * 16)), Home("DB2", InstanceId(b"2" * 16))
@@ -74,16 +76,50 @@ class SqliteBench(Bench):
         self.lost = True
 
 
+class LdapBench(Bench):
+    """Real connections to a real slapd, through a proxy that can lose the answer of a write. Each directory lives in a
+    task of its own: what has a nursery is closed where it was opened."""
+
+    def __init__(self, stack: AsyncExitStack, nursery: trio.Nursery, slapd: Slapd, proxy: TcpProxy) -> None:
+        super().__init__(stack)
+        self.nursery = nursery
+        self.proxy = proxy
+        self.settings = slapd.settings(uri=f"ldap://127.0.0.1:{proxy.port}")
+
+    async def open(self) -> Directory:
+        from moverq.directory.ldap import open_ldap_directory
+
+        async def hold(*, task_status: trio.TaskStatus[Directory]) -> None:
+            async with open_ldap_directory(self.settings) as directory:
+                task_status.started(directory)
+                await trio.sleep_forever()
+
+        opened: Directory = await self.nursery.start(hold)
+        return opened
+
+    def lose_answer(self, verb: str) -> None:
+        self.proxy.lose_answer()
+
+
 async def inline(fn: Callable[[], Any]) -> Any:
     await trio.lowlevel.checkpoint()
     return fn()
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite in threads"])
+@pytest.fixture(params=["memory", "sqlite", "sqlite in threads", pytest.param("ldap", marks=pytest.mark.slow)])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     async with AsyncExitStack() as stack:
         if request.param == "memory":
             yield MemoryBench(stack)
+        elif request.param == "ldap":
+            from moverq.directory.ldap import init_ldap_directory
+
+            slapd = stack.enter_context(real_slapd(tmp_path / "slapd"))
+            proxy = await stack.enter_async_context(open_proxy(slapd.port, is_write=is_ldap_write))
+            await init_ldap_directory(slapd.settings(), organisation="Contoso")
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            yield LdapBench(stack, nursery, slapd, proxy)
+            nursery.cancel_scope.cancel()
         else:
             await init_directory(tmp_path / "directory.sqlite", organisation="Contoso")
             yield SqliteBench(stack, tmp_path / "directory.sqlite", threads="threads" in request.param)
