@@ -3,7 +3,7 @@ PY ?= python3
 BIN := .venv/bin
 K ?=
 
-.PHONY: setup demo test check bench crash fuzz clean
+.PHONY: setup servers demo test check bench crash fuzz clean
 
 setup: .venv/.ready
 
@@ -14,10 +14,14 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	touch $@
 
+# The real servers that tests talk to are installed, where that can be done without asking.
+servers: setup
+	@$(BIN)/python -m tests.support.servers
+
 demo: setup
 	$(BIN)/moverq demo
 
-test: setup
+test: setup servers
 	$(BIN)/pytest -n 2 $(if $(K),-k "$(K)")
 
 check: setup

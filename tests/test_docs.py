@@ -3,9 +3,12 @@
 import ast
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -14,6 +17,7 @@ from cyclopts import App
 
 import moverq.errors
 from moverq.cli.__main__ import make_app
+from moverq.directory.ldap_settings import read_settings
 from moverq.endpoints.store import StoreError
 from moverq.limits import Limits
 from moverq.model.request import Status, SyncStage
@@ -21,11 +25,13 @@ from moverq.model.statistics import MoveStatistics
 from moverq.model.status_detail import StatusDetail
 from moverq.shown import MailboxShown
 from tests.support.cli import MESSAGE, Here, organisation
+from tests.support.slapd import real_slapd
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
-HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
+LDAP = DOCS / "how-to" / "keep-the-directory-in-ldap.md"
+HOW_TO = [page for page in sorted((DOCS / "how-to").glob("*.md")) if page != LDAP]
 
 
 def reference(name: str) -> str:
@@ -45,14 +51,25 @@ def run_commands(page: Path, folder: Path, *, root: Path | None = None) -> None:
     """In one shell, one after the other; the first that fails is named."""
     lines = commands(page)
     assert lines, f"{page} has no commands"
-    script = "\n".join(f"{line} || {{ echo 'failed: '{line!r} >&2; exit 1; }}" for line in lines)
+    script = "\n".join(f"{line} || {{ echo {shlex.quote(f'failed: {line}')} >&2; exit 1; }}" for line in lines)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     if root is not None:
         environment["MOVERQ_ROOT"] = str(root)
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+    shell = subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    assert done.returncode == 0, done.stderr
+    try:
+        _, said = shell.communicate(timeout=100)
+    finally:
+        with suppress(ProcessLookupError):  # what a page started, and a command that failed left behind
+            os.killpg(shell.pid, signal.SIGKILL)
+    assert shell.returncode == 0, said
 
 
 def acme(folder: Path) -> Path:
@@ -77,6 +94,17 @@ def test_what_a_beginner_types_works(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in HOW_TO if commands(page)], ids=lambda page: page.name)
 def test_what_a_how_to_says_works(page: Path, tmp_path: Path) -> None:
     run_commands(page, tmp_path, root=acme(tmp_path))
+
+
+@pytest.mark.slow
+def test_what_the_ldap_how_to_says_works(tmp_path: Path) -> None:
+    settings, names = blocks(LDAP, "toml")
+    (tmp_path / "ldap.toml").write_text(settings + names)
+    assert read_settings(tmp_path / "ldap.toml").attributes.host == "mailRoutingHost"
+    with real_slapd(tmp_path / "slapd") as slapd:
+        (tmp_path / "ldap.toml").write_text(slapd.toml())
+        run_commands(LDAP, tmp_path, root=tmp_path / "root")
+        assert "mailHost: mail2.example.org" in slapd.found("(mail=ada@example.org)")
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "how-to" / "script-with-the-library.md"])

@@ -2,17 +2,22 @@
 
 A machine without them runs the rest, and each skipped test says what it wanted. Where the site asks for all of them
 (`MOVERQ_REQUIRE_SERVERS=1`, as `.ci/run` does) a missing one is a failure: a test that silently never runs proves
-nothing. `python -m tests.support.servers` prints the packages that are missing here; `make test` installs those where
-it may.
+nothing. `python -m tests.support.servers`, as `make test` calls it, installs what is missing where it may: by
+apt-get, as root. Their own daemons are not started; tests run theirs.
 
 Cyrus is not in the list: its package and Dovecot's cannot be installed together.
 """
 
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import attrs
 import pytest
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+"""What Debian's packages ask whether they may start their daemon."""
 
 
 @attrs.frozen
@@ -36,6 +41,7 @@ SERVERS = {
     "postfix": Server("postfix", "postfix"),
     "postmap with LDAP": Server("postfix-ldap", "postmap", module="/usr/lib/postfix/postfix-ldap.so"),
     "slapd": Server("slapd", "slapd"),
+    "ldapmodify": Server("ldap-utils", "ldapmodify"),
     "dovecot": Server("dovecot-imapd", "dovecot", module="/usr/lib/dovecot/imap"),
     "dovecot with LDAP": Server("dovecot-ldap", "dovecot", module="/usr/lib/dovecot/modules/auth/libauthdb_ldap.so"),
 }
@@ -65,5 +71,31 @@ def missing(name: str, why: str) -> None:
     pytest.skip(f"needs a real {name} ({why})")
 
 
+def install() -> None:
+    """What is missing is installed, or it is said that it is not."""
+    packages = sorted({server.package for server in SERVERS.values() if server.path() is None})
+    if not packages:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        print("not here, so tests that need them are skipped:", *packages)
+        return
+    made = not POLICY.exists()
+    if made:
+        POLICY.write_text("#!/bin/sh\nexit 101\n")
+        POLICY.chmod(0o755)
+    try:
+        print("installing, for tests:", *packages, flush=True)
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+            done = subprocess.run(
+                ["apt-get", "-qq", *words], env=environment, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                print(f"apt-get {words[0]}: {done.stderr.strip()}")
+    finally:
+        if made:
+            POLICY.unlink()
+
+
 if __name__ == "__main__":
-    print(*sorted({server.package for server in SERVERS.values() if server.path() is None}))
+    install()

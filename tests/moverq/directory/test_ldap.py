@@ -3,6 +3,7 @@
 What every directory holds is in `tests/contract/test_directory.py`, which runs on it too.
 """
 
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -193,6 +194,7 @@ async def test_a_server_that_is_away_is_waited_for_and_found_again(slapd: Slapd)
         await trio.sleep(0.1)
         assert await directory.take_token(ANNA) == 1
         slapd.process.send_signal(signal.SIGSTOP)
+        os.waitpid(slapd.process.pid, os.WUNTRACED)  # noqa: ASYNC222 (until it has stopped: at once)
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(ldap_connection, "ANSWER_S", 0.2)
