@@ -12,7 +12,7 @@ import smtplib
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,7 +36,7 @@ inet_protocols = ipv4
 alias_maps =
 local_recipient_maps =
 virtual_mailbox_domains = example.org
-virtual_mailbox_maps = {mailboxes}
+virtual_mailbox_maps = static:all
 virtual_transport = {transport}
 smtpd_recipient_restrictions = permit_mynetworks, reject
 smtpd_client_connection_count_limit = 0
@@ -97,11 +97,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def real_postfix(
-    folder: Path, *, transport: str, mailboxes: str = "static:all", files: Mapping[str, str] | None = None
-) -> Iterator[Postfix]:
-    """Running, in `folder` (which its unprivileged parts can reach), and gone at the end. `files`: more of its maps,
-    whose `{folder}` is filled in, as it is in `transport` and `mailboxes`."""
+def real_postfix(folder: Path, *, transport: str) -> Iterator[Postfix]:
+    """Running, in `folder` (which its unprivileged parts can reach), and gone at the end."""
     program = required_root("postfix")
     port = free_port()
     etc = folder / "etc"
@@ -109,14 +106,11 @@ def real_postfix(
         (folder / name).mkdir(parents=True)
     os.chown(folder / "data", pwd.getpwnam("postfix").pw_uid, -1)
     filled = {
-        "main.cf": MAIN.format(folder=folder, transport=transport, mailboxes=mailboxes).replace("{etc}", str(etc)),
+        "main.cf": MAIN.format(folder=folder, transport=transport),
         "master.cf": MASTER.format(port=port),
-        **(files or {}),
     }
     for name, text in filled.items():
         (etc / name).write_text(text)
-    with suppress(FileNotFoundError):  # where the LDAP map's plug-in lies
-        (etc / "dynamicmaps.cf").write_text(Path("/etc/postfix/dynamicmaps.cf").read_text())
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(
             [program, "-c", str(etc), "start-fg"], stdout=out, stderr=out, stdin=subprocess.DEVNULL
