@@ -10,12 +10,11 @@ import attrs
 import pytest
 import trio
 
-from moverq.directory.directory import Recipient
 from moverq.errors import EndpointBroken, RequestRefused
 from moverq.limits import Limits
 from moverq.lmtp.listener import LmtpListener, bind
 from moverq.root import Root, init_root, open_root, without_extension
-from tests.support.mail import messages_of
+from tests.support.mail import lock_mailbox, messages_of, unlock_mailbox
 
 ADA, BOB = "ada@example.org", "bob@example.org"
 EVE = "eve@example.net"
@@ -49,20 +48,6 @@ def send(where: str, recipient: str, message: str = MESSAGE) -> tuple[int, bytes
 
 async def sent(listener: LmtpListener, recipient: str, message: str = MESSAGE) -> tuple[int, bytes]:
     return await trio.to_thread.run_sync(send, listener.address, recipient, message)
-
-
-async def locked(root: Root, address: str) -> tuple[Recipient, int]:
-    """The mailbox is locked as a finalize does it; the token that unlocks it."""
-    recipient = await root.directory.locate(address)
-    token = await root.directory.take_token(recipient.mailbox_id)
-    home = recipient.register.home
-    await (await root.store(home.database)).source(home.instance).lock(token)
-    return recipient, token
-
-
-async def unlock(root: Root, recipient: Recipient, token: int) -> None:
-    home = recipient.register.home
-    await (await root.store(home.database)).source(home.instance).unlock(token)
 
 
 @pytest.mark.parametrize("where", ["127.0.0.1:0", "[::1]:0", "localhost:0", "unix:{}/lmtp"])
@@ -100,18 +85,18 @@ async def test_a_mailbox_whose_database_is_gone_keeps_its_mail_at_the_mta(root: 
 
 
 async def test_a_locked_mailbox_defers_its_own_mail_alone(root: Root) -> None:
-    recipient, token = await locked(root, ADA)
+    token = await lock_mailbox(root, ADA)
     async with root.lmtp("127.0.0.1:0") as listener:
         assert (await sent(listener, ADA))[1].startswith(b"4.2.1")
         assert (await sent(listener, BOB))[0] == 250
-        await unlock(root, recipient, token)
+        await unlock_mailbox(root, ADA, token)
         assert (await sent(listener, ADA))[0] == 250
     assert await messages_of(root, ADA) == [KEPT]
 
 
 async def test_a_short_lock_is_waited_out(root: Root) -> None:
     root.limits = attrs.evolve(root.limits, lmtp_lock_wait_s=30)
-    recipient, token = await locked(root, ADA)
+    token = await lock_mailbox(root, ADA)
     async with root.lmtp("127.0.0.1:0") as listener, trio.open_nursery() as nursery:
         answers: list[tuple[int, bytes]] = []
 
@@ -121,7 +106,7 @@ async def test_a_short_lock_is_waited_out(root: Root) -> None:
         nursery.start_soon(deliver)
         await trio.sleep(0.2)
         assert answers == []
-        await unlock(root, recipient, token)
+        await unlock_mailbox(root, ADA, token)
     assert [code for code, _ in answers] == [250]
 
 
