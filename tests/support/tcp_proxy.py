@@ -24,11 +24,12 @@ class TcpProxy:
     still: bool = False
     connections: int = 0
     """Made so far."""
-    _losing: bool = False
+    losing: int | None = None
+    """Writes that still pass before the one whose answer is lost; None: none is."""
     _scopes: set[trio.CancelScope] = attrs.field(factory=set)
 
-    def lose_answer(self) -> None:
-        self._losing = True
+    def lose_answer(self, *, skip: int = 0) -> None:
+        self.losing = skip
 
     def cut(self) -> None:
         for scope in self._scopes:
@@ -43,8 +44,9 @@ class TcpProxy:
             with suppress(trio.BrokenResourceError):
                 async for data in client:
                     await self._unless_still()
-                    if self._losing and self.is_write(bytes(data)):
-                        self._losing, doomed = False, True
+                    if self.losing is not None and self.is_write(bytes(data)):
+                        doomed = self.losing == 0
+                        self.losing = None if doomed else self.losing - 1
                     await server.send_all(data)
             scope.cancel()
 

@@ -15,6 +15,7 @@ from moverq.limits import Limits
 from moverq.lmtp.listener import LmtpListener, bind
 from moverq.root import Root, init_root, open_root, without_extension
 from tests.support.mail import lock_mailbox, messages_of, unlock_mailbox
+from tests.support.tcp_proxy import open_proxy
 
 ADA, BOB = "ada@example.org", "bob@example.org"
 EVE = "eve@example.net"
@@ -67,6 +68,24 @@ async def test_the_same_bytes_arrive_once_also_by_an_alias_and_after_a_move(root
         assert (await sent(listener, ADA))[1].endswith(b"delivered before")
         assert (await sent(listener, ADA, MESSAGE + "again\r\n"))[1].endswith(b"delivered")
     assert len(await messages_of(root, ADA)) == 2
+
+
+async def test_a_client_that_did_not_hear_the_answer_sends_again_and_the_message_is_there_once(root: Root) -> None:
+    async with (
+        root.lmtp("127.0.0.1:0") as listener,
+        open_proxy(
+            int(listener.address.rpartition(":")[2]), is_write=lambda data: data.endswith(b"\r\n.\r\n")
+        ) as proxy,
+    ):
+        proxy.lose_answer()
+        with pytest.raises(smtplib.SMTPServerDisconnected):
+            await trio.to_thread.run_sync(send, f"127.0.0.1:{proxy.port}", ADA)
+        assert await messages_of(root, ADA) == [KEPT]
+        assert await trio.to_thread.run_sync(send, f"127.0.0.1:{proxy.port}", ADA) == (
+            250,
+            b"2.1.5 <ada@example.org> delivered before",
+        )
+        assert await messages_of(root, ADA) == [KEPT]
 
 
 async def test_nobody_and_a_full_mailbox_are_told_for_good(root: Root) -> None:
