@@ -48,17 +48,18 @@ async def lmtp(
     from moverq.root import open_root
 
     limits = Limits()
-    try:
-        limits = attrs.evolve(
-            limits,
-            lmtp_lock_wait_s=limits.lmtp_lock_wait_s if lock_wait is None else lock_wait,
-            lmtp_message_bytes_max=limits.lmtp_message_bytes_max if size_max is None else size_max,
-        )
-    except ValueError as error:
-        raise RequestRefused(why=str(error)) from error
+    most = limits.lmtp_message_bytes_max if size_max is None else size_max
+    if most < 1:
+        raise RequestRefused(why=f"--size-max {most} would let no message in")
+    limits = attrs.evolve(
+        limits,
+        lmtp_lock_wait_s=limits.lmtp_lock_wait_s if lock_wait is None else lock_wait,
+        lmtp_message_bytes_max=most,
+        lmtp_bytes_max=max(limits.lmtp_bytes_max, 2 * most),
+    )
     log_to_stderr()
     got: list[int] = []
-    # In the nursery: the listener, and the watch for signals, the second of which cuts everything short.
+    # In the nursery: the listener, the databases' upkeep, and the watch for signals, the second of which ends all.
     async with open_root(root, limits=limits) as opened, trio.open_nursery() as nursery:
         stopping = trio.Event()
 
@@ -71,6 +72,7 @@ async def lmtp(
                         nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch_signals)
+        nursery.start_soon(opened.upkeep)
         async with opened.lmtp(listen, socket_mode=socket_mode, recipient_delimiter=recipient_delimiter) as listener:
             answer(None, f"LMTP at {listener.address}", json=False)
             sys.stdout.flush()  # whoever started it waits for this line

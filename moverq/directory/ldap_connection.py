@@ -267,9 +267,7 @@ class LdapConnection:
         try:
             password = await trio.to_thread.run_sync(settings.password)
             with trio.fail_after(CONNECT_S):
-                context = ssl.create_default_context(cafile=None)
-                if settings.ca_file is not None:
-                    context.load_verify_locations(settings.ca_file)
+                context = self._context()
                 stream = await self._stream(context)
                 client = LDAPClient()
                 await client.attach_stream(stream, cast(Any, _Reader(self._nursery, client)))
@@ -293,7 +291,21 @@ class LdapConnection:
         except (OSError, ConnectionDone, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             raise EndpointUnavailable(endpoint=settings.uri, why=_reason(error)) from error
 
-    async def _stream(self, context: ssl.SSLContext) -> Any:
+    def _context(self) -> ssl.SSLContext | None:
+        """What TLS trusts; None: there is none. Raises `EndpointBroken`."""
+        settings = self._settings
+        if not (settings.is_tls or settings.starttls):
+            return None
+        context = ssl.create_default_context()
+        try:
+            if settings.ca_file is not None:
+                context.load_verify_locations(settings.ca_file)
+        except OSError as error:
+            why = f"ca_file {settings.ca_file} cannot be read: {error}"
+            raise EndpointBroken(endpoint=settings.uri, why=why) from error
+        return context
+
+    async def _stream(self, context: ssl.SSLContext | None) -> Any:
         if self._settings.is_tls:
             return await anyio.connect_tcp(
                 self._settings.host,

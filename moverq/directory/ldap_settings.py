@@ -17,6 +17,7 @@ that it can be changed while moves run.
 
 import ipaddress
 import os
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -29,6 +30,7 @@ from cattrs.v import format_exception
 from moverq.errors import EndpointBroken, RequestRefused
 
 PASSWORD_COMMAND_S = 30.0
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*|[0-9]+(\.[0-9]+)+")
 
 
 @attrs.frozen(kw_only=True)
@@ -53,6 +55,15 @@ class Attributes:
     host: str = "mailHost"
     """The server of the home, which changes in the same Modify as the register: what a proxy and an MTA look up.
     Empty: not kept."""
+
+    def __attrs_post_init__(self) -> None:
+        names = attrs.asdict(self)
+        for key, name in names.items():
+            if not (_NAME.fullmatch(name) or (key == "host" and not name)):
+                raise ValueError(f"attributes.{key} {name!r} is no attribute's name")
+        ours = [name.lower() for key, name in names.items() if key not in ("mail", "alias") and name]
+        if len(ours) != len(set(ours)):
+            raise ValueError("attributes: two of them have one name, and would overwrite each other")
 
 
 @attrs.frozen(kw_only=True)

@@ -193,6 +193,12 @@ def test_a_delivery_stays_with_the_mta_when_it_is_not_the_messages_fault(cli: He
     ("words", "code", "said"),
     [
         (["mailbox", "show", "nobody@example.org"], common.NOT_FOUND, "nobody@example.org"),
+        (["lmtp", "--listen", "0.0.0.0:2424"], common.REFUSED, "no login"),
+        (["lmtp", "--listen", "here"], common.REFUSED, "nothing to listen at"),
+        (["lmtp", "--size-max", "0"], common.REFUSED, "no message"),
+        (["lmtp", "--socket-mode", "rw"], common.USAGE, "no file mode"),
+        (["lmtp", "--lock-wait", "soon"], common.USAGE, "no duration"),
+        (["init", "--directory", "missing.toml"], common.REFUSED, "of its own already"),
         (["move", "new", "nobody@example.org", "--to", "DB2"], common.NOT_FOUND, "no mailbox nobody@example.org"),
         (["move", "new", ADA, "--to", "DB1"], common.REFUSED, "is in DB1 already"),
         (["move", "new", ADA, "--to", "DB9"], common.NOT_FOUND, "no database DB9"),

@@ -20,10 +20,16 @@ SECRET = "tr0ub4dor"
 
 def toml(path: Path, **values: object) -> Path:
     file = path / "directory.toml"
+    tables = [
+        f"[ldap.{name}]\n" + "".join(f"{key} = {one!r}\n" for key, one in value.items())
+        for name, value in values.items()
+        if isinstance(value, dict)
+    ]
+    values = {name: value for name, value in values.items() if not isinstance(value, dict)}
     lines = [
         f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for name, value in values.items()
     ]
-    file.write_text("\n".join(["[ldap]", *lines, ""]))
+    file.write_text("\n".join(["[ldap]", *lines, *tables, ""]))
     return file
 
 
@@ -52,6 +58,10 @@ def test_attributes_may_be_called_otherwise(tmp_path: Path) -> None:
         ({"password_env": "A"}, "one of password_file"),
         ({"password": SECRET}, "password"),
         ({"recipient_classes": []}, "recipient_classes"),
+        ({"attributes": {"alias": ""}}, "alias '' is no attribute"),
+        ({"attributes": {"mail": "mail)(uid=*"}}, "is no attribute"),
+        ({"attributes": {"host": "moverqregister"}}, "one name"),
+        ({"attributes": {"colour": "red"}}, "colour"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_a_sentence(tmp_path: Path, values: dict[str, object], said: str) -> None:
