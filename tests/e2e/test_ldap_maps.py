@@ -1,10 +1,8 @@
 """What others look up in the directory is never of another moment than the register: a real Dovecot proxy and a real
 Postfix, with the maps that the how-to page gives, before and after real moves on a real slapd."""
 
-import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,14 +20,6 @@ ADA, ALIAS = "ada@example.org", "lovelace@example.org"
 ONE, TWO = "127.0.0.2", "127.0.0.3"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that processes of other users can reach, as pytest's own cannot be."""
-    with tempfile.TemporaryDirectory(prefix="moverq-ldap-") as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import attrs
 
@@ -59,13 +59,15 @@ class There:
 
     root: Path
 
-    def start(self, *words: str, stdin: int | None = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+    def start(
+        self, *words: str, stdin: int | None = subprocess.DEVNULL, stderr: int | IO[bytes] = subprocess.PIPE
+    ) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [sys.executable, "-m", "moverq", *words],
             env={**os.environ, "MOVERQ_ROOT": str(self.root)},
             stdin=stdin,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
         )
 
     def __call__(self, *words: str, stdin: bytes = b"", timeout: float = 60.0) -> Answer:
