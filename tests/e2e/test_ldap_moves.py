@@ -15,7 +15,7 @@ from tests.support.slapd import real_slapd
 from tests.support.tcp_proxy import TcpProxy, is_ldap_write, open_proxy
 
 ADA = "ada@example.org"
-LIMITS = Limits(retry_delay_s=0.01, retry_delay_max_s=0.05)
+LIMITS = Limits(retry_delay_s=0.01, retry_delay_max_s=0.05, reverse_interval_s=0.01)
 
 pytestmark = pytest.mark.slow
 
