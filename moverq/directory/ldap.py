@@ -95,8 +95,9 @@ class LdapDirectory:
     _connection: LdapConnection
     _taking: trio.Lock = attrs.field(factory=trio.Lock)
     """Tokens are taken one after the other in this process: racing for them would only mean more losers."""
-    _listing: list[Recipient] = attrs.field(factory=list)
-    """What is left of a listing, so that its pages are of one moment, and the server is asked once."""
+    _listing: list[Recipient] | None = None
+    """What is left of a listing, so that its pages are of one moment, and the server is asked once. None: there is none
+    under way."""
     _listed: str = ""
     """The last address of the page that went before."""
 
@@ -186,11 +187,14 @@ class LdapDirectory:
 
     async def recipients(self, *, after: str = "", limit: int = 1000) -> Sequence[Recipient]:
         begin = after.strip().lower()
-        if not self._listing or begin != self._listed:
+        if self._listing is None or begin != self._listed:
             found = [self._recipient(entry) for entry in await self._entries()]
             self._listing = sorted((one for one in found if one.address > begin), key=lambda one: one.address)
         page, self._listing = self._listing[:limit], self._listing[limit:]
-        self._listed = page[-1].address if page else ""
+        if page:
+            self._listed = page[-1].address
+        else:
+            self._listing = None
         return page
 
     async def recipient(self, mailbox_id: MailboxId) -> Recipient:

@@ -176,6 +176,9 @@ async def test_more_recipients_than_a_server_gives_at_once_are_listed(slapd: Sla
         seen += [one.address for one in page]
     assert seen == [f"u{n:04}@example.org" for n in range(1100)]
     assert [one.address for one in await directory.recipients(after="u1097@example.org")] == seen[1098:]
+    assert await directory.recipients(after="u1099@example.org") == []
+    await directory.add_recipient(ANNA, "z@example.org", HERE)
+    assert [one.address for one in await directory.recipients(after="u1099@example.org")] == ["z@example.org"]
 
 
 # ---- a server that is away, silent, or refuses
