@@ -63,15 +63,16 @@ async def lmtp(
     async with open_root(root, limits=limits) as opened, trio.open_nursery() as nursery:
         stopping = trio.Event()
 
-        async def watch_signals() -> None:
+        async def watch_signals(*, task_status: trio.TaskStatus[None]) -> None:
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                task_status.started()  # before anybody is told that we listen
                 async for number in signals:
                     got.append(number)
                     stopping.set()
                     if len(got) > 1:
                         nursery.cancel_scope.cancel()
 
-        nursery.start_soon(watch_signals)
+        await nursery.start(watch_signals)
         nursery.start_soon(opened.upkeep)
         async with opened.lmtp(listen, socket_mode=socket_mode, recipient_delimiter=recipient_delimiter) as listener:
             answer(None, f"LMTP at {listener.address}", json=False)
