@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from moverq.endpoints.base import Endpoint, GuardMode
-from moverq.errors import MoveError, NotFound, Remedy, StaleToken, TooManyBadItems, leaves, remedy_for
+from moverq.errors import MoveError, NotFound, Remedy, TooManyBadItems, leaves, remedy_for
 from moverq.flow.backoff import backoff_s, wait_first
 from moverq.flow.bell import Bell
 from moverq.model.facts import (
@@ -86,9 +86,13 @@ class Job:
         Cancelled: a polite crash; the next job goes on from the ledger.
         """
         todo: tuple[Exception, ...] = ()
+        leaving: Reason | None = None
         while True:
             caught: list[BaseException] = []
             try:
+                if leaving is not None:
+                    await self._leave(leaving)
+                    return
                 tenure = await self._begin()
                 try:
                     if not todo:
@@ -107,9 +111,9 @@ class Job:
             left = [error for error in errors if isinstance(error, LeaveAtSafePoint)]
             errors = tuple(error for error in errors if not isinstance(error, LeaveAtSafePoint))
             if not errors:
-                if left and not await self._leave(left[0].reason):
-                    return
+                leaving = left[0].reason if left else None
                 continue
+            leaving = None  # what stopped it is seen to first; the wish to leave is still there then
             if any(_remedy(error) is Remedy.STOP for error in errors):
                 self.was_taken_over = True
                 return
@@ -221,35 +225,43 @@ class Job:
         return None
 
     async def _note_unsettled(self, errors: tuple[Exception, ...]) -> bool:
-        """What keeps this move from being settled is in its row. False: only an operator can help."""
+        """What keeps this move from being settled is in its row. False: there is no next try.
+
+        Before the commit only an operator may help. After it nothing makes the request Failed, here neither. Nothing
+        is raised: there is no tenure left that an error could end.
+        """
         ledger = self.tools.ledger
-        # Where not even a token could be taken, the row still has its last one, and a word is said under that.
-        token = self._token if self._token is not None else (await ledger.get(self.request_id)).token
-        hopeless = max(_remedy(error) for error in errors) >= Remedy.OPERATOR
         entry = ReportEntry(
             at_ms=self.tools.now_ms(),
             kind=EntryKind.FAILURE,
             text=str(errors[0]) or repr(errors[0]),
             data={"failure_type": type(errors[0]).__name__},
         )
-        change = Change(
-            status=Status.FAILED if hopeless else None, message=entry.text, taken_wishes=("retry",) if hopeless else ()
-        )
         try:
+            # Where not even a token could be taken, the row still has its last one, and a word is said under that.
+            token = self._token if self._token is not None else (await ledger.get(self.request_id)).token
+            facts = await ledger.facts(self.request_id)
+            hopeless = max(_remedy(error) for error in errors) >= Remedy.OPERATOR and not facts.has(Committed)
+            change = Change(
+                status=Status.FAILED if hopeless else None,
+                message=entry.text,
+                taken_wishes=("retry",) if hopeless else (),
+            )
             await ledger.write(self.request_id, token, entries=(entry,), change=change)
-        except StaleToken:
-            return False
-        return not hopeless
+        except MoveError as error:
+            return _remedy(error) is not Remedy.STOP  # a ledger that cannot be written now is tried again, too
+        looked_after_later = self.tools.drain and facts.has(CleanedUp)
+        return not hopeless and not looked_after_later
 
-    async def _leave(self, reason: Reason) -> bool:
-        """At a safe point, with the tenure still ours. True: there is more to do after all."""
+    async def _leave(self, reason: Reason) -> None:
+        """At a safe point: what an operator wanted it for is done."""
         if reason is Reason.STOP:
-            return False
+            return
         t = await self._begin()
         try:
             if reason is Reason.REMOVE:
                 await abort(t)
-                return False
+                return
             if t.register.home == t.source_home:
                 await unlock_source(t)
             await t.write(
@@ -262,7 +274,6 @@ class Job:
         finally:
             with trio.move_on_after(1, shield=True):
                 await t.item_map.close()
-        return False
 
     async def _wait(self, seconds: float) -> bool:
         """The backoff is over, or an operator cut it short. False: the service stops."""
@@ -271,13 +282,21 @@ class Job:
             until = trio.current_time() + seconds
             while not self.tools.stopping.is_set() and (left := until - trio.current_time()) > 0:
                 seen = self.bell.version
-                wishes = (await self.tools.ledger.get(self.request_id)).wishes
-                if wishes.remove or wishes.suspend or wishes.retry:
+                if await self._is_wanted():
                     break
                 await wait_first(partial(self.bell.wait, seen), self.tools.stopping.wait, at_most_s=left)
             return not self.tools.stopping.is_set()
         finally:
             self.waiting = False
+
+    async def _is_wanted(self) -> bool:
+        """Does an operator cut the wait short? A request that is gone is looked at again at once, and a ledger that
+        cannot be read now is asked later."""
+        try:
+            wishes = (await self.tools.ledger.get(self.request_id)).wishes
+        except MoveError as error:
+            return _remedy(error) is Remedy.STOP
+        return wishes.remove or wishes.suspend or wishes.retry
 
     def _delay_s(self, tries: int) -> float:
         limits = self.tools.limits

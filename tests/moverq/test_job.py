@@ -1,5 +1,6 @@
 """What a job does with a move, from its request to its end: on memory endpoints and a real ledger file."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import attrs
@@ -8,7 +9,8 @@ import trio
 
 from moverq import moves
 from moverq.endpoints.base import GuardMode
-from moverq.errors import EndpointBroken, EndpointUnavailable, MailboxLocked, RequestRefused
+from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MailboxLocked, RequestRefused
+from moverq.ledger.ledger import Ledger
 from moverq.model.ids import RequestId
 from moverq.model.report import EntryKind, MoveReport
 from moverq.model.statistics import MoveStatistics
@@ -347,6 +349,77 @@ async def test_trouble_with_the_way_back_never_fails_a_completed_move(tmp_path: 
     old = next(iter(world.databases["DB1"].instances.values()))
     assert b"Subject: meanwhile\r\n\r\n" in old.contents.values()
     await world.check_safe(at_rest=True)
+
+
+async def test_an_old_home_that_breaks_never_fails_a_completed_move(tmp_path: Path, autojump_clock: object) -> None:
+    """Not even where it breaks before the tenure has begun: a request that was Failed after its commit stayed so."""
+    world = await World.make(tmp_path)
+    await fill(world)
+    broken = False
+
+    async def step(name: str) -> None:
+        if broken and name == "DB1.claim:before":
+            raise EndpointBroken(endpoint="DB1", why="its disk reports an error")
+
+    desk = Desk(world, world.engine(step=step))
+    request_id = await desk.ask()
+    assert (await desk.run(request_id)).status == "Completed"
+    await moves.complete(await desk.engine.ledger(), request_id)
+    broken = True
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.message) == ("Completed", "DB1: its disk reports an error")
+    broken = False
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.sync_stage) == ("Completed", "SyncFinished")
+
+
+@pytest.mark.parametrize("wish", [moves.suspend, moves.remove])
+async def test_a_job_that_is_overtaken_while_it_leaves_ends_quietly(
+    desk: Desk, wish: Callable[[Ledger, RequestId], Awaitable[object]]
+) -> None:
+    """What a job raises ends the worker, and all other moves of it."""
+    request_id = await desk.ask()
+    ledger = await desk.engine.ledger()
+    tokens = 0
+
+    async def step(name: str) -> None:
+        nonlocal tokens
+        tokens += name == "take_token:after"
+        if name == "take_token:after" and tokens == 2:
+            await ledger.take_over(request_id, 1000)
+
+    desk.engine.directory.before = step
+    await wish(ledger, request_id)
+    job = await desk.engine.job(request_id)
+    await job.run()
+    assert job.was_taken_over
+
+
+async def test_a_job_whose_ledger_is_busy_while_nothing_can_be_settled_tries_again(
+    desk: Desk, autojump_clock: object
+) -> None:
+    request_id = await desk.ask()
+    ledger = await desk.engine.ledger()
+    away = 3
+
+    async def directory_away(name: str) -> None:
+        nonlocal away
+        if away and name == "take_token:before" and (await ledger.get(request_id)).token:
+            away -= 1
+            raise EndpointUnavailable(endpoint="directory", why="it is away")
+
+    async def busy(name: str) -> None:
+        if 0 < away < 3 and name == "ledger.write:before":
+            raise EndpointBusy(endpoint="ledger", retry_after_s=1.0)
+
+    await ledger.take_over(request_id, 0)
+    desk.engine.directory.before = directory_away
+    ledger.step = busy
+    job = await desk.engine.job(request_id)
+    await job._begin()
+    await job.run()
+    assert not away
+    assert (await desk.stats(request_id)).status == "Completed"
 
 
 async def test_a_rollback_given_up_leaves_the_move_soaking(desk: Desk) -> None:
