@@ -31,7 +31,7 @@ from moverq.ledger.codec import Codec
 from moverq.ledger.item_map import ItemMap
 from moverq.ledger.schema import APPLICATION_ID, LEDGER_STEPS
 from moverq.limits import Limits
-from moverq.model.facts import Fact, Facts, PurgeAllowed
+from moverq.model.facts import Committed, Fact, Facts, PurgeAllowed
 from moverq.model.ids import MailboxId, RequestId
 from moverq.model.progress import Progress
 from moverq.model.report import EntryKind, ReportEntry
@@ -335,14 +335,15 @@ class Ledger:
         await self._write(write)
 
     async def disown(self, request_id: RequestId, token: int) -> None:
-        """The request is gone, its facts and report with it, and a parent it would have taken back goes on. Its map
-        goes too. For `remove`, at its end."""
+        """The request is gone, its facts and report with it. A parent that it would have taken back goes on; one that
+        it has taken back stays so. Its map goes too. For `remove`, at its end."""
 
         def write() -> None:
             self._check_turn(request_id, token)
             self._db.execute(
-                "UPDATE requests SET superseded_by = NULL, stage = 'Soak', message = '' WHERE superseded_by = ?",
-                (request_id,),
+                "UPDATE requests SET superseded_by = NULL, stage = 'Soak', message = '' WHERE superseded_by = ?1 "
+                "AND NOT EXISTS (SELECT 1 FROM facts WHERE request_id = ?1 AND kind = ?2)",
+                (request_id, Committed.kind),
             )
             self._db.execute("DELETE FROM requests WHERE request_id = ?", (request_id,))
 

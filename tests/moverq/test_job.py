@@ -440,6 +440,23 @@ async def test_a_rollback_given_up_leaves_the_move_soaking(desk: Desk) -> None:
     await desk.world.check_safe(at_rest=True)
 
 
+async def test_a_rollback_whose_record_goes_after_its_commit_leaves_the_move_taken_back(desk: Desk) -> None:
+    """The first move is not revived: the register says its source, so it could never end, and would be in the way."""
+    request_id = await desk.ask()
+    await desk.run(request_id)
+    ledger = await desk.engine.ledger()
+    back = (await moves.rollback(ledger, desk.engine.directory, request_id)).request.request_id
+    await desk.run(request_id)
+    assert (await desk.run(back)).status == "Completed"
+    await moves.remove(ledger, back)
+    await (await desk.engine.job(back)).run()
+    assert not [standing for standing in await ledger.due() if standing.request.request_id == request_id]
+    assert (await desk.stats(request_id)).sync_stage == "SyncFinished"
+    again = await desk.ask()
+    assert (await desk.run(again)).status == "Completed"
+    await desk.world.check_safe(at_rest=True)
+
+
 async def test_every_standing_can_be_explained(desk: Desk) -> None:
     ledger = await desk.engine.ledger()
     request_id = await desk.ask(suspend_when_ready_to_complete=True)
