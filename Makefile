@@ -3,7 +3,7 @@ PY ?= python3
 BIN := .venv/bin
 K ?=
 
-.PHONY: setup servers demo test check bench crash fuzz clean
+.PHONY: setup servers demo test check bench crash fuzz sim clean
 
 setup: .venv/.ready
 
@@ -37,6 +37,10 @@ crash: setup
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --group fuzz
 	$(BIN)/python -m tests.fuzz $(D) $(if $(N),--inputs $(N))
+
+# A few hundred seeds, or the one that SEED names, with its trace.
+sim: setup
+	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),300))
 
 bench: setup
 	$(BIN)/python -m bench $(B)
