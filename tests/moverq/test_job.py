@@ -8,13 +8,13 @@ import pytest
 import trio
 
 from moverq import moves
-from moverq.endpoints.base import GuardMode
+from moverq.endpoints.base import GuardMode, Home
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MailboxLocked, RequestRefused
 from moverq.ledger.ledger import Ledger
 from moverq.model.ids import RequestId
 from moverq.model.report import EntryKind, MoveReport
 from moverq.model.statistics import MoveStatistics
-from tests.support.move_world import ADDRESS, Engine, World, fill
+from tests.support.move_world import ADA, ADDRESS, Engine, World, fill
 
 
 @attrs.define(eq=False)
@@ -492,3 +492,26 @@ async def test_a_move_that_cannot_even_begin_says_why(desk: Desk, monkeypatch: p
     assert (stats.status, stats.message) == ("Failed", "the directory: the disk is full")
     await moves.resume(await desk.engine.ledger(), request_id)
     assert (await desk.run(request_id)).status == "Completed"
+
+
+async def test_nothing_is_deleted_where_the_register_says_it_is_the_home(tmp_path: Path) -> None:
+    """Somebody moves the register back by hand, after the job has read it: the old mailbox is in use again."""
+    world = await World.make(tmp_path)
+    await fill(world)
+    old = next(iter(world.databases["DB1"].instances.values()))
+    is_back = False
+
+    async def step(name: str) -> None:
+        nonlocal is_back
+        register = (await world.recipient()).register
+        if is_back and name == "DB2.claim:after" and register.epoch == 2:
+            await world.directory.relocate(ADA, expected=register, home=Home("DB1", old.instance))
+
+    desk = Desk(world, world.engine(step=step))
+    request_id = await desk.ask()
+    await desk.run(request_id)
+    await moves.complete(await desk.engine.ledger(), request_id)
+    is_back = True
+    stats = await desk.run(request_id)
+    assert (await world.recipient()).register.epoch == 3
+    assert old.removed_until_ms is None, stats.message
