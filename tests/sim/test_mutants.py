@@ -34,10 +34,10 @@ def scenario_for(mutant: Mutant, seed: int) -> Scenario:
 def hunt(mutant: Mutant, *, seeds: int = SEEDS) -> tuple[int, Outcome | None]:
     """The first run that breaks a rule, and how many it took."""
     with built(mutant), patch("tests.sim.run.LIVENESS_S", 120.0):
-        for seed in range(seeds):
-            outcome = run(scenario_for(mutant, seed))
+        for number in range(seeds):
+            outcome = run(scenario_for(mutant, mutant.first + number))
             if outcome.violations:
-                return seed + 1, outcome
+                return number + 1, outcome
     return seeds, None
 
 
