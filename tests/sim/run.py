@@ -375,6 +375,8 @@ class Theatre:
                 world.violate("liveness: all ends once faults stop", await self._what_is_left(ledger))
                 return
         await self._check_reports(ledger)
+        for name in DATABASES:
+            await process.database(name)  # an opener applies what somebody who died left in the log
         for address in ADDRESSES:
             session = Session(address, process.directory, process.database)
             if await self.people.read(session, "the last look", address) is None:
