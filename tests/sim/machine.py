@@ -111,6 +111,13 @@ class _ProcessFile(File):
         self._on_call("read", self.path)
         return self._plain.read(size, offset)
 
+    def read_into(self, view: memoryview, offset: int) -> int:
+        self._on_call("read", self.path)
+        return self._plain.read_into(view, offset)
+
+    def bypass_cache(self) -> None:
+        """The machine's disk cannot."""
+
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         self._on_call("write", self.path)
         self._plain.write(data, offset)
