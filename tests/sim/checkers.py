@@ -186,7 +186,7 @@ class BelowTheWatermark(Rule):
                 found = f"at change {there[item_id][2]}" if item_id in there else "not there"
                 self.violate(
                     f"the target is said to hold all up to change {fact.watermark.modseq}; item "
-                    f"{item_id.hex()[-6:]} is at change {row[2]} at the source, and {found} at the target"
+                    f"{item_id.hex()[-12:]} is at change {row[2]} at the source, and {found} at the target"
                 )
                 return
 
@@ -226,7 +226,7 @@ class EqualAtTheCommit(Rule):
 def first_difference(mine: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> str | None:
     for key in sorted({*mine, *theirs}):
         if mine.get(key) != theirs.get(key):
-            name = key.hex()[-6:] if isinstance(key, bytes) else key
+            name = key.hex()[-12:] if isinstance(key, bytes) else key
             return f"{name} is {mine.get(key, 'not')} at the source, {theirs.get(key, 'not')} at the target"
     return None
 

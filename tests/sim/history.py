@@ -54,7 +54,7 @@ class Op:
 
 def _short(value: Any) -> str:
     if isinstance(value, bytes):
-        return value.hex()[-6:] if len(value) == 16 else repr(value[:24])
+        return value.hex()[-12:] if len(value) == 16 else repr(value[:24])
     if isinstance(value, Seen):
         return f"{len(value.items)} items at change {value.head}"
     if isinstance(value, (tuple, list)):

@@ -108,14 +108,14 @@ def _judge_names(begin: Seen, ops: list[Op]) -> Iterator[Violation]:
             if known != item_id:
                 yield Violation(
                     "I17 names keep their meaning",
-                    f"UID {item.uid} of folder {item.folder_id.hex()[-6:]} was item {known.hex()[-6:]} "
-                    f"({first or 'at the beginning'}), and is {item_id.hex()[-6:]} ({op})",
+                    f"UID {item.uid} of folder {item.folder_id.hex()[-12:]} was item {known.hex()[-12:]} "
+                    f"({first or 'at the beginning'}), and is {item_id.hex()[-12:]} ({op})",
                 )
                 return
             if not isinstance(item, _Placed) and states.setdefault((item_id, item.modseq), item) != item:
                 yield Violation(
                     "I17 names keep their meaning",
-                    f"item {item_id.hex()[-6:]} at change {item.modseq} was {states[item_id, item.modseq]}, and is "
+                    f"item {item_id.hex()[-12:]} at change {item.modseq} was {states[item_id, item.modseq]}, and is "
                     f"{item} ({op})",
                 )
                 return
@@ -153,7 +153,7 @@ def _judge_items(begin: Seen, ops: list[Op]) -> Iterator[Violation]:
             about += [last] if last not in about else []
             yield Violation(
                 _rule_of(about, last, item_id),
-                _told(about, f"item {item_id.hex()[-6:]}, {_found(last, item_id)}; nothing explains that:"),
+                _told(about, f"item {item_id.hex()[-12:]}, {_found(last, item_id)}; nothing explains that:"),
             )
             return
 
@@ -210,7 +210,7 @@ def _who_made(begin: Seen, ops: list[Op]) -> tuple[dict[bytes, Op], list[Violati
             strangers.append(
                 Violation(
                     "I15 a delivery is there once",
-                    f"item {item_id.hex()[-6:]} was seen by #{op.number}, and nobody can have made it; "
+                    f"item {item_id.hex()[-12:]} was seen by #{op.number}, and nobody can have made it; "
                     f"the same content: {others}",
                 )
             )
@@ -252,7 +252,7 @@ def _judge_folders(begin: Seen, ops: list[Op]) -> Iterator[Violation]:
             found = last.answer.folders.get(folder_id) if last.verb == "read" else last.answer
             yield Violation(
                 "I1 what was acknowledged is at the home",
-                _told(about, f"folder {folder_id.hex()[-6:]} is {found}; nothing explains that:"),
+                _told(about, f"folder {folder_id.hex()[-12:]} is {found}; nothing explains that:"),
             )
             return
 

@@ -30,7 +30,7 @@ from moverq.phases.follow import drain, forward
 from moverq.plan.verification import check_accounts, digests_of
 from store import guard, mover
 from store.catalogue import queries
-from store.catalogue.apply import Applier
+from store.catalogue.view import View
 from store.commit import Committer
 from store.frame import FrameKind, encode
 from store.log.log import Log
@@ -216,7 +216,7 @@ def mirror_open(patches: ExitStack) -> None:
     patches.enter_context(patch.object(mover, "require_mover", require))
 
 
-@mutant("cas_no_epoch", caught=(I4, I21), faults=("asleep at the register",) * 3, first=13)
+@mutant("cas_no_epoch", caught=(I2, I3, I4, I21), faults=("asleep at the register",) * 3, first=13)
 def cas_no_epoch(patches: ExitStack) -> None:
     """The register is compared by its home alone."""
     relocate = MemoryDirectory.relocate
@@ -325,10 +325,8 @@ def answer_before_commit(patches: ExitStack) -> None:
                 self._stage(group)  # type: ignore[arg-type]
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                applier = Applier(self._db)
-                for waiting in group:
-                    _, answer, refusal = self._decide(waiting, applier, alone=True)
-                    waiting.answer, waiting.error, waiting.settled = answer, refusal, True
+                for waiting, outcome in zip(group, self._decide_all(group), strict=True):  # type: ignore[arg-type]
+                    waiting.answer, waiting.error, waiting.settled = outcome.answer, outcome.refusal, True
             finally:
                 self._roll_back()
 
@@ -371,14 +369,13 @@ def replay_without_rewriting(patches: ExitStack) -> None:
 def envelope_key(patches: ExitStack) -> None:
     """A delivery is known by its key alone, and other bytes under it are taken for the same."""
 
-    def by_key(db: apsw.Connection, mailbox_no: int, key: bytes, content_digest: bytes) -> bool:
-        found = db.execute("SELECT 1 FROM delivery_key WHERE mailbox = ? AND key = ?", (mailbox_no, key))
-        return found.fetchone() is not None
+    def by_key(self: View, instance: Any, key: bytes, content_digest: bytes) -> bool:
+        return any(known == key for known, _ in queries.accepted(self.db, self.mailbox(instance).no, [key]))
 
-    patches.enter_context(patch.object(queries, "has_delivery", by_key))
+    patches.enter_context(patch.object(View, "was_accepted", by_key))
 
 
-@mutant("no_folder_sync", caught=(I1, I16, I17, I19, I20, LIVENESS), faults=("power",) * 4, first=20)
+@mutant("no_folder_sync", caught=(I1, I11, I12, I16, I17, I19, I20, LIVENESS), faults=("power",) * 4, first=20)
 def no_folder_sync(patches: ExitStack) -> None:
     """Names of files are not synced."""
     patches.enter_context(patch("tests.sim.machine.ProcessDisk.sync_folder", lambda self, folder: None))

@@ -75,7 +75,7 @@ class Outcome:
 def run(scenario: Scenario) -> Outcome:
     """The scenario's outcome. The product is as it is patched when this is called."""
     root = Path(tempfile.mkdtemp(prefix="moverq-sim-", dir=_memory()))
-    shutil.copytree(_template() / FOLDER, root / FOLDER)
+    shutil.copytree(template() / FOLDER, root / FOLDER)
     return simulate(scenario.seed, lambda: _run(scenario, root))
 
 
@@ -86,7 +86,7 @@ def _memory() -> str:
 
 
 @cache
-def _template() -> Path:
+def template() -> Path:
     """Three databases with three small mailboxes, made once a process, always the same."""
     root = Path(tempfile.mkdtemp(prefix="moverq-sim-template-", dir=_memory()))
     simulate(0, lambda: _make_template(root))
@@ -330,7 +330,7 @@ class Theatre:
                             folder_id,
                         ),
                     )
-                    self.world.say("the map lost", item_id.hex()[-6:])
+                    self.world.say("the map lost", item_id.hex()[-12:])
                     self.lost_rows.add(request.request.request_id)
 
     async def _power_loss(self, seed: int) -> None:

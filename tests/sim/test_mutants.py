@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from tests.sim.mutants import MUTANTS, Mutant, built
-from tests.sim.run import Outcome, run
+from tests.sim.run import Outcome, run, template
 from tests.sim.scenario import Act, Scenario, plan_scenario
 
 SEEDS = 300
@@ -33,6 +33,7 @@ def scenario_for(mutant: Mutant, seed: int) -> Scenario:
 
 def hunt(mutant: Mutant, *, seeds: int = SEEDS) -> tuple[int, Outcome | None]:
     """The first run that breaks a rule, and how many it took."""
+    template()  # made by the engine as it is
     with built(mutant), patch("tests.sim.run.LIVENESS_S", 120.0):
         for number in range(seeds):
             outcome = run(scenario_for(mutant, mutant.first + number))
