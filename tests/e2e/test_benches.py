@@ -14,7 +14,7 @@ HARDLY = {
     "bulk_copy": ("--percent", "1", "--runs", "1"),
     "many": ("--mailboxes", "3", "--items", "5"),
     "memory": ("--small", "50", "--large", "100"),
-    "cutover": ("--small", "10", "--middle", "20", "--large", "30", "--moves", "2"),
+    "cutover": ("--small", "10", "--middle", "20", "--large", "30", "--moves", "2", "--large-moves", "2"),
     "deliver": ("--seconds", "1", "--runs", "1", "--copied-items", "100"),
     "feed": ("--commits", "5", "--small", "20", "--large", "40"),
 }

@@ -294,7 +294,7 @@ class People:
         async def deliver(place: Place) -> store.Added:
             return await place.mailbox.deliver(mail.content, key=mail.key)
 
-        added = await session.use(deliver, wait=False)
+        added = await session.use(deliver, lock_wait_s=0)
         if mail.op.outcome == "unknown":
             self.world.history.done(mail.op, added)
             if added.item_id is not None:
