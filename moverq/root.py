@@ -5,6 +5,7 @@
            moves/  quarantine/   what belongs to single requests
            transport.sqlite      the queue of scripts that deliver, where one is used
            databases/<name>/     the databases, unless they were put elsewhere
+           mirrors/<name>/       what is known of mailboxes on mail servers that are databases here
 
     async with open_root("moverq-root") as root:
         request = await root.move("ada@example.org", to="DB2")
@@ -31,6 +32,7 @@ from moverq import moves
 from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Server, checked_address
 from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
+from moverq.endpoints.imap.settings import is_imap, parse
 from moverq.endpoints.store import (
     CheckReport,
     Database,
@@ -61,6 +63,7 @@ from moverq.session import Place, Session
 from moverq.shown import FolderShown, InstanceShown, Look, MailboxShown, Rebuilt
 
 if TYPE_CHECKING:
+    from moverq.endpoints.imap.endpoint import ImapEndpoint
     from moverq.lmtp.listener import LmtpListener
     from moverq.lmtp.session import Deliver
     from moverq.mailbox_files import Exported, Imported
@@ -73,6 +76,9 @@ if TYPE_CHECKING:
 
 TRANSPORT = "transport.sqlite"
 DATABASES = "databases"
+MIRRORS = "mirrors"
+IMAP_VERSION = "IMAP"
+"""The version of a server that is reached by IMAP: what it can do it says itself."""
 NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
 """What servers and databases are called: a database's folder has its name."""
 LOOK_S = 0.2
@@ -143,6 +149,7 @@ class Root:
     _nursery: trio.Nursery
     limits: Limits
     _open: dict[str, StoreEndpoint] = attrs.field(factory=dict)
+    _imap: "dict[str, ImapEndpoint]" = attrs.field(factory=dict)
     _opening: dict[str, trio.Event] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
@@ -152,14 +159,19 @@ class Root:
 
     async def endpoint(self, name: str) -> Endpoint:
         """The endpoint of a database, for the engine. Raises `NotFound`, or what opening it raises."""
-        return await self.store(name)
+        entry = await self.directory.database(name)
+        return await self.imap(name) if is_imap(entry.path) else await self.store(name)
 
     async def database(self, name: str) -> Database:
         """The same, for clients."""
         return (await self.store(name)).database
 
     async def store(self, name: str) -> StoreEndpoint:
-        """The open database of this name, opened by the first who asks."""
+        """The open database of this name, opened by the first who asks.
+
+        Raises:
+            RequestRefused: it is a mail server, which only the engine uses.
+        """
         while name not in self._open:
             if name in self._opening:
                 await self._opening[name].wait()
@@ -167,6 +179,8 @@ class Root:
             self._opening[name] = opened = trio.Event()
             try:
                 entry = await self.directory.database(name)
+                if is_imap(entry.path):
+                    raise RequestRefused(why=f"{name} is an IMAP server: its mailboxes are used by IMAP, not from here")
                 self._open[name] = await self._nursery.start(self._hold, name, self.path / entry.path)
             finally:
                 del self._opening[name]
@@ -175,6 +189,31 @@ class Root:
 
     async def _hold(self, name: str, path: Path, *, task_status: trio.TaskStatus[StoreEndpoint]) -> None:
         async with open_endpoint(name, path) as endpoint:
+            task_status.started(endpoint)
+            await trio.sleep_forever()
+
+    async def imap(self, name: str) -> "ImapEndpoint":
+        """The IMAP server of this name, taken up by the first who asks; nothing is asked of it yet."""
+        while name not in self._imap:
+            if name in self._opening:
+                await self._opening[name].wait()
+                continue
+            self._opening[name] = opened = trio.Event()
+            try:
+                entry = await self.directory.database(name)
+                self._imap[name] = await self._nursery.start(self._hold_imap, name, entry.path)
+            finally:
+                del self._opening[name]
+                opened.set()
+        return self._imap[name]
+
+    async def _hold_imap(self, name: str, url: str, *, task_status: "trio.TaskStatus[ImapEndpoint]") -> None:
+        from moverq.endpoints.imap.endpoint import open_endpoint as open_imap
+
+        async def address_of(mailbox_id: MailboxId) -> str:
+            return (await self.directory.recipient(mailbox_id)).address
+
+        async with open_imap(name, url, mirrors=self.path / MIRRORS / name, address_of=address_of) as endpoint:
             task_status.started(endpoint)
             await trio.sleep_forever()
 
@@ -207,14 +246,37 @@ class Root:
         """
         checked_name(name, "database")
         await self.directory.server(server)
+        url = str(path) if path is not None and is_imap(str(path)) else None
+        if url is not None:
+            parse(url)
         if any(entry.name == name for entry in await self.directory.databases()):
             raise RequestRefused(why=f"there is a database {name} already")
+        if url is not None:
+            entry = DatabaseEntry(name=name, server=server, path=url)
+            await self.directory.add_database(entry)
+            return entry
         place = Path(DATABASES, name) if path is None else absolute(path)
         if not await trio.Path(self.path / place / "log").exists():
             await trio.to_thread.run_sync(make_database, name, self.path / place)
         entry = DatabaseEntry(name=name, server=server, path=str(place))
         await self.directory.add_database(entry)
         return entry
+
+    async def database_at(self, place: str) -> str:
+        """The name of the database that is meant: by its name, or by the URL of an IMAP server, which is registered
+        under its host's name if it is not yet."""
+        if not is_imap(place):
+            return (await self.directory.database(place)).name
+        entries = await self.directory.databases()
+        for entry in entries:
+            if entry.path == place:
+                return entry.name
+        host = parse(place).host
+        taken = {entry.name for entry in entries}
+        name = next(n for n in (host, *(f"{host}-{number}" for number in range(2, 1000))) if n not in taken)
+        if all(server.name != host for server in await self.directory.servers()):
+            await self.server_add(host, version=IMAP_VERSION)
+        return (await self.database_add(name, server=host, path=place)).name
 
     async def database_list(self) -> Sequence[DatabaseEntry]:
         return await self.directory.databases()
@@ -237,7 +299,7 @@ class Root:
                 bytes=summary.bytes,
                 known_to=known.get(summary.instance),
             )
-            for summary in await (await self.store(name)).instances()
+            for summary in await (await self.endpoint(name)).instances()
         ]
 
     async def store_check(self, name: str, *, progress: Callable[[str, int, int], None] | None = None) -> CheckReport:
@@ -277,7 +339,7 @@ class Root:
     # ---- mailboxes
 
     async def mailbox_add(self, address: str, *, database: str, quota_bytes: int | None = None) -> Recipient:
-        """A new, empty mailbox, and its recipient at epoch 1.
+        """A new, empty mailbox, and its recipient at epoch 1. On an IMAP server: the mailbox that the address has there.
 
         The mailbox first: a crash between the two leaves one that nobody names, which is reported and harmless; the
         other way round it would leave an address without a mailbox.
@@ -293,8 +355,13 @@ class Root:
             pass
         else:
             raise RequestRefused(why=f"the address {normal} is taken, by the mailbox of {taken.address}")
-        endpoint = await self.store(database)
         mailbox_id, instance = MailboxId(new_id()), InstanceId(new_id())
+        if is_imap((await self.directory.database(database)).path):
+            await (await self.imap(database)).adopt(mailbox_id, instance, normal)
+            return await self.directory.add_recipient(
+                mailbox_id, normal, Home(database, instance), quota_bytes=quota_bytes
+            )
+        endpoint = await self.store(database)
         await endpoint.add_mailbox(mailbox_id, instance)
         if quota_bytes is not None:
             with translated(database):

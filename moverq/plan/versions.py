@@ -20,7 +20,12 @@ class Rule:
     because: str
 
 
+_FOLLOWED = "IMAP is followed live by CONDSTORE, or by comparing folders where the server has none"
+
 MATRIX: tuple[Rule, ...] = (
+    Rule(source="IMAP", target="IMAP", online=True, because=_FOLLOWED),
+    Rule(source="IMAP", target="2010", online=True, because=_FOLLOWED),
+    Rule(source="2010", target="IMAP", online=True, because=_FOLLOWED),
     Rule(
         source="2010",
         target="2010",

@@ -1,0 +1,290 @@
+"""One connection to an IMAP server: commands go out as fast as they come, answers are taken in their order.
+
+    send ─▶ [A1 A2 A3] ─▶ server ─▶ untagged … A1 OK, untagged … A2 OK, …
+                                     └─ to `take` of the oldest command that is not done
+
+Pull, not push: no task lives here. Whoever awaits a command reads until its answer is there, and what comes for
+earlier ones on the way is theirs. So a connection serves one task at a time, and between its calls the server works
+ahead by as much as the sockets hold: that is the pipeline, bounded by the kernel.
+
+What always holds: a connection in which anything went wrong, or was cancelled, half way is of no more use; its owner
+closes it. The mailbox's bytes are never looked into.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import attrs
+import trio
+
+from moverq.endpoints.imap.wire import Incoming, Literal, Response, Said, WireError, is_quotable, quoted, said, tokens
+from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, RequestRefused
+
+RECEIVE_BYTES: Final = 256 << 10
+SEND_BYTES: Final = 256 << 10
+LITERAL_MINUS_BYTES: Final = 4096
+"""LITERAL- lets so many bytes be sent unasked (RFC 7888)."""
+
+Take = Callable[[Response], None]
+Piece = bytes | Literal
+"""Of a command: text as it stands, or a literal."""
+
+
+class Refused(Exception):
+    """The server answered NO or BAD. Never leaves this folder: who gave the command knows what it means."""
+
+    def __init__(self, answer: Said, command: str) -> None:
+        super().__init__(f"{command}: {answer.status.decode()} {answer.text}".strip())
+        self.answer = answer
+
+
+@attrs.define(eq=False)
+class Command:
+    """A command on its way."""
+
+    tag: bytes
+    name: str
+    take: Take | None
+    answer: Said | None = None
+
+
+@attrs.define(eq=False)
+class Connection:
+    """See the module. Made by `login`."""
+
+    endpoint: str
+    stream: trio.abc.Stream
+    answer_s: float
+    capabilities: frozenset[bytes] = frozenset()
+    enabled: frozenset[bytes] = frozenset()
+    selected: tuple[bytes, bool] | None = None
+    """The mailbox that is selected, and whether it may be written to."""
+    _incoming: Incoming = attrs.field(factory=Incoming)
+    _number: int = 0
+    _waiting: deque[Command] = attrs.field(factory=deque)
+    _may_continue: bool = False
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.endpoint} {len(self._waiting)} commands on their way>"
+
+    def has(self, *names: bytes) -> bool:
+        return self.capabilities.issuperset(names)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is on its way: another command may be given by anybody."""
+        return not self._waiting and self._incoming.is_between_responses
+
+    # ---- commands
+
+    async def start(self, *pieces: Piece, take: Take | None = None) -> Command:
+        """The command is sent (or in the kernel's hands); `done` awaits its answer.
+
+        A literal that may not be sent unasked is asked for, and answers of earlier commands are taken meanwhile.
+        """
+        self._number += 1
+        command = Command(b"M%d" % self._number, pieces[0].split(b" ", 1)[0].decode("ascii", "replace"), take)
+        self._waiting.append(command)
+        out = bytearray(command.tag + b" ")
+        for piece in pieces:
+            if not isinstance(piece, Literal):
+                out += piece
+            elif self.has(b"LITERAL+") or (len(piece) <= LITERAL_MINUS_BYTES and self.has(b"LITERAL-")):
+                out += b"{%d+}\r\n" % len(piece)
+                if len(piece) > SEND_BYTES:
+                    await self._send(out)
+                    out = bytearray()
+                    await self._send(piece)
+                else:
+                    out += piece
+            else:
+                out += b"{%d}\r\n" % len(piece)
+                await self._send(out)
+                out = bytearray()
+                if not await self._is_asked_for(command):
+                    return command
+                out += piece
+            if len(out) >= SEND_BYTES:
+                await self._send(out)
+                out = bytearray()
+        out += b"\r\n"
+        await self._send(out)
+        return command
+
+    async def done(self, command: Command) -> Said:
+        """The command's answer, which was OK.
+
+        Raises:
+            Refused: it was NO or BAD.
+            EndpointUnavailable: the connection is lost, or silent for too long.
+        """
+        while command.answer is None:
+            self._dispatch(await self._receive())
+        if command.answer.status != b"OK":
+            raise Refused(command.answer, command.name)
+        return command.answer
+
+    async def run(self, *pieces: Piece, take: Take | None = None) -> Said:
+        return await self.done(await self.start(*pieces, take=take))
+
+    async def greeting(self) -> Said:
+        """What the server says first. Raises `EndpointUnavailable` where it says BYE."""
+        response = await self._receive()
+        star, _, rest = response.head.partition(b" ")
+        answer = said(rest)
+        if star != b"*" or answer.status not in (b"OK", b"PREAUTH"):
+            raise EndpointUnavailable(
+                endpoint=self.endpoint, why=f"it said {response.head[:200]!r} where a greeting is due"
+            )
+        return answer
+
+    async def converse(self, command: Command, reply: Callable[[bytes], bytes]) -> Said:
+        """For AUTHENTICATE and IDLE: `reply` answers each `+` of the server until the command is done."""
+        while command.answer is None:
+            response = await self._receive()
+            if response.head[:1] == b"+":
+                await self._send(reply(response.head[1:].strip()) + b"\r\n")
+            else:
+                self._dispatch(response)
+        return await self.done(command)
+
+    async def aclose(self) -> None:
+        """Gone, without a word: nothing depends on a farewell."""
+        await trio.aclose_forcefully(self.stream)
+
+    # ---- bytes
+
+    async def _is_asked_for(self, command: Command) -> bool:
+        """True: the server wants the literal. False: it has refused the command instead."""
+        while command.answer is None:
+            response = await self._receive()
+            if response.head[:1] == b"+":
+                return True
+            self._dispatch(response)
+        return False
+
+    async def _send(self, data: bytes | bytearray) -> None:
+        self.bytes_out += len(data)
+        try:
+            with trio.fail_after(self.answer_s):
+                await self.stream.send_all(data)
+        except trio.TooSlowError:
+            raise self._silent() from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise EndpointUnavailable(endpoint=self.endpoint, why="the connection was lost") from error
+
+    async def _receive(self) -> Response:
+        try:
+            while (response := self._incoming.next()) is None:
+                with trio.fail_after(self.answer_s):
+                    data = await self.stream.receive_some(RECEIVE_BYTES)
+                if not data:
+                    raise EndpointUnavailable(endpoint=self.endpoint, why="it closed the connection")
+                self.bytes_in += len(data)
+                self._incoming.feed(data)
+            return response
+        except trio.TooSlowError:
+            raise self._silent() from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise EndpointUnavailable(endpoint=self.endpoint, why="the connection was lost") from error
+        except WireError as error:
+            raise EndpointUnavailable(endpoint=self.endpoint, why=f"it does not speak IMAP: {error}") from error
+
+    def _silent(self) -> EndpointUnavailable:
+        return EndpointUnavailable(endpoint=self.endpoint, why=f"it did not answer for {self.answer_s:.0f} s")
+
+    def _dispatch(self, response: Response) -> None:
+        head = response.head
+        if head[:2] == b"* ":
+            word = head[2:7].upper()
+            if word.startswith(b"BYE"):
+                raise EndpointUnavailable(
+                    endpoint=self.endpoint, why=f"it said goodbye: {said(head[2:]).text or '(no word)'}"
+                )
+            if word.startswith(b"CAPAB"):
+                self.capabilities = frozenset(head[2:].upper().split()[1:])
+            if self._waiting and self._waiting[0].take is not None:
+                self._take(self._waiting[0].take, response)
+            return
+        tag, _, rest = head.partition(b" ")
+        if not self._waiting or tag != self._waiting[0].tag:
+            if any(command.tag == tag for command in self._waiting):
+                # Out of order, as a server may answer commands that cannot meet. What belongs to whom is told by
+                # UIDs, so nothing is mixed up.
+                command = next(command for command in self._waiting if command.tag == tag)
+                self._waiting.remove(command)
+                command.answer = said(rest)
+                return
+            raise EndpointUnavailable(endpoint=self.endpoint, why=f"it answered {head[:80]!r}, which nobody asked")
+        command = self._waiting.popleft()
+        command.answer = said(rest)
+        if command.answer.code == b"CAPABILITY":
+            self.capabilities = frozenset(command.answer.arguments.upper().split())
+        if command.answer.code and command.take is not None:
+            # What the code says (COPYUID, HIGHESTMODSEQ) may also come untagged: one place hears both.
+            self._take(command.take, Response((b"* " + rest,)))
+
+    def _take(self, take: Take, response: Response) -> None:
+        try:
+            take(response)
+        except (WireError, IndexError, ValueError) as error:
+            raise EndpointUnavailable(
+                endpoint=self.endpoint, why=f"its answer {response.head[:120]!r} cannot be read: {error}"
+            ) from error
+
+
+# ---- words
+
+
+def mailbox_word(name: bytes) -> Piece:
+    """A mailbox name, as a quoted string where it can be one."""
+    return quoted(name) if is_quotable(name) else Literal(name)
+
+
+def words(response: Response) -> list[Any]:
+    """The words of an untagged response, without the star."""
+    return tokens(response.parts)[1:]
+
+
+def astring(text: str) -> Piece:
+    data = text.encode()
+    return quoted(data) if is_quotable(data) else Literal(data)
+
+
+_BUSY: Final = (b"UNAVAILABLE", b"INUSE", b"LIMIT", b"THROTTLED")
+_BROKEN: Final = {
+    b"OVERQUOTA": "the quota is used up",
+    b"NOPERM": "this login may not do so",
+    b"AUTHENTICATIONFAILED": "the login is refused",
+    b"AUTHORIZATIONFAILED": "this login may not act for the user",
+    b"EXPIRED": "the password has expired",
+    b"PRIVACYREQUIRED": "it wants TLS",
+    b"CONTACTADMIN": "it asks for its administrator",
+    b"CORRUPTION": "the mailbox is damaged there",
+}
+
+
+def error_of(endpoint: str, refused: Refused, *, doing: str) -> MoveError:
+    """Ours for what a server refused, where the caller has no better word for it."""
+    answer = refused.answer
+    text = answer.text or answer.status.decode()
+    if answer.code in _BUSY:
+        return EndpointBusy(endpoint=endpoint, retry_after_s=60.0)
+    if answer.code in _BROKEN:
+        return EndpointBroken(endpoint=endpoint, why=f"{_BROKEN[answer.code]} ({doing}: {text})")
+    if answer.status == b"BAD":
+        return EndpointBroken(endpoint=endpoint, why=f"it did not understand a command ({doing}: {text})")
+    return RequestRefused(why=f"{endpoint} refuses to {doing}: {text}")
+
+
+def joined(pieces: Sequence[Piece | Sequence[Piece]]) -> list[Piece]:
+    flat: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            flat.append(piece)
+        else:
+            flat.extend(piece)
+    return flat

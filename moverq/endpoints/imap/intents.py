@@ -1,0 +1,476 @@
+"""What the mover wants of a mailbox, put into the mirror before anything is done about it: durable intents.
+
+    merge       items and changes, by `absent < live(modseq) < dead`
+                 ├─ new bytes    a row without a server UID, under an intent's number      ─▶ APPEND ─▶ placed
+                 ├─ other folder `to_move`, likewise without a UID                         ─▶ MOVE   ─▶ placed
+                 ├─ other flags  `due`                                                     ─▶ STORE  ─▶ stored
+                 └─ dead         the row is gone, `to_expunge`                             ─▶ EXPUNGE ─▶ expunged
+    placed, stored, expunged     what was done, noted
+
+No byte is added to a message, and an APPEND is not idempotent: an intent that nobody works on any more is *in doubt*,
+and `settle` (in `writing`) looks at the server for what it would have brought, by content and date, counting equal
+items. What is found is placed. What is not is forgotten here, so that it is written again, and remembered as
+`doubtful`: should it come after all, it is known as our own second copy.
+
+Blocking; each function is one transaction.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import attrs
+
+from moverq.endpoints.imap.mirror import STATE, FolderRow, Located, Mirror, digest_of, item_state, state_columns
+from moverq.endpoints.imap.normal_form import content_hash, normal_hash
+from moverq.model.change import BadItem, ChangeBatch, Gone, ItemContent, ItemState
+from moverq.model.ids import FolderId, ItemId
+
+TO_DO: Final = 0
+"""The intent of work that nobody has begun."""
+_ATOM: Final = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z^_`a-z|}~]+")
+
+
+class ToAppend(NamedTuple):
+    """A message to write, with what it is for."""
+
+    state: ItemState
+    content: bytes
+    keywords: tuple[str, ...]
+    """Those that IMAP can say."""
+
+
+class Placed(NamedTuple):
+    """An item that has a place at the server now."""
+
+    item_id: ItemId
+    server_uid: int
+
+
+@attrs.frozen(kw_only=True)
+class Merged:
+    """What came of a batch: what must be appended, under which number; what was refused; what has no bytes here."""
+
+    intent: int = TO_DO
+    appends: tuple[ToAppend, ...] = ()
+    bad: tuple[BadItem, ...] = ()
+    missing: tuple[ItemId, ...] = ()
+
+
+# ---- wanted
+
+
+def merge_items(
+    mirror: Mirror, items: Sequence[ItemContent], token: int, *, item_bytes_max: int | None, can_move: bool
+) -> Merged:
+    """Items with their bytes. Those that need an APPEND are rows under a new intent."""
+    appends: list[ToAppend] = []
+    bad: list[BadItem] = []
+    with mirror.changing():
+        mirror.check_mover(token)
+        folders = {row.folder_id: row for row in mirror.folders()}
+        (intent,) = next(mirror.db.execute("UPDATE mailbox SET last_intent = last_intent + 1 RETURNING last_intent"))
+        present = _present(mirror, [item.state.item_id for item in items])
+        dead = _dead(mirror, [item.state.item_id for item in items])
+        uids: dict[FolderId, int] = {}
+        for item in items:
+            found_hash = content_hash(item.content)
+            state = item.state if item.state.content_hash else attrs.evolve(item.state, content_hash=found_hash)
+            was = present.get(state.item_id)
+            if state.item_id in dead or (was is not None and was.state.modseq >= state.modseq):
+                continue
+            folder = folders.get(state.folder_id)
+            if folder is None or not folder.selectable:
+                continue
+            refusal = _refusal(mirror, state, item.content, found_hash, item_bytes_max)
+            if refusal is not None:
+                bad.append(refusal)
+                continue
+            uids[state.folder_id] = max(uids.get(state.folder_id, 0), state.uid + 1)
+            same = was is not None and was.state.content_hash == state.content_hash and was.server_uid
+            if was is not None and same and (can_move or was.state.folder_id == state.folder_id):
+                _restate(mirror, was, state, folders)
+                continue
+            if was is not None:
+                _leave_place(mirror, was, folders)
+                mirror.db.execute("DELETE FROM items WHERE seq = ?", (was.seq,))
+            keywords = sayable(state.keywords)
+            if len(keywords) < len(state.keywords):
+                mirror.remark("a keyword that IMAP cannot say was left out")
+            digest = digest_of(state)
+            mirror.db.execute(
+                f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, normal_hash, "
+                f"verified, due, intent) VALUES ({','.join('?' * 11)}, ?, NULL, ?, ?, ?, 0, 0, ?)",
+                (
+                    *state_columns(state),
+                    digest,
+                    state.flags,
+                    "\n".join(sorted(keywords)),
+                    normal_hash(item.content),
+                    intent,
+                ),
+            )
+            appends.append(ToAppend(state, item.content, keywords))
+            mirror.raise_head(state.modseq)
+        _raise_uidnext(mirror, uids)
+    return Merged(intent=intent, appends=tuple(appends), bad=tuple(bad))
+
+
+def merge_changes(mirror: Mirror, batch: ChangeBatch, token: int, *, can_move: bool) -> Merged:
+    """States, tombstones, settings and delivery keys."""
+    with mirror.changing():
+        mirror.check_mover(token)
+        folders = {row.folder_id: row for row in mirror.folders()}
+        for gone in batch.items_gone:
+            _bury(mirror, gone, folders)
+        asked = [state.item_id for state in batch.items]
+        present, dead = _present(mirror, asked), _dead(mirror, asked)
+        missing: list[ItemId] = []
+        uids: dict[FolderId, int] = {}
+        for state in batch.items:
+            was = present.get(state.item_id)
+            if state.item_id in dead or (was is not None and was.state.modseq >= state.modseq):
+                continue
+            folder = folders.get(state.folder_id)
+            if (
+                was is None
+                or not was.server_uid
+                or folder is None
+                or not folder.selectable
+                or state.content_hash not in (b"", was.state.content_hash)
+                or _is_uid_taken(mirror, state)
+                or (was.state.folder_id != state.folder_id and not can_move)
+            ):
+                missing.append(state.item_id)
+                continue
+            uids[state.folder_id] = max(uids.get(state.folder_id, 0), state.uid + 1)
+            _restate(mirror, was, attrs.evolve(state, content_hash=was.state.content_hash), folders)
+        for setting in batch.settings:
+            mirror.db.execute(
+                "INSERT INTO settings VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value, "
+                "modseq = excluded.modseq WHERE excluded.modseq > modseq",
+                (setting.name, setting.value, setting.modseq),
+            )
+            mirror.raise_head(setting.modseq)
+        for key in batch.delivery_keys:
+            mirror.db.execute(
+                "INSERT OR IGNORE INTO delivery_keys VALUES (?, ?, ?, ?)",
+                (key.key, key.content_digest, key.accepted_ms, key.modseq),
+            )
+            mirror.raise_head(key.modseq)
+        _raise_uidnext(mirror, uids)
+        mirror.raise_head(batch.through.modseq)
+    return Merged(missing=tuple(missing))
+
+
+def _refusal(
+    mirror: Mirror, state: ItemState, content: bytes, found_hash: bytes, item_bytes_max: int | None
+) -> BadItem | None:
+    if item_bytes_max is not None and len(content) > item_bytes_max:
+        return BadItem(state, "LargeItem", f"{len(content)} bytes, and the server takes {item_bytes_max}", raw=content)
+    if (len(content), found_hash) != (state.size, state.content_hash):
+        return BadItem(state, "CorruptItem", "the bytes are not those that the hash names", raw=content)
+    if _is_uid_taken(mirror, state):
+        return BadItem(state, "CorruptItem", f"UID {state.uid} is taken by another item", raw=content)
+    return None
+
+
+def _is_uid_taken(mirror: Mirror, state: ItemState) -> bool:
+    row = mirror.db.execute(
+        "SELECT item_id FROM items WHERE folder_id = ? AND uid = ?", (state.folder_id, state.uid)
+    ).get
+    return row is not None and row != state.item_id
+
+
+class _Present(NamedTuple):
+    seq: int
+    server_uid: int | None
+    server_flags: int
+    server_keywords: str
+    digest: bytes
+    state: ItemState
+
+
+def _present(mirror: Mirror, item_ids: Sequence[ItemId]) -> dict[ItemId, _Present]:
+    found: dict[ItemId, _Present] = {}
+    for at in range(0, len(item_ids), 500):
+        some = tuple(item_ids[at : at + 500])
+        for seq, server_uid, flags, keywords, digest, *state in mirror.db.execute(
+            f"SELECT seq, server_uid, server_flags, server_keywords, digest, {STATE} FROM items "
+            f"WHERE item_id IN ({','.join('?' * len(some))})",
+            some,
+        ):
+            row = _Present(seq, server_uid, flags, keywords, digest, item_state(state))
+            found[row.state.item_id] = row
+    return found
+
+
+def _dead(mirror: Mirror, item_ids: Sequence[ItemId]) -> set[ItemId]:
+    found: set[ItemId] = set()
+    for at in range(0, len(item_ids), 500):
+        some = tuple(item_ids[at : at + 500])
+        marks = ",".join("?" * len(some))
+        found.update(
+            ItemId(item_id)
+            for (item_id,) in mirror.db.execute(f"SELECT item_id FROM items_gone WHERE item_id IN ({marks})", some)
+        )
+    return found
+
+
+def _restate(mirror: Mirror, was: _Present, state: ItemState, folders: Mapping[FolderId, FolderRow]) -> None:
+    """The item's state is this; what the server lacks of it is due."""
+    digest = digest_of(state)
+    keywords = sorted(sayable(state.keywords))
+    differs = (state.flags, "\n".join(keywords).lower()) != (was.server_flags, was.server_keywords.lower())
+    moves = state.folder_id != was.state.folder_id
+    mirror.count(was.state.folder_id, -1, was.state.size, was.digest)
+    if moves:
+        mirror.db.execute(
+            "INSERT OR REPLACE INTO to_move VALUES (?, ?, ?, ?)",
+            (state.item_id, was.state.folder_id, folders[was.state.folder_id].server_validity, was.server_uid),
+        )
+    else:
+        mirror.count(state.folder_id, 1, state.size, digest)
+    mirror.db.execute(
+        "UPDATE items SET folder_id = ?, uid = ?, modseq = ?, received_ms = ?, size = ?, flags = ?, keywords = ?, "
+        "item_class = ?, properties = ?, digest = ?, due = max(due, ?), server_uid = ?, intent = ? WHERE seq = ?",
+        (
+            state.folder_id,
+            state.uid,
+            state.modseq,
+            state.received_ms,
+            state.size,
+            state.flags,
+            "\n".join(state.keywords),
+            state.item_class,
+            state_columns(state)[10],
+            digest,
+            differs,
+            None if moves else was.server_uid,
+            TO_DO,
+            was.seq,
+        ),
+    )
+    mirror.raise_head(state.modseq)
+
+
+def _bury(mirror: Mirror, gone: Gone, folders: Mapping[FolderId, FolderRow]) -> None:
+    was = _present(mirror, [ItemId(gone.id)]).get(ItemId(gone.id))
+    if was is not None:
+        _leave_place(mirror, was, folders)
+        mirror.db.execute("DELETE FROM items WHERE seq = ?", (was.seq,))
+    mirror.db.execute(
+        "INSERT INTO items_gone VALUES (?, ?) "
+        "ON CONFLICT (item_id) DO UPDATE SET modseq = max(modseq, excluded.modseq)",
+        (gone.id, gone.modseq),
+    )
+    mirror.raise_head(gone.modseq)
+
+
+def _leave_place(mirror: Mirror, was: _Present, folders: Mapping[FolderId, FolderRow]) -> None:
+    """What the item has at the server is to be expunged."""
+    folder_id, uid = was.state.folder_id, was.server_uid
+    if uid is not None:
+        mirror.count(folder_id, -1, was.state.size, was.digest)
+        validity = folders[folder_id].server_validity
+    else:
+        moving = mirror.db.execute(
+            "DELETE FROM to_move WHERE item_id = ? RETURNING from_folder, server_validity, server_uid",
+            (was.state.item_id,),
+        ).get
+        if moving is None:
+            return
+        folder_id, validity, uid = moving
+    mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", (folder_id, validity, uid))
+
+
+def _raise_uidnext(mirror: Mirror, uids: Mapping[FolderId, int]) -> None:
+    mirror.db.executemany(
+        "UPDATE folders SET uidnext = max(uidnext, ?) WHERE folder_id = ?",
+        [(uidnext, folder_id) for folder_id, uidnext in uids.items()],
+    )
+
+
+def sayable(keywords: Iterable[str]) -> tuple[str, ...]:
+    """Those that are atoms."""
+    return tuple(keyword for keyword in keywords if _ATOM.fullmatch(keyword))
+
+
+# ---- done
+
+
+def note_placed(mirror: Mirror, placed: Sequence[Placed], token: int) -> None:
+    """These items have a place at the server, where their bytes are durable."""
+    with mirror.changing():
+        mirror.check_mover(token)
+        for item_id, server_uid in placed:
+            row = mirror.db.execute(
+                "UPDATE items SET server_uid = ?, intent = 0 WHERE item_id = ? AND server_uid IS NULL "
+                "RETURNING folder_id, size, digest",
+                (server_uid, item_id),
+            ).get
+            if row is not None:
+                folder_id, size, digest = row
+                mirror.count(folder_id, 1, size, digest)
+                mirror.db.execute(
+                    "DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?", (folder_id, server_uid)
+                )
+
+
+def forget(mirror: Mirror, item_ids: Sequence[ItemId], token: int) -> None:
+    """These items are not at the server, and nobody writes them: the server refused them."""
+    with mirror.changing():
+        mirror.check_mover(token)
+        mirror.db.executemany(
+            "DELETE FROM items WHERE item_id = ? AND server_uid IS NULL", [(item_id,) for item_id in item_ids]
+        )
+
+
+def in_doubt(mirror: Mirror, at_work: Iterable[int]) -> list[Located]:
+    """Items on their way that nobody brings, but for those that are only waiting to be moved."""
+    busy = set(at_work)
+    return [
+        Located(seq, 0, normal, item_state(state))
+        for seq, intent, normal, *state in mirror.db.execute(
+            f"SELECT seq, intent, normal_hash, {STATE} FROM items WHERE server_uid IS NULL AND (intent <> 0 OR "
+            f"item_id IN (SELECT item_id FROM to_move))"
+        )
+        if intent not in busy
+    ]
+
+
+def note_settled(mirror: Mirror, found: Sequence[Placed], absent: Sequence[Located], token: int | None = None) -> None:
+    """What intents in doubt came to: `found` at the server, or `absent`."""
+    with mirror.changing():
+        if token is not None:
+            mirror.check_token(token)
+        for item_id, server_uid in found:
+            row = mirror.db.execute(
+                "UPDATE items SET server_uid = ?, intent = 0 WHERE item_id = ? AND server_uid IS NULL "
+                "RETURNING folder_id, size, digest",
+                (server_uid, item_id),
+            ).get
+            if row is None:
+                continue
+            folder_id, size, digest = row
+            mirror.count(folder_id, 1, size, digest)
+            mirror.db.execute("DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?", (folder_id, server_uid))
+            moving = mirror.db.execute(
+                "DELETE FROM to_move WHERE item_id = ? RETURNING from_folder, server_validity, server_uid", (item_id,)
+            ).get
+            if moving is not None:
+                mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
+        for located in absent:
+            state = located.state
+            if mirror.db.execute("SELECT 1 FROM to_move WHERE item_id = ?", (state.item_id,)).get is not None:
+                mirror.db.execute("UPDATE items SET intent = 0 WHERE item_id = ?", (state.item_id,))
+                continue
+            mirror.db.execute("DELETE FROM items WHERE seq = ? AND server_uid IS NULL", (located.seq,))
+            mirror.db.execute(
+                "INSERT INTO doubtful (folder_id, received_s, hash) VALUES (?, ?, ?)",
+                (state.folder_id, state.received_ms // 1000, located.normal_hash or state.content_hash),
+            )
+
+
+# ---- work that is due
+
+
+@attrs.frozen(kw_only=True)
+class Due:
+    """What the server lacks of what the mirror wants, without bytes. By folder, as the server calls it."""
+
+    moves: Mapping[tuple[FolderId, FolderId], Sequence[tuple[ItemId, int]]]
+    flags: Mapping[FolderId, Sequence[tuple[int, int, tuple[str, ...]]]]
+    """(server UID, flags, keywords)"""
+    expunges: Mapping[FolderId, Sequence[int]]
+    validity: Mapping[FolderId, int]
+    wires: Mapping[FolderId, bytes]
+
+    def __bool__(self) -> bool:
+        return bool(self.moves or self.flags or self.expunges)
+
+
+def due(mirror: Mirror) -> Due:
+    moves: dict[tuple[FolderId, FolderId], list[tuple[ItemId, int]]] = {}
+    for item_id, folder_id, from_folder, uid in mirror.db.execute(
+        "SELECT i.item_id, i.folder_id, m.from_folder, m.server_uid FROM to_move m JOIN items i USING (item_id) "
+        "WHERE i.server_uid IS NULL AND i.intent = 0 ORDER BY m.server_uid"
+    ):
+        moves.setdefault((from_folder, folder_id), []).append((item_id, uid))
+    flags: dict[FolderId, list[tuple[int, int, tuple[str, ...]]]] = {}
+    for folder_id, uid, bits, keywords in mirror.db.execute(
+        "SELECT folder_id, server_uid, flags, keywords FROM items WHERE due = 1 AND server_uid IS NOT NULL"
+    ):
+        words = sayable(keywords.split("\n")) if keywords else ()
+        flags.setdefault(folder_id, []).append((uid, bits, words))
+    expunges: dict[FolderId, list[int]] = {}
+    folders: dict[Any, FolderRow] = {row.folder_id: row for row in mirror.folders()}
+    for folder_id, validity, uid in mirror.db.execute("SELECT folder_id, server_validity, server_uid FROM to_expunge"):
+        if folder_id in folders and folders[folder_id].server_validity == validity:
+            expunges.setdefault(folder_id, []).append(uid)
+    return Due(
+        moves=moves,
+        flags=flags,
+        expunges=expunges,
+        validity={folder_id: row.server_validity for folder_id, row in folders.items()},
+        wires={folder_id: row.wire for folder_id, row in folders.items()},
+    )
+
+
+def note_moved(
+    mirror: Mirror, moved: Mapping[ItemId, int], asked: Sequence[tuple[ItemId, int]], *, copied: bool
+) -> None:
+    """After a MOVE, or a COPY: who is where. Who was not moved is no longer at its old place either: lost."""
+    with mirror.changing():
+        for item_id, _ in asked:
+            moving = mirror.db.execute(
+                "DELETE FROM to_move WHERE item_id = ? RETURNING from_folder, server_validity, server_uid", (item_id,)
+            ).get
+            if item_id not in moved:
+                mirror.db.execute("DELETE FROM items WHERE item_id = ? AND server_uid IS NULL", (item_id,))
+                continue
+            row = mirror.db.execute(
+                "UPDATE items SET server_uid = ?, intent = 0 WHERE item_id = ? RETURNING folder_id, size, digest",
+                (moved[item_id], item_id),
+            ).get
+            if row is not None:
+                mirror.count(row[0], 1, row[1], row[2])
+                mirror.db.execute(
+                    "DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?", (row[0], moved[item_id])
+                )
+            if copied and moving is not None:
+                mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
+
+
+def note_begun(mirror: Mirror, item_ids: Iterable[ItemId], *, intent: int) -> None:
+    """These moves are being made, under this intent."""
+    with mirror.changing():
+        mirror.db.executemany("UPDATE items SET intent = ? WHERE item_id = ?", [(intent, i) for i in item_ids])
+
+
+def next_intent(mirror: Mirror) -> int:
+    with mirror.changing():
+        (intent,) = next(mirror.db.execute("UPDATE mailbox SET last_intent = last_intent + 1 RETURNING last_intent"))
+    assert isinstance(intent, int)
+    return intent
+
+
+def note_stored(
+    mirror: Mirror, folder_id: FolderId, stored: Sequence[tuple[int, int, tuple[str, ...]]], *, left_out: int
+) -> None:
+    """The server has these flags. `left_out`: keywords that it does not take."""
+    with mirror.changing():
+        mirror.db.executemany(
+            "UPDATE items SET due = 0, server_flags = ?, server_keywords = ? WHERE folder_id = ? AND server_uid = ?",
+            [(bits, "\n".join(sorted(keywords)), folder_id, uid) for uid, bits, keywords in stored],
+        )
+        if left_out:
+            mirror.remark("the server does not keep a keyword", left_out)
+
+
+def note_expunged(mirror: Mirror, folder_id: FolderId, uids: Sequence[int]) -> None:
+    """These are gone at the server."""
+    with mirror.changing():
+        mirror.db.executemany(
+            "DELETE FROM to_expunge WHERE folder_id = ? AND server_uid = ?", [(folder_id, uid) for uid in uids]
+        )

@@ -1,0 +1,414 @@
+"""What a look at the server told, held against the mirror, and put into it.
+
+`compare` says what is new, lost and changed in one folder. What was lost in one place and came in another may be the
+same message, moved; so may everything in a folder whose UIDVALIDITY changed. Both are told by content, which takes
+reading: the caller does it (`refresh`), and hands the pairs to `apply`.
+
+Where the server is right (open, locked) a difference is a change with the next number. Where the mirror is right
+(sealed, retired) it is damage: the sums lose it, so verification sees it, and a row's modseq falls to -1, so that the
+next state from the source, any state, mends it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import attrs
+
+from moverq.endpoints.imap.mirror import (
+    STATE,
+    FolderRow,
+    Located,
+    Mirror,
+    digest_of,
+    item_state,
+    state_columns,
+)
+from moverq.errors import SourceChanged
+from moverq.model.change import ItemState
+from moverq.model.ids import FolderId, ItemId, new_id
+
+DAMAGED: Final = -1
+"""The modseq of an item that is not what the mover made it: any state is newer."""
+
+
+class Seen(NamedTuple):
+    """A message as the server lists it."""
+
+    uid: int
+    flags: int
+    keywords: tuple[str, ...]
+    received_ms: int
+    size: int
+
+
+@attrs.frozen(kw_only=True)
+class Look:
+    """What a look into one folder told."""
+
+    folder_id: FolderId
+    validity: int
+    uidnext: int
+    modseq: int
+    items: int
+    """EXISTS."""
+    seen: Sequence[Seen]
+    gone: Sequence[int] = ()
+    whole: bool = False
+    """`seen` is everything there is."""
+
+
+@attrs.frozen(kw_only=True)
+class Difference:
+    """A look, held against the mirror."""
+
+    look: Look
+    new: Sequence[Seen]
+    lost: Sequence[Located]
+    changed: Sequence[tuple[int, Seen]]
+    """(seq, as it is now)."""
+    doubted: Sequence[tuple[Located, Seen]]
+    """At the target, and not of the size or date that was sent."""
+    verified: Sequence[int]
+    strangers_gone: Sequence[int]
+    reset: bool
+    """UIDVALIDITY changed: no UID means what it meant."""
+    incomplete: bool
+    """What is known and what was told do not add up to EXISTS: look at everything."""
+
+
+def compare(mirror: Mirror, look: Look) -> Difference:
+    """Reads only."""
+    folder = next(row for row in mirror.folders() if row.folder_id == look.folder_id)
+    reset = folder.server_validity not in (0, look.validity)
+    known = _known(mirror, look, everything=look.whole or reset)
+    strangers = {
+        uid for (uid,) in mirror.db.execute("SELECT server_uid FROM strangers WHERE folder_id = ?", (look.folder_id,))
+    }
+    if reset:
+        new: list[Seen] = list(look.seen)
+        lost = [_located(row) for row in known.values()]
+        return Difference(
+            look=look,
+            new=new,
+            lost=lost,
+            changed=(),
+            doubted=(),
+            verified=(),
+            strangers_gone=tuple(strangers),
+            reset=True,
+            incomplete=not look.whole,
+        )
+    new, changed, doubted, verified = [], [], [], []
+    for seen in look.seen:
+        row = known.get(seen.uid)
+        if row is None:
+            if seen.uid not in strangers:
+                new.append(seen)
+            continue
+        if (row.server_flags, row.server_keywords.lower()) != (seen.flags, "\n".join(seen.keywords).lower()):
+            changed.append((row.seq, seen))
+        if not row.verified:
+            if _fits(row, seen):
+                verified.append(row.seq)
+            else:
+                doubted.append((_located(row), seen))
+    present = {seen.uid for seen in look.seen}
+    gone = known.keys() - present if look.whole else known.keys() & set(look.gone)
+    strangers_gone = strangers - present if look.whole else strangers & set(look.gone)
+    (had,) = next(
+        mirror.db.execute(
+            "SELECT count(*) FROM items WHERE folder_id = ? AND server_uid IS NOT NULL", (look.folder_id,)
+        )
+    )
+    due = had + len(strangers) - len(strangers_gone) + len(new) - len(gone)
+    return Difference(
+        look=look,
+        new=new,
+        lost=[_located(known[uid]) for uid in sorted(gone)],
+        changed=changed,
+        doubted=doubted,
+        verified=verified,
+        strangers_gone=tuple(strangers_gone),
+        reset=False,
+        incomplete=not look.whole and due != look.items,
+    )
+
+
+class _Known(NamedTuple):
+    seq: int
+    server_uid: int
+    server_flags: int
+    server_keywords: str
+    verified: int
+    normal_hash: bytes | None
+    state: tuple[Any, ...]
+
+
+def _known(mirror: Mirror, look: Look, *, everything: bool) -> dict[int, _Known]:
+    sql = (
+        f"SELECT seq, server_uid, server_flags, server_keywords, verified, normal_hash, {STATE} FROM items "
+        f"WHERE folder_id = ? AND server_uid "
+    )
+    asked = sorted({seen.uid for seen in look.seen} | set(look.gone))
+    if everything or len(asked) > 500:
+        rows = mirror.db.execute(sql + "IS NOT NULL", (look.folder_id,))
+    elif not asked:
+        return {}
+    else:
+        marks = ",".join("?" * len(asked))
+        rows = mirror.db.execute(sql + f"IN ({marks})", (look.folder_id, *asked))
+    return {
+        uid: _Known(seq, uid, flags, keywords, verified, normal, tuple(state))
+        for seq, uid, flags, keywords, verified, normal, *state in rows
+    }
+
+
+def _located(row: _Known) -> Located:
+    return Located(row.seq, row.server_uid, row.normal_hash, item_state(row.state))
+
+
+def _fits(row: _Known, seen: Seen) -> bool:
+    """Is what the server lists of the size and the date that were sent? With a normal form the size says nothing."""
+    received_ms, size = row.state[4], row.state[5]
+    return received_ms // 1000 == seen.received_ms // 1000 and (size == seen.size) and row.normal_hash is None
+
+
+# ---- into the mirror
+
+
+def apply(
+    mirror: Mirror,
+    differences: Sequence[Difference],
+    pairs: Mapping[tuple[FolderId, int], ItemId],
+    *,
+    orphans: Sequence[Located] = (),
+    late: Sequence[tuple[FolderId, int]] = (),
+    is_movers: bool,
+) -> None:
+    """The mirror says what the looks told, in one transaction.
+
+    `pairs`: which new message, by folder and UID, is which lost item. `late`: new messages that are second copies of
+    our own, from an intent that had been given up: they go.
+
+    Raises:
+        SourceChanged: the guard turned meanwhile, so it is open who is right; look again.
+    """
+    with mirror.changing():
+        if mirror.standing().is_movers != is_movers:
+            raise SourceChanged(why="the mailbox's guard turned while it was looked at")
+        rows = {row.folder_id: row for row in mirror.folders()}
+        lost = {found.state.item_id: found for difference in differences for found in difference.lost}
+        lost |= {found.state.item_id: found for found in orphans}
+        for found in lost.values():
+            # Out of the way of the unique indexes: UIDs may be given round.
+            mirror.db.execute("UPDATE items SET server_uid = NULL, uid = ? WHERE seq = ?", (-found.seq, found.seq))
+            _uncount(mirror, found.seq)
+        late_set = set(late)
+        for difference in differences:
+            if difference.reset:
+                mirror.db.execute("DELETE FROM to_expunge WHERE folder_id = ?", (difference.look.folder_id,))
+            folder = _position(rows[difference.look.folder_id], difference)
+            if is_movers:
+                _mend(mirror, folder, difference, pairs, lost, late_set)
+            else:
+                folder = _follow(mirror, folder, difference, pairs, lost)
+            mirror.put_folder(folder)
+            rows[folder.folder_id] = folder
+        paired = set(pairs.values())
+        for item_id, found in lost.items():
+            if item_id not in paired:
+                mirror.db.execute("DELETE FROM items WHERE seq = ?", (found.seq,))
+                if not is_movers:
+                    mirror.db.execute(
+                        "INSERT OR REPLACE INTO items_gone VALUES (?, ?)", (item_id, mirror.next_modseq())
+                    )
+
+
+def _position(folder: FolderRow, difference: Difference) -> FolderRow:
+    look = difference.look
+    return attrs.evolve(
+        folder,
+        server_validity=look.validity,
+        server_uidnext=max(look.uidnext, 0 if difference.reset else folder.server_uidnext),
+        server_modseq=0 if difference.incomplete else look.modseq,
+        server_items=-1 if difference.incomplete else look.items,
+    )
+
+
+def _follow(
+    mirror: Mirror,
+    folder: FolderRow,
+    difference: Difference,
+    pairs: Mapping[tuple[FolderId, int], ItemId],
+    lost: Mapping[ItemId, Located],
+) -> FolderRow:
+    """The server is right: each difference is a change."""
+    state = folder.state
+    if difference.reset and folder.native:
+        modseq = mirror.next_modseq()
+        state = attrs.evolve(state, uidvalidity=difference.look.validity, modseq=modseq)
+        mirror.raise_head(modseq, hierarchy=True)
+    elif folder.native and state.uidvalidity == 0:
+        state = attrs.evolve(state, uidvalidity=difference.look.validity)
+    uidnext = state.uidnext
+    modseq = mirror.take_modseqs(len(difference.new)) if difference.new else 0
+    fresh: list[tuple[Any, ...]] = []
+    for seen in sorted(difference.new):
+        uid = seen.uid if folder.native else uidnext
+        uidnext = max(uidnext, uid + 1)
+        was = lost.get(pairs.get((folder.folder_id, seen.uid), ItemId(b"")))
+        item = ItemState(
+            was.state.item_id if was is not None else ItemId(new_id()),
+            folder.folder_id,
+            uid,
+            modseq,
+            seen.received_ms if was is None else was.state.received_ms,
+            seen.size if was is None else was.state.size,
+            b"" if was is None else was.state.content_hash,
+            seen.flags,
+            seen.keywords,
+        )
+        modseq += 1
+        if was is None:
+            digest = digest_of(item)
+            fresh.append((*state_columns(item), digest, seen.uid, seen.flags, "\n".join(seen.keywords)))
+            mirror.count(folder.folder_id, 1, item.size, digest)
+            continue
+        item = attrs.evolve(item, item_class=was.state.item_class, properties=was.state.properties)
+        digest = digest_of(item)
+        mirror.db.execute(
+            "UPDATE items SET folder_id = ?, uid = ?, modseq = ?, flags = ?, keywords = ?, digest = ?, server_uid = ?, "
+            "server_flags = ?, server_keywords = ? WHERE seq = ?",
+            (
+                item.folder_id,
+                item.uid,
+                item.modseq,
+                item.flags,
+                "\n".join(item.keywords),
+                digest,
+                seen.uid,
+                seen.flags,
+                "\n".join(seen.keywords),
+                was.seq,
+            ),
+        )
+        mirror.count(folder.folder_id, 1, item.size, digest)
+    if fresh:
+        mirror.db.executemany(
+            f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, verified, due, intent) "
+            f"VALUES ({','.join('?' * 15)}, 1, 0, 0)",
+            fresh,
+        )
+    for seq, seen in difference.changed:
+        _set_flags(mirror, seq, seen, modseq=mirror.next_modseq())
+    if difference.verified:
+        mirror.db.executemany("UPDATE items SET verified = 1 WHERE seq = ?", [(seq,) for seq in difference.verified])
+    if folder.native:
+        uidnext = max(uidnext, difference.look.uidnext)
+    return attrs.evolve(folder, state=attrs.evolve(state, uidnext=uidnext))
+
+
+def _mend(
+    mirror: Mirror,
+    folder: FolderRow,
+    difference: Difference,
+    pairs: Mapping[tuple[FolderId, int], ItemId],
+    lost: Mapping[ItemId, Located],
+    late: set[tuple[FolderId, int]],
+) -> None:
+    """The mirror is right: what differs is damage, and what is there beside it a stranger."""
+    for seen in difference.new:
+        at = (folder.folder_id, seen.uid)
+        was = lost.get(pairs.get(at, ItemId(b"")))
+        if was is not None:
+            mirror.db.execute(
+                "UPDATE items SET uid = ?, server_uid = ?, server_flags = ?, server_keywords = ? WHERE seq = ?",
+                (was.state.uid, seen.uid, seen.flags, "\n".join(seen.keywords), was.seq),
+            )
+            _recount(mirror, was.seq)
+        elif at in late:
+            mirror.db.execute(
+                "INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", (*at[:1], folder.server_validity, seen.uid)
+            )
+        else:
+            mirror.db.execute(
+                "INSERT OR REPLACE INTO strangers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    folder.folder_id,
+                    seen.uid,
+                    new_id(),
+                    mirror.next_modseq(),
+                    seen.received_ms,
+                    seen.size,
+                    seen.flags,
+                    "\n".join(seen.keywords),
+                ),
+            )
+    mirror.db.executemany(
+        "DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?",
+        [(folder.folder_id, uid) for uid in difference.strangers_gone],
+    )
+    if difference.verified:
+        mirror.db.executemany("UPDATE items SET verified = 1 WHERE seq = ?", [(seq,) for seq in difference.verified])
+    for seq, seen in difference.changed:
+        (due,) = next(mirror.db.execute("SELECT due FROM items WHERE seq = ?", (seq,)), (1,))
+        if not due:
+            _set_flags(mirror, seq, seen, modseq=DAMAGED)
+
+
+def _set_flags(mirror: Mirror, seq: int, seen: Seen, *, modseq: int) -> None:
+    row = mirror.db.execute(f"SELECT digest, {STATE} FROM items WHERE seq = ?", (seq,)).get
+    if row is None:
+        return
+    old = item_state(row[1:])
+    state = attrs.evolve(old, flags=seen.flags, keywords=seen.keywords, modseq=modseq)
+    digest = digest_of(state)
+    keywords = "\n".join(seen.keywords)
+    mirror.db.execute(
+        "UPDATE items SET flags = ?, keywords = ?, server_flags = ?, server_keywords = ?, modseq = ?, digest = ? "
+        "WHERE seq = ?",
+        (seen.flags, keywords, seen.flags, keywords, modseq, digest, seq),
+    )
+    mirror.count(old.folder_id, -1, old.size, row[0])
+    mirror.count(old.folder_id, 1, old.size, digest)
+
+
+def _uncount(mirror: Mirror, seq: int) -> None:
+    folder_id, size, digest = next(mirror.db.execute("SELECT folder_id, size, digest FROM items WHERE seq = ?", (seq,)))
+    mirror.count(folder_id, -1, size, digest)
+
+
+def _recount(mirror: Mirror, seq: int) -> None:
+    folder_id, size, digest = next(mirror.db.execute("SELECT folder_id, size, digest FROM items WHERE seq = ?", (seq,)))
+    mirror.count(folder_id, 1, size, digest)
+
+
+# ---- what else a refresh asks and tells
+
+
+def located_in(mirror: Mirror, folder_id: FolderId) -> list[Located]:
+    """Every item of a folder that has a place at the server."""
+    return [
+        Located(seq, uid, normal, item_state(state))
+        for seq, uid, normal, *state in mirror.db.execute(
+            f"SELECT seq, server_uid, normal_hash, {STATE} FROM items WHERE folder_id = ? AND server_uid IS NOT NULL",
+            (folder_id,),
+        )
+    ]
+
+
+def doubtful(mirror: Mirror) -> dict[tuple[FolderId, int], list[bytes]]:
+    """What intents that were found not to be there would bring, by folder and second."""
+    found: dict[tuple[FolderId, int], list[bytes]] = {}
+    for folder_id, received_s, hash_ in mirror.db.execute("SELECT folder_id, received_s, hash FROM doubtful"):
+        found.setdefault((folder_id, received_s), []).append(hash_)
+    return found
+
+
+def note_verdicts(mirror: Mirror, verdicts: Sequence[tuple[int, str]]) -> None:
+    """These items have been looked at closely; what is to be told of them is remarked."""
+    with mirror.changing():
+        for seq, remark in verdicts:
+            mirror.db.execute("UPDATE items SET verified = 1 WHERE seq = ?", (seq,))
+            if remark:
+                mirror.remark(remark)

@@ -1,0 +1,320 @@
+"""What a server says of its folders, and of the messages in them: commands out, values in. Decides nothing.
+
+    list_folders    one LIST with RETURN (SUBSCRIBED SPECIAL-USE STATUS (…)), or what the server can do instead
+    look_into       EXAMINE and one UID FETCH for each of several folders, all sent ahead
+
+A look costs what has changed: `UID FETCH 1:* (…) (CHANGEDSINCE m VANISHED)` where the server has QRESYNC, without
+VANISHED where it has CONDSTORE alone, and everything there is where it has neither.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import attrs
+
+from moverq.endpoints.imap.connection import Command, Connection, Refused, error_of, mailbox_word, words
+from moverq.endpoints.imap.folder_names import Naming
+from moverq.endpoints.imap.learned import Look, Seen
+from moverq.endpoints.imap.wire import Literal, Response, date_ms, number, pairs, said, uids_in
+from moverq.errors import EndpointBroken
+from moverq.model.change import Flag
+from moverq.model.ids import FolderId
+
+SPECIAL_USES: Final = frozenset(
+    {"\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash", "\\Important"}
+)
+_SPECIAL_BY_LOWER: Final = {name.lower(): name for name in SPECIAL_USES}
+_FLAGS: Final = {
+    b"\\seen": Flag.SEEN,
+    b"\\answered": Flag.ANSWERED,
+    b"\\flagged": Flag.FLAGGED,
+    b"\\deleted": Flag.DELETED,
+    b"\\draft": Flag.DRAFT,
+}
+AHEAD: Final = 8
+"""Folders whose look is sent before the first is answered."""
+
+
+@attrs.define(kw_only=True)
+class Listed:
+    """A folder as LIST and STATUS say it is."""
+
+    wire: bytes
+    selectable: bool = True
+    special_use: str = ""
+    subscribed: bool = False
+    mailbox_object: bytes = b""
+    validity: int | None = None
+    uidnext: int = 0
+    modseq: int = 0
+    items: int = 0
+
+
+# ---- folders
+
+
+async def naming_of(connection: Connection) -> tuple[Naming, tuple[bytes, ...]]:
+    """How names are made in the personal namespace, and the prefixes of everybody else's."""
+    found: list[tuple[bytes, bytes | None]] = []
+    others: list[bytes] = []
+
+    def take(response: Response) -> None:
+        said_words = words(response)
+        kind = bytes(said_words[0]).upper()
+        if kind == b"NAMESPACE":
+            for place, space in enumerate(said_words[1:4]):
+                for prefix, separator, *_ in space if isinstance(space, list) else ():
+                    if place == 0 and not found:
+                        found.append((bytes(prefix), _separator(separator)))
+                    else:
+                        others.append(bytes(prefix))
+        elif kind == b"LIST":
+            found.append((b"", _separator(said_words[2])))
+
+    try:
+        if connection.has(b"NAMESPACE"):
+            await connection.run(b"NAMESPACE", take=take)
+        if not found:
+            await connection.run(b'LIST "" ""', take=take)
+    except Refused as refused:
+        raise error_of(connection.endpoint, refused, doing="say how its folders are named") from refused
+    prefix, separator = found[0] if found else (b"", b"/")
+    return Naming(prefix, separator), tuple(prefix for prefix in others if prefix)
+
+
+async def list_folders(connection: Connection, naming: Naming, others: Sequence[bytes]) -> list[Listed]:
+    """Every folder of the personal namespace, with its status.
+
+    Raises: EndpointUnavailable, EndpointBusy, EndpointBroken.
+    """
+    found: dict[bytes, Listed] = {}
+
+    def take(response: Response) -> None:
+        kind, *rest = words(response)
+        match bytes(kind).upper():
+            case b"LIST":
+                wire = _canonical(bytes(rest[2]))
+                if not any(wire.startswith(prefix) for prefix in others):
+                    _note_list(found.setdefault(wire, Listed(wire=wire)), rest)
+            case b"LSUB":
+                wire = _canonical(bytes(rest[2]))
+                if wire in found:
+                    found[wire].subscribed = True
+            case b"STATUS":
+                wire = _canonical(bytes(rest[0]))
+                if wire in found:
+                    _note_status(found[wire], rest[1] if len(rest) > 1 and isinstance(rest[1], list) else [])
+
+    status = [b"UIDVALIDITY", b"UIDNEXT", b"MESSAGES"]
+    if connection.has(b"CONDSTORE") or connection.has(b"QRESYNC"):
+        status.append(b"HIGHESTMODSEQ")
+    if connection.has(b"OBJECTID"):
+        status.append(b"MAILBOXID")
+    items = b"(" + b" ".join(status) + b")"
+    try:
+        if connection.has(b"LIST-EXTENDED", b"LIST-STATUS"):
+            returned = b"SUBSCRIBED " + (b"SPECIAL-USE " if connection.has(b"SPECIAL-USE") else b"")
+            await connection.run(b'LIST "" "*" RETURN (' + returned + b"STATUS " + items + b")", take=take)
+        else:
+            await connection.run(b'LIST "" "*"', take=take)
+            await connection.run(b'LSUB "" "*"', take=take)
+        silent = [one for one in found.values() if one.selectable and one.validity is None]
+        asked = [
+            (one, await connection.start(b"STATUS ", mailbox_word(one.wire), b" " + items, take=take)) for one in silent
+        ]
+        for one, command in asked:
+            try:
+                await connection.done(command)
+            except Refused as refused:
+                if refused.answer.status == b"BAD":
+                    raise
+                one.selectable = False
+    except Refused as refused:
+        raise error_of(connection.endpoint, refused, doing="list its folders") from refused
+    for one in found.values():
+        if one.selectable and one.validity is None:
+            one.selectable = False
+    return sorted(found.values(), key=lambda one: one.wire)
+
+
+def _canonical(wire: bytes) -> bytes:
+    return b"INBOX" if wire.upper() == b"INBOX" else wire
+
+
+def _separator(word: object) -> bytes | None:
+    return bytes(word) if isinstance(word, Literal) and word else None
+
+
+def _note_list(one: Listed, rest: Sequence[Any]) -> None:
+    for word in rest[0]:
+        attribute = bytes(word).decode("ascii", "replace").lower()
+        if attribute in ("\\noselect", "\\nonexistent"):
+            one.selectable = False
+        elif attribute == "\\subscribed":
+            one.subscribed = True
+        elif attribute in _SPECIAL_BY_LOWER:
+            one.special_use = _SPECIAL_BY_LOWER[attribute]
+
+
+def _note_status(one: Listed, status: Sequence[Any]) -> None:
+    said_values = pairs(status)
+    one.validity = number(said_values.get(b"UIDVALIDITY", 0))
+    one.uidnext = number(said_values.get(b"UIDNEXT", 0))
+    one.items = number(said_values.get(b"MESSAGES", 0))
+    one.modseq = number(said_values.get(b"HIGHESTMODSEQ", 0))
+    inner = said_values.get(b"MAILBOXID")
+    one.mailbox_object = bytes(inner[0]) if isinstance(inner, list) and inner else b""
+
+
+# ---- messages
+
+
+@attrs.frozen(kw_only=True)
+class Wanted:
+    """A folder to look into, and up to where it is known. `modseq` 0: look at everything."""
+
+    folder_id: FolderId
+    wire: bytes
+    validity: int
+    modseq: int
+
+
+@attrs.define
+class _Looking:
+    """One look on its way."""
+
+    wanted: Wanted
+    examine: Command
+    fetch: Command | None = None
+    validity: int = 0
+    uidnext: int = 0
+    modseq: int = 0
+    items: int = 0
+    seen: dict[int, Seen] = attrs.Factory(dict)
+    gone: list[int] = attrs.Factory(list)
+
+    def take_examine(self, response: Response) -> None:
+        head = response.head.upper()
+        if head.endswith(b" EXISTS"):
+            self.items = number(head.split()[1])
+        elif head.startswith(b"* OK ["):
+            answer = said(response.head[2:])
+            if answer.code == b"UIDVALIDITY":
+                self.validity = number(answer.arguments)
+            elif answer.code == b"UIDNEXT":
+                self.uidnext = number(answer.arguments)
+            elif answer.code == b"HIGHESTMODSEQ":
+                self.modseq = number(answer.arguments)
+
+    def take_fetch(self, response: Response) -> None:
+        head = response.head
+        if head[2:11].upper() == b"VANISHED ":
+            self.gone += uids_in(head.split()[-1])
+            return
+        seen = seen_in(response)
+        if seen is not None:
+            self.seen[seen.uid] = seen
+
+
+async def look_into(connection: Connection, folders: Iterable[Wanted], *, on_look: Callable[[Look], None]) -> None:
+    """Each folder's look, in turn, `AHEAD` of them sent before the first is answered.
+
+    A folder that cannot be looked into, because it went meanwhile, is left out: the next listing tells.
+    """
+    looking: list[_Looking] = []
+    for wanted in folders:
+        looking.append(await _begin(connection, wanted))
+        if len(looking) == AHEAD:
+            await _end(connection, looking.pop(0), on_look)
+    while looking:
+        await _end(connection, looking.pop(0), on_look)
+
+
+async def _begin(connection: Connection, wanted: Wanted) -> _Looking:
+    can_condstore = b"CONDSTORE" in connection.capabilities or b"QRESYNC" in connection.enabled
+    one: _Looking
+
+    def take_examine(response: Response) -> None:
+        one.take_examine(response)
+
+    def take_fetch(response: Response) -> None:
+        one.take_fetch(response)
+
+    examine = await connection.start(
+        b"EXAMINE ", mailbox_word(wanted.wire), b" (CONDSTORE)" if can_condstore else b"", take=take_examine
+    )
+    connection.selected = None
+    one = _Looking(wanted, examine)
+    since = b""
+    if wanted.modseq and can_condstore:
+        vanished = b" VANISHED" if b"QRESYNC" in connection.enabled else b""
+        since = b" (CHANGEDSINCE %d%s)" % (wanted.modseq, vanished)
+    one.fetch = await connection.start(b"UID FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE)" + since, take=take_fetch)
+    return one
+
+
+async def _end(connection: Connection, one: _Looking, on_look: Callable[[Look], None]) -> None:
+    assert one.fetch is not None
+    try:
+        await connection.done(one.examine)
+    except Refused:
+        try:
+            await connection.done(one.fetch)
+        except Refused:
+            return
+        return
+    try:
+        await connection.done(one.fetch)
+    except Refused as refused:
+        # Of an empty mailbox some servers refuse `1:*`; of any other the answer is missing.
+        if one.items:
+            raise error_of(connection.endpoint, refused, doing="list a folder's messages") from refused
+    if not one.validity:
+        raise EndpointBroken(
+            endpoint=connection.endpoint,
+            why=f"it gives folder {one.wanted.wire!r} no UIDVALIDITY, so its messages cannot be told apart",
+        )
+    on_look(
+        Look(
+            folder_id=one.wanted.folder_id,
+            validity=one.validity,
+            uidnext=max(one.uidnext, max(one.seen, default=0) + 1),
+            modseq=one.modseq,
+            items=one.items,
+            seen=list(one.seen.values()),
+            gone=one.gone,
+            whole=not one.wanted.modseq or not one.modseq,
+        )
+    )
+
+
+def seen_in(response: Response) -> Seen | None:
+    """A message, if the response lists one whole; what comes unasked says less and is left for the next look."""
+    if b" FETCH " not in response.head.upper()[:30]:
+        return None
+    said_words = words(response)
+    values = pairs(said_words[2])
+    if not {b"UID", b"FLAGS", b"INTERNALDATE", b"RFC822.SIZE"} <= values.keys():
+        return None
+    flags, keywords = flags_in(values[b"FLAGS"])
+    received = date_ms(bytes(values[b"INTERNALDATE"]))
+    return Seen(number(values[b"UID"]), flags, keywords, received, number(values[b"RFC822.SIZE"]))
+
+
+def flags_in(listed: Sequence[bytes]) -> tuple[int, tuple[str, ...]]:
+    """System flags as bits, and the keywords, sorted, each once in whatever case it came first."""
+    flags = 0
+    keywords: dict[str, str] = {}
+    for word in listed:
+        if word[:1] == b"\\":
+            flags |= _FLAGS.get(bytes(word).lower(), 0)
+        else:
+            keyword = bytes(word).decode("utf-8", "replace")
+            keywords.setdefault(keyword.lower(), keyword)
+    return int(flags), tuple(sorted(keywords.values()))
+
+
+def flag_words(flags: int, keywords: Iterable[str]) -> bytes:
+    r"""`\Seen work` of the bits and keywords."""
+    said_flags = [name.replace(b"\\", b"").capitalize() for name, bit in _FLAGS.items() if flags & bit]
+    return b" ".join([b"\\" + name for name in said_flags] + [keyword.encode() for keyword in keywords])

@@ -1,0 +1,232 @@
+"""From an address of a server to a connection that is logged in: TLS, capabilities, authentication, extensions.
+
+Secrets are read here, when they are needed, and go nowhere but into the one command that says them. What a failed
+login reports is the server's answer, never what was sent.
+"""
+
+import base64
+import os
+import shlex
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from moverq.endpoints.imap.connection import Connection, Piece, Refused, astring, error_of
+from moverq.endpoints.imap.settings import Secret, Settings, fill
+from moverq.endpoints.imap.wire import Response
+from moverq.errors import EndpointBroken, EndpointUnavailable, RequestRefused
+from moverq.version import __version__
+
+CONNECT_S: Final = 30.0
+COMMAND_S: Final = 60.0
+WANTED: Final = (b"CONDSTORE", b"QRESYNC", b"UTF8=ACCEPT")
+"""What is enabled where it is there. UTF8=ACCEPT is left alone: names then change their form half way."""
+
+
+async def connect(settings: Settings, user: str, *, answer_s: float) -> Connection:
+    """A connection, logged in for `user`.
+
+    Raises:
+        EndpointUnavailable: no connection, no TLS, no greeting.
+        EndpointBroken: the login is refused, or the certificate is not to be trusted.
+    """
+    endpoint = f"{user} at {settings.host}:{settings.port}"
+    context = await trio.to_thread.run_sync(_context, settings) if settings.tls != "none" else None
+    stream = await _open(settings, endpoint)
+    connection = Connection(endpoint, stream, answer_s)
+    try:
+        if context is not None and settings.tls == "implicit":
+            connection.stream = await _wrap(stream, context, settings, endpoint)
+        greeting = await connection.greeting()
+        if not connection.capabilities and greeting.code == b"CAPABILITY":
+            connection.capabilities = frozenset(greeting.arguments.upper().split())
+        if context is not None and settings.tls == "starttls":
+            await _start_tls(connection, stream, context, settings)
+        if not connection.capabilities:
+            await connection.run(b"CAPABILITY")
+        if greeting.status != b"PREAUTH":
+            await _authenticate(connection, settings, user)
+        await _introduce(connection)
+    except BaseException:
+        await connection.aclose()
+        raise
+    return connection
+
+
+# ---- the connection
+
+
+async def _open(settings: Settings, endpoint: str) -> trio.SocketStream:
+    try:
+        with trio.fail_after(CONNECT_S):
+            return await trio.open_tcp_stream(settings.host, settings.port)
+    except trio.TooSlowError as error:
+        raise EndpointUnavailable(endpoint=endpoint, why=f"no connection within {CONNECT_S:.0f} s") from error
+    except OSError as error:
+        raise EndpointUnavailable(endpoint=endpoint, why=str(error)) from error
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:
+        raise EndpointBroken(endpoint=str(settings.ca_file), why=f"the CA file cannot be read: {error}") from error
+
+
+async def _wrap(
+    stream: trio.SocketStream, context: ssl.SSLContext, settings: Settings, endpoint: str
+) -> trio.SSLStream[trio.SocketStream]:
+    wrapped = trio.SSLStream(stream, context, server_hostname=settings.host, https_compatible=True)
+    try:
+        with trio.fail_after(CONNECT_S):
+            await wrapped.do_handshake()
+    except trio.TooSlowError as error:
+        raise EndpointUnavailable(endpoint=endpoint, why="TLS took too long") from error
+    except (trio.BrokenResourceError, ssl.SSLError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise EndpointBroken(
+                endpoint=endpoint,
+                why=f"its certificate is not to be trusted ({cause.verify_message}); name its CA with ca-file=",
+            ) from error
+        raise EndpointUnavailable(endpoint=endpoint, why=f"no TLS: {cause}") from error
+    return wrapped
+
+
+async def _start_tls(
+    connection: Connection, stream: trio.SocketStream, context: ssl.SSLContext, settings: Settings
+) -> None:
+    if not connection.capabilities:
+        await connection.run(b"CAPABILITY")
+    if not connection.has(b"STARTTLS"):
+        raise EndpointBroken(
+            endpoint=connection.endpoint,
+            why="it offers no STARTTLS; use imaps://, or tls=none on a network of your own",
+        )
+    try:
+        await connection.run(b"STARTTLS")
+    except Refused as refused:
+        raise error_of(connection.endpoint, refused, doing="start TLS") from refused
+    if not connection.is_idle:
+        raise EndpointBroken(endpoint=connection.endpoint, why="it spoke on in plain text after STARTTLS")
+    connection.stream = await _wrap(stream, context, settings, connection.endpoint)
+    # What was said before TLS may have been said by anybody.
+    connection.capabilities = frozenset()
+
+
+# ---- who we are
+
+
+async def _authenticate(connection: Connection, settings: Settings, user: str) -> None:
+    secret = await read_secret(settings.secret, user)
+    actor = settings.login if settings.login is not None else user
+    name = actor if settings.login_as is None else fill(settings.login_as, {"user": user, "login": actor})
+    acts_for = user if settings.login is not None and settings.login_as is None else ""
+    method = settings.auth or _method(connection)
+    try:
+        if method == "login":
+            if acts_for:
+                raise EndpointBroken(
+                    endpoint=connection.endpoint,
+                    why="it offers no AUTH=PLAIN, so an administrator cannot log in for a user; say login-as=",
+                )
+            await connection.run(b"LOGIN ", astring(name), b" ", astring(secret))
+        elif method == "plain":
+            await _sasl(connection, b"PLAIN", b"\0".join(part.encode() for part in (acts_for, name, secret)))
+        else:
+            word = f"user={acts_for or name}\x01auth=Bearer {secret}\x01\x01"
+            await _sasl(connection, b"XOAUTH2", word.encode())
+    except Refused as refused:
+        said = refused.answer
+        if said.code in (b"UNAVAILABLE", b"INUSE", b"LIMIT"):
+            raise error_of(connection.endpoint, refused, doing="log in") from None
+        why = f"the login is refused: {said.text or said.status.decode()}"
+        raise EndpointBroken(endpoint=connection.endpoint, why=why) from None
+
+
+def _method(connection: Connection) -> str:
+    if connection.has(b"AUTH=PLAIN"):
+        return "plain"
+    if connection.has(b"LOGINDISABLED"):
+        raise EndpointBroken(
+            endpoint=connection.endpoint, why="it offers neither PLAIN nor LOGIN here; name another auth="
+        )
+    return "login"
+
+
+async def _sasl(connection: Connection, mechanism: bytes, word: bytes) -> None:
+    coded = base64.b64encode(word)
+    if connection.has(b"SASL-IR"):
+        command = await connection.start(b"AUTHENTICATE " + mechanism + b" " + coded)
+        # XOAUTH2 tells of an error by a challenge; the empty answer makes the server say NO.
+        await connection.converse(command, lambda _: b"")
+        return
+    replies = iter([coded])
+    command = await connection.start(b"AUTHENTICATE " + mechanism)
+    await connection.converse(command, lambda _: next(replies, b""))
+
+
+async def _introduce(connection: Connection) -> None:
+    """Capabilities as they are after login; extensions are enabled, names exchanged. All in one round trip."""
+    enabled: set[bytes] = set()
+
+    def take(response: Response) -> None:
+        head = response.head.upper()
+        if head.startswith(b"* ENABLED"):
+            enabled.update(head.split()[2:])
+
+    asked = [await connection.start(b"CAPABILITY")]
+    try:
+        await connection.done(asked[0])
+        wanted = [name for name in WANTED if name in connection.capabilities and name != b"UTF8=ACCEPT"]
+        if b"ENABLE" in connection.capabilities and wanted:
+            await connection.run(b"ENABLE " + b" ".join(wanted), take=take)
+        connection.enabled = frozenset(enabled)
+        if b"ID" in connection.capabilities:
+            await _ignored(connection, b'ID ("name" "moverq" "version" "' + __version__.encode() + b'")')
+    except Refused as refused:
+        raise error_of(connection.endpoint, refused, doing="say what it can do") from refused
+
+
+async def _ignored(connection: Connection, *pieces: Piece) -> None:
+    try:
+        await connection.run(*pieces)
+    except Refused:
+        return
+
+
+# ---- secrets
+
+
+async def read_secret(secret: Secret, user: str) -> str:
+    """The password or token, as it is now. Raises `RequestRefused` where there is none, without a word of it."""
+    if secret.kind == "env":
+        found = os.environ.get(secret.where)
+        if found is None:
+            raise RequestRefused(why=f"the environment variable {secret.where}, which holds a password, is not set")
+        return found
+    if secret.kind == "file":
+        path = Path(fill(secret.where, {"user": user}))
+        return await trio.to_thread.run_sync(_first_line(path))
+    words = [fill(word, {"user": user}) for word in shlex.split(secret.where)]
+    try:
+        done = await trio.run_process(words, capture_stdout=True, check=False)
+    except OSError as error:
+        raise RequestRefused(why=f"the password command {words[0]} cannot be run: {error.strerror}") from error
+    if done.returncode:
+        raise RequestRefused(why=f"the password command {words[0]} failed with exit code {done.returncode}")
+    return bytes(done.stdout).decode().partition("\n")[0].rstrip("\r")
+
+
+def _first_line(path: Path) -> Callable[[], str]:
+    def read() -> str:
+        try:
+            with path.open(encoding="utf-8") as file:
+                return file.readline().rstrip("\r\n")
+        except (OSError, UnicodeError) as error:
+            raise RequestRefused(why=f"the password file {path} cannot be read: {error}") from error
+
+    return read

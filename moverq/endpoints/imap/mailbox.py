@@ -1,0 +1,403 @@
+"""The contract's verbs on one IMAP mailbox, source and target in one: a rollback swaps the roles.
+
+Reads come from the mirror after a refresh, so they say what the server has now. A mover's writes go into the mirror as
+intents, and are at the server when the verb returns. The guard lives in the mirror: it keeps movers apart, but no mail
+client out. That is what the fence does, where there are hooks for it; see `hooks`.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import msgpack
+import trio
+
+from moverq.endpoints.base import (
+    Capabilities,
+    FenceClass,
+    FolderStep,
+    Guard,
+    GuardMode,
+    Home,
+    MailboxAccount,
+    MailboxSummary,
+    SeedPage,
+)
+from moverq.endpoints.imap import folder_steps, intents, writing
+from moverq.endpoints.imap.hooks import run_hook
+from moverq.endpoints.imap.listing import list_folders
+from moverq.endpoints.imap.mirror import Located, Mirror, Standing
+from moverq.endpoints.imap.normal_form import content_hash, is_same
+from moverq.endpoints.imap.reading import Reading
+from moverq.endpoints.imap.refresh import refresh
+from moverq.endpoints.imap.session import ImapSession
+from moverq.errors import NotFound, RequestRefused
+from moverq.flow import clock
+from moverq.model.change import BadItem, ChangeBatch, FolderState, ItemContent, Watermark
+from moverq.model.digest import FolderDigest
+from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId
+
+if TYPE_CHECKING:
+    from moverq.endpoints.imap.endpoint import ImapEndpoint
+
+RECOUNT_BYTES: Final = 8 << 20
+RECOUNT_ITEMS: Final = 512
+
+
+@attrs.frozen(eq=False)
+class ImapMailbox:
+    """See the module."""
+
+    endpoint: "ImapEndpoint"
+    session: ImapSession
+
+    @property
+    def capabilities(self) -> Capabilities:
+        fenced = bool(self.session.settings.lock_command)
+        return Capabilities(
+            kind="imap",
+            keeps_identity=False,
+            has_feed=True,
+            has_digests=True,
+            fence=FenceClass.C if fenced else FenceClass.D,
+            keeps_properties=False,
+            item_bytes_max=self.session.item_bytes_max,
+        )
+
+    # ---- reads
+
+    async def exists(self) -> bool:
+        try:
+            await self.session.ask(Mirror.standing)
+        except NotFound:
+            return False
+        return True
+
+    async def summary(self) -> MailboxSummary:
+        await self._look()
+        return await self.session.ask(Mirror.summary)
+
+    async def head(self) -> Watermark:
+        return (await self._look()).watermark
+
+    async def read_hierarchy(self) -> tuple[FolderState, ...]:
+        if not (await self.session.ask(Mirror.standing)).is_movers:
+            await refresh(self.session)
+        return tuple(row.state for row in await self.session.ask(Mirror.folders))
+
+    async def occupied_folders(self) -> frozenset[FolderId]:
+        return await self.session.ask(Mirror.occupied_folders)
+
+    async def read_feed(self, after: Watermark, *, changes_max: int) -> ChangeBatch:
+        await self.session.ask(partial(Mirror.check_watermark, after=after))
+        await self._look()
+        return await self.session.ask(partial(Mirror.feed, after=after, changes_max=changes_max))
+
+    async def wait_feed(self, after: Watermark) -> None:
+        await self.session.ask(partial(Mirror.check_watermark, after=after))
+        while (await self._look()).head <= after.modseq:  # noqa: ASYNC110: nobody tells of a change at a server
+            await trio.sleep(self.endpoint.poll_s)
+
+    async def account(self) -> MailboxAccount:
+        await self._look()
+        return await self.session.ask(Mirror.account)
+
+    async def remarks(self) -> tuple[str, ...]:
+        return await self.session.ask(Mirror.remarks)
+
+    async def _look(self) -> Standing:
+        """A refresh; where the mirror is right, after what is still to be done."""
+        if (await self.session.ask(Mirror.standing)).is_movers:
+            await writing.settle(self.session)
+            await writing.work_off(self.session)
+        standing = await refresh(self.session)
+        if standing.is_movers:
+            await writing.work_off(self.session)
+        return standing
+
+    # ---- bytes
+
+    async def read_seed(self, cursor: bytes | None, *, bytes_max: int, items_max: int) -> SeedPage:
+        if cursor is None:
+            await self._look()
+        after = msgpack.unpackb(cursor) if cursor is not None else 0
+        rows = await self.session.ask(partial(Mirror.seed_rows, after=after, limit=items_max))
+        page = _that_fit(rows, bytes_max)
+        read, bad = await self._read(page)
+        settings, keys = await self.session.ask(Mirror.listing_extras) if cursor is None else ((), ())
+        return SeedPage(
+            items=read,
+            bad=bad,
+            cursor=msgpack.packb(page[-1].seq if page else after),
+            done=len(page) == len(rows) < items_max,
+            settings=settings,
+            delivery_keys=keys,
+        )
+
+    async def fetch(
+        self, item_ids: Sequence[ItemId], *, bytes_max: int
+    ) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...], tuple[ItemId, ...]]:
+        await self._look()
+        found = await self.session.ask(partial(Mirror.find, item_ids=item_ids))
+        rows = [found[item_id] for item_id in item_ids if item_id in found]
+        page = _that_fit(rows, bytes_max)
+        read, bad = await self._read(page)
+        return read, bad, tuple(row.state.item_id for row in rows[len(page) :])
+
+    async def _read(self, rows: Sequence[Located]) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...]]:
+        """The bytes of these items, in their order; those whose hash nobody knew yet get it."""
+        if not rows:
+            return (), ()
+        wires = {row.folder_id: row.wire for row in await self.session.ask(Mirror.folders)}
+        by_folder: dict[FolderId, list[Located]] = {}
+        for row in rows:
+            by_folder.setdefault(row.state.folder_id, []).append(row)
+        contents: dict[int, bytes] = {}
+        missing: dict[int, str] = {}
+        async with self.session.connection() as connection:
+            for folder_id, some in by_folder.items():
+                if folder_id not in wires:
+                    continue
+                reading = Reading(connection, [row.server_uid for row in some])
+                await reading.begin(wires[folder_id])
+                found = await reading.end()
+                contents |= {row.seq: found[row.server_uid] for row in some if row.server_uid in found}
+                missing |= {
+                    row.seq: reading.missing[row.server_uid] for row in some if row.server_uid in reading.missing
+                }
+        read: list[ItemContent] = []
+        bad: list[BadItem] = []
+        news: list[tuple[Located, bytes, int]] = []
+        for row in rows:
+            if row.seq in missing:
+                bad.append(BadItem(row.state, "CorruptItem", missing[row.seq]))
+                continue
+            if row.seq not in contents:
+                continue
+            content = contents[row.seq]
+            found_hash = content_hash(content)
+            state = row.state
+            if state.content_hash != found_hash:
+                if state.content_hash and is_same(content, state.content_hash, row.normal_hash):
+                    # The server keeps it in its own form. What went in is what it counts as.
+                    bad_form = attrs.evolve(state, content_hash=found_hash, size=len(content))
+                    read.append(ItemContent(bad_form, content))
+                    continue
+                state = attrs.evolve(state, content_hash=found_hash, size=len(content))
+                news.append((row, found_hash, len(content)))
+            read.append(ItemContent(state, content))
+        if news:
+            await self.session.ask(partial(Mirror.note_read, read=news))
+        return tuple(read), tuple(bad)
+
+    async def recount(self) -> MailboxAccount:
+        account = await self.account()
+        digests = {folder.folder_id: FolderDigest() for folder in account.folders}
+        after = 0
+        while rows := await self.session.ask(partial(Mirror.seed_rows, after=after, limit=RECOUNT_ITEMS)):
+            page = _that_fit(rows, RECOUNT_BYTES)
+            read, _ = await self._read(page)
+            known = {row.state.item_id: row for row in page}
+            for item in read:
+                row = known[item.state.item_id]
+                same = is_same(item.content, row.state.content_hash, row.normal_hash)
+                state = row.state if same else item.state
+                digests[state.folder_id] = digests[state.folder_id].plus(state)
+            after = page[-1].seq
+        return attrs.evolve(await self.session.ask(Mirror.account), digests=tuple(sorted(digests.items())))
+
+    # ---- the guard
+
+    async def guard(self) -> Guard:
+        return (await self.session.ask(partial(Mirror.standing, removed=True))).guard
+
+    async def claim(self, token: int) -> Guard:
+        return await self.session.ask(partial(Mirror.claim, token=token))
+
+    async def lock(self, token: int) -> Watermark:
+        """Announced in the mirror before the hook keeps anybody out, so that a restart lets them in again."""
+        allowed = (GuardMode.OPEN, GuardMode.LOCKED)
+        standing = await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.LOCKED, allowed=allowed))
+        await self._hook(self.session.settings.lock_command, standing)
+        return (await refresh(self.session)).watermark
+
+    async def unlock(self, token: int) -> None:
+        """The hook first: a mailbox that says open must be open."""
+        standing = await self.session.ask(partial(_checked, token=token, allowed=(GuardMode.OPEN, GuardMode.LOCKED)))
+        if standing.guard.mode is GuardMode.LOCKED:
+            await self._hook(self.session.settings.release_command, standing)
+        allowed = (GuardMode.OPEN, GuardMode.LOCKED)
+        await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.OPEN, allowed=allowed))
+
+    async def retire(self, token: int, home: Home) -> None:
+        await self.session.ask(
+            partial(Mirror.turn, token=token, mode=GuardMode.RETIRED, allowed=tuple(GuardMode), home=home)
+        )
+
+    async def seal(self, token: int) -> None:
+        allowed = (GuardMode.RETIRED, GuardMode.SEALED)
+        await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.SEALED, allowed=allowed))
+
+    async def open(self, token: int) -> None:
+        allowed = (GuardMode.SEALED, GuardMode.OPEN)
+        standing = await self.session.ask(partial(_checked, token=token, allowed=allowed))
+        if standing.guard.mode is GuardMode.SEALED:
+            await self._hook(self.session.settings.release_command, standing)
+        await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.OPEN, allowed=allowed))
+        await self.session.ask(_adopt_strangers)
+
+    async def _hook(self, command: Sequence[str], standing: Standing) -> None:
+        if command:
+            await run_hook(command, user=standing.user, endpoint=self.session.name)
+
+    # ---- beginning and end
+
+    async def create(self, mailbox_id: MailboxId, token: int) -> None:
+        """The user's mailbox at the server is the target: it must be there, and hold no mail that others put in."""
+        if await self.exists():
+            standing = await self.session.ask(Mirror.standing)
+            if standing.mailbox_id != mailbox_id:
+                raise RequestRefused(why=f"instance {self.session.instance.hex()} is another mailbox's")
+            await self.claim(token)
+            return
+        try:
+            await self.guard()
+        except NotFound:
+            pass
+        else:
+            raise RequestRefused(why=f"instance {self.session.instance.hex()} is soft-deleted")
+        user = await self.endpoint.user_of(mailbox_id)
+        await self._check_empty(user)
+        await self.session.make(
+            partial(
+                Mirror.make,
+                mailbox_id=mailbox_id,
+                instance=self.session.instance,
+                user=user,
+                mode=GuardMode.SEALED,
+                token=token,
+            )
+        )
+
+    async def _check_empty(self, user: str) -> None:
+        async with self.endpoint.visit(user) as (connection, naming, others):
+            listed = await list_folders(connection, naming, others)
+        holding = [one for one in listed if one.items]
+        if holding:
+            count = sum(one.items for one in holding)
+            raise RequestRefused(
+                why=f"the mailbox of {user} at {self.endpoint.name} holds {count:,} messages already (in "
+                f"{holding[0].wire.decode('ascii', 'replace')}"
+                + (f" and {len(holding) - 1} more folders" if len(holding) > 1 else "")
+                + "); a move goes into an empty mailbox, so that nothing of it is mixed or doubled"
+            )
+
+    async def remove(self, token: int, *, keep_until_ms: int) -> None:
+        try:
+            await self.session.ask(partial(Mirror.remove, token=token, keep_until_ms=keep_until_ms))
+        except NotFound:
+            return
+
+    async def purge(self, token: int) -> None:
+        """What a given-up move wrote at a sealed target is taken back. A retired mailbox's mail is its server's: that
+        the mover forgets it is all, and an administrator deletes it there."""
+        try:
+            standing = await self.session.ask(partial(Mirror.standing, removed=True))
+        except NotFound:
+            return
+        await self.session.ask(partial(Mirror.check_purge, token=token, now_ms=clock.now_ms()))
+        if standing.guard.mode is GuardMode.SEALED:
+            await self._take_back(token)
+        await self.session.destroy()
+        self.endpoint.forget(self.session.instance)
+
+    async def _take_back(self, token: int) -> None:
+        await self.session.ask(partial(_wanted_empty, token=token))
+        await writing.settle(self.session)
+        await self.session.ask(partial(_wanted_empty, token=token))
+        await writing.work_off(self.session)
+        rows = await self.session.ask(Mirror.folders)
+        async with self.session.connection() as connection:
+            for row in sorted(rows, key=lambda row: len(row.wire), reverse=True):
+                if row.selectable and row.wire != b"INBOX" and not row.native:
+                    await folder_steps.delete_if_empty(connection, row)
+
+    # ---- writes
+
+    async def apply_folders(self, steps: Sequence[FolderStep], token: int) -> None:
+        await folder_steps.take_steps(self.session, steps, token)
+
+    async def write_items(self, items: Sequence[ItemContent], token: int) -> tuple[BadItem, ...]:
+        await self.session.greet()
+        await writing.settle(self.session)
+        merged = await self.session.ask(
+            partial(
+                intents.merge_items,
+                items=items,
+                token=token,
+                item_bytes_max=self.session.item_bytes_max,
+                can_move=self.session.can_move,
+            )
+        )
+        refused = await writing.append_all(self.session, merged, token)
+        await writing.work_off(self.session)
+        return (*merged.bad, *refused)
+
+    async def apply_changes(self, batch: ChangeBatch, token: int) -> tuple[ItemId, ...]:
+        await self.session.greet()
+        await writing.settle(self.session)
+        merged = await self.session.ask(
+            partial(intents.merge_changes, batch=batch, token=token, can_move=self.session.can_move)
+        )
+        await writing.work_off(self.session)
+        return merged.missing
+
+
+def _that_fit(rows: Sequence[Located], bytes_max: int) -> Sequence[Located]:
+    size = 0
+    for at, row in enumerate(rows):
+        size += row.state.size
+        if at and size > bytes_max:
+            return rows[:at]
+    return rows
+
+
+def _checked(mirror: Mirror, *, token: int, allowed: Sequence[GuardMode]) -> Standing:
+    """The guard as it stands, if this token may turn it from there."""
+    mirror.check_token(token)
+    standing = mirror.standing()
+    if standing.guard.mode not in allowed:
+        raise RequestRefused(why=f"the mailbox is {standing.guard.mode.value}, and that cannot be turned so")
+    return standing
+
+
+def _wanted_empty(mirror: Mirror, *, token: int) -> None:
+    """Nothing that the mover wrote is wanted any more."""
+    with mirror.changing():
+        mirror.check_token(token)
+        mirror.db.execute("UPDATE mailbox SET token = ?", (token,))
+        mirror.db.execute(
+            "INSERT OR IGNORE INTO to_expunge SELECT i.folder_id, f.server_validity, i.server_uid FROM items i "
+            "JOIN folders f USING (folder_id) WHERE i.server_uid IS NOT NULL"
+        )
+        mirror.db.execute(
+            "INSERT OR IGNORE INTO to_expunge SELECT from_folder, server_validity, server_uid FROM to_move"
+        )
+        mirror.db.execute("DELETE FROM to_move")
+        mirror.db.execute("DELETE FROM items WHERE server_uid IS NOT NULL")
+        mirror.db.execute("DELETE FROM sums")
+
+
+def _adopt_strangers(mirror: Mirror) -> None:
+    """The mailbox is its user's again: what came beside the mover is the user's mail, and new in the feed. A folder
+    that holds some is looked into in full."""
+    with mirror.changing():
+        for (folder_id,) in list(mirror.db.execute("SELECT DISTINCT folder_id FROM strangers")):
+            mirror.db.execute(
+                "UPDATE folders SET server_modseq = 0, server_items = -1 WHERE folder_id = ?", (folder_id,)
+            )
+        mirror.db.execute("DELETE FROM strangers")
+
+
+__all__ = ["ImapMailbox", "InstanceId"]

@@ -1,0 +1,49 @@
+"""The form in which two messages are the same although a server changed a few bytes of one.
+
+IMAP's messages have CRLF at the ends of lines, and no NUL. Our store, and many Maildirs, hold others. Some servers turn
+NUL into 0x80, drop a CR that stands before CRLF or at the end, or add one. So for content that is not clean the mirror
+keeps the hash of its normal form beside that of the content, and either tells it again. Clean content is compared byte
+by byte: it has no other form.
+"""
+
+import re
+from typing import Final
+
+import xxhash
+
+_LINE_END: Final = re.compile(rb"\r*\n")
+
+
+def content_hash(content: bytes) -> bytes:
+    """The hash that `ItemState.content_hash` holds."""
+    return xxhash.xxh3_128_digest(content)
+
+
+def is_clean(content: bytes) -> bool:
+    """Only CRLF, no NUL: what any server gives back as it came."""
+    ends = content.count(b"\r\n")
+    return content.count(b"\n") == ends and content.count(b"\r") == ends and b"\0" not in content
+
+
+def normal(content: bytes) -> bytes:
+    """CRLF line ends, no other CR, 0x80 for NUL."""
+    return _LINE_END.sub(b"\n", content).replace(b"\r", b"").replace(b"\n", b"\r\n").replace(b"\0", b"\x80")
+
+
+def normal_hash(content: bytes) -> bytes | None:
+    """The normal form's hash; None where the content is clean, and so is its own normal form."""
+    return None if is_clean(content) else content_hash(normal(content))
+
+
+def as_sent(content: bytes) -> bytes:
+    """The content with CRLF at the ends of its lines, as IMAP wants it; nothing else is changed."""
+    if content.count(b"\n") == content.count(b"\r\n"):
+        return content
+    return re.sub(rb"(?<!\r)\n", b"\r\n", content)
+
+
+def is_same(content: bytes, wanted: bytes, wanted_normal: bytes | None) -> bool:
+    """Is this the content with that hash, or with that normal form?"""
+    if content_hash(content) == wanted:
+        return True
+    return wanted_normal is not None and content_hash(normal(content)) == wanted_normal

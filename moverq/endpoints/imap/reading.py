@@ -1,0 +1,101 @@
+"""Bytes of messages, many a command. They pass through: nothing of a message is parsed."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from moverq.endpoints.imap.connection import Command, Connection, Refused, error_of, mailbox_word, words
+from moverq.endpoints.imap.wire import Literal, Response, number, pairs, uid_set
+
+
+class Reading:
+    """A FETCH of bodies on its way: begun when it is known what will be wanted, ended when it is."""
+
+    def __init__(self, connection: Connection, uids: Sequence[int]) -> None:
+        self.connection = connection
+        self.uids = tuple(uids)
+        self.found: dict[int, bytes] = {}
+        self.missing: dict[int, str] = {}
+        """UIDs that the server lists and gives no bytes for, and what it says of them."""
+        self._examine: Command | None = None
+        self._fetch: Command | None = None
+
+    async def begin(self, wire: bytes) -> None:
+        """The commands are sent."""
+        connection = self.connection
+        if connection.selected != (wire, False):
+            self._examine = await connection.start(b"EXAMINE ", mailbox_word(wire))
+            connection.selected = (wire, False)
+        self._fetch = await connection.start(
+            b"UID FETCH " + uid_set(self.uids) + b" (UID BODY.PEEK[])", take=self._take
+        )
+
+    async def end(self) -> dict[int, bytes]:
+        """The bytes by UID. A UID that is not among them is gone, or `missing`.
+
+        Raises: EndpointUnavailable, EndpointBusy, EndpointBroken.
+        """
+        assert self._fetch is not None
+        connection = self.connection
+        try:
+            if self._examine is not None:
+                await connection.done(self._examine)
+        except Refused as refused:
+            connection.selected = None
+            with suppress(Refused):
+                await connection.done(self._fetch)
+            if refused.answer.code in (b"NONEXISTENT", b"TRYCREATE") or refused.answer.status == b"NO":
+                return {}  # the folder went: so did its messages, as the next refresh will say
+            raise error_of(connection.endpoint, refused, doing="open a folder") from refused
+        try:
+            await connection.done(self._fetch)
+        except Refused as refused:
+            if refused.answer.status == b"BAD":
+                raise error_of(connection.endpoint, refused, doing="read messages") from refused
+            await self._one_by_one()
+        else:
+            if len(self.found) < len(self.uids):
+                await self._one_by_one()
+        return self.found
+
+    def _take(self, response: Response) -> None:
+        if len(response.parts) == 1 and b"BODY[]" not in response.head.upper():
+            return
+        values = pairs(words(response)[2])
+        body = values.get(b"BODY[]")
+        if isinstance(body, Literal) and b"UID" in values:
+            self.found[number(values[b"UID"])] = bytes(body)
+
+    async def _one_by_one(self) -> None:
+        """Which of those that did not come are gone, and which are there and cannot be read?"""
+        for uid in self.uids:
+            if uid in self.found:
+                continue
+            listed: list[int] = []
+
+            def take(response: Response, uid: int = uid, listed: list[int] = listed) -> None:
+                if b" FETCH " in response.head.upper()[:30]:
+                    values = pairs(words(response)[2])
+                    if b"RFC822.SIZE" in values and number(values.get(b"UID", 0)) == uid:
+                        listed.append(uid)
+
+            try:
+                await self.connection.run(b"UID FETCH %d (UID RFC822.SIZE)" % uid, take=take)
+            except Refused as refused:
+                self.missing[uid] = refused.answer.text
+                continue
+            if not listed:
+                continue
+            why = "the server lists it and gives no bytes"
+            try:
+                await self.connection.run(b"UID FETCH %d (UID BODY.PEEK[])" % uid, take=self._take)
+            except Refused as refused:
+                why = f"the server says: {refused.answer.text}"
+            if uid not in self.found:
+                self.missing[uid] = why
+
+
+async def read_bodies(connection: Connection, wire: bytes, uids: Sequence[int]) -> dict[int, bytes]:
+    """The bytes of these messages, of those that are there."""
+    reading = Reading(connection, uids)
+    await reading.begin(wire)
+    return await reading.end()

@@ -1,0 +1,249 @@
+"""A refresh: one look at the server, after which the mirror knows what is there.
+
+    LIST … RETURN STATUS ─▶ tree ─▶ the folders whose status differs ─▶ looks ─▶ differences ─▶ mirror
+                                                                         └─ moved? read a few, compare content
+
+With nothing changed it is one command. Each folder's position (UIDVALIDITY, HIGHESTMODSEQ as EXAMINE gave them,
+*before* the messages were listed) is written in the transaction that holds what was found up to there: what changes
+meanwhile is beyond it, and is seen by the next.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from moverq.endpoints.imap import learned, tree
+from moverq.endpoints.imap.learned import Difference, Look, Seen
+from moverq.endpoints.imap.listing import Listed, Wanted, list_folders, look_into
+from moverq.endpoints.imap.mirror import FolderRow, Located, Mirror, Standing
+from moverq.endpoints.imap.normal_form import content_hash, is_same
+from moverq.endpoints.imap.reading import read_bodies
+from moverq.model.ids import FolderId, ItemId
+
+if TYPE_CHECKING:
+    from moverq.endpoints.imap.session import ImapSession
+
+ROWS_MAX: Final = 20_000
+"""Listed messages held before they are put into the mirror: about 6 MiB."""
+
+
+async def refresh(session: "ImapSession") -> Standing:
+    """The mirror knows what the server has. One at a time; who comes while one runs waits and makes his own.
+
+    Raises: EndpointUnavailable, EndpointBusy, EndpointBroken.
+    """
+    async with session.refreshing:
+        standing = await session.ask(Mirror.standing)
+        async with session.connection() as connection:
+            listed = await list_folders(connection, await session.naming(connection), session.others)
+            rows = await session.ask(partial(_settle_tree, listed=listed, session=session))
+            wanted = _wanted(rows, listed)
+            orphans = await session.ask(_orphans)
+            held: list[Look] = []
+            if wanted or orphans:
+                await look_into(connection, wanted, on_look=held.append)
+        if wanted or orphans:
+            await _learn(session, held, orphans, is_movers=standing.is_movers)
+        return await session.ask(Mirror.standing)
+
+
+def _settle_tree(mirror: Mirror, *, listed: Sequence[Listed], session: "ImapSession") -> list[FolderRow]:
+    """The mirror's folders, after the tree was brought up to the listing; blocking."""
+    known = mirror.folders()
+    naming = session.known_naming
+    if not mirror.standing().is_movers:
+        tree.apply_tree(mirror, tree.plan_tree(known, listed, naming))
+        return mirror.folders()
+    there = {one.wire for one in listed if one.selectable}
+    missing = [row for row in known if row.selectable and row.wire not in there]
+    if missing:
+        with mirror.changing():
+            for row in missing:
+                # Somebody removed it: the tree lacks it, so verification sees that, and the next plan makes it again.
+                mirror.db.execute("DELETE FROM folders WHERE folder_id = ?", (row.folder_id,))
+                mirror.db.execute("DELETE FROM to_expunge WHERE folder_id = ?", (row.folder_id,))
+    return mirror.folders()
+
+
+def _orphans(mirror: Mirror) -> list[Located]:
+    """Items of folders that are gone."""
+    folders = [
+        folder_id
+        for (folder_id,) in mirror.db.execute(
+            "SELECT folder_id FROM sums WHERE items > 0 AND folder_id NOT IN (SELECT folder_id FROM folders)"
+        )
+    ]
+    found: list[Located] = []
+    for folder_id in folders:
+        found += learned.located_in(mirror, folder_id)
+    return found
+
+
+def _wanted(rows: Sequence[FolderRow], listed: Sequence[Listed]) -> list[Wanted]:
+    """The folders whose status is not what the mirror knows."""
+    found = []
+    by_wire = {row.wire: row for row in rows}
+    for one in listed:
+        row = by_wire.get(one.wire)
+        if row is None or not one.selectable or one.validity is None:
+            continue
+        known = (row.server_validity, row.server_uidnext, row.server_modseq, row.server_items)
+        if one.modseq and known == (one.validity, one.uidnext, one.modseq, one.items):
+            continue
+        same = row.server_validity == one.validity and one.modseq >= row.server_modseq
+        found.append(
+            Wanted(
+                folder_id=row.folder_id,
+                wire=one.wire,
+                validity=one.validity,
+                modseq=row.server_modseq if same else 0,
+            )
+        )
+    return found
+
+
+async def _learn(session: "ImapSession", looks: Sequence[Look], orphans: Sequence[Located], *, is_movers: bool) -> None:
+    held: list[Difference] = []
+    rows = 0
+    for look in looks:
+        difference = await session.ask(partial(learned.compare, look=look))
+        if difference.incomplete:
+            difference = await _look_at_all(session, look.folder_id) or difference
+        held.append(difference)
+        rows += len(difference.new) + len(difference.changed) + len(difference.lost)
+        if rows > ROWS_MAX:
+            await _put(session, held, (), is_movers=is_movers)
+            held, rows = [], 0
+    await _put(session, held, orphans, is_movers=is_movers)
+
+
+async def _look_at_all(session: "ImapSession", folder_id: FolderId) -> Difference | None:
+    """What is known and what was told did not add up: the folder's whole list. None: it went meanwhile."""
+    rows = await session.ask(Mirror.folders)
+    (row,) = [row for row in rows if row.folder_id == folder_id]
+    held: list[Look] = []
+    wanted = Wanted(folder_id=folder_id, wire=row.wire, validity=row.server_validity, modseq=0)
+    async with session.connection() as connection:
+        await look_into(connection, [wanted], on_look=held.append)
+    return await session.ask(partial(learned.compare, look=held[0])) if held else None
+
+
+async def _put(
+    session: "ImapSession", differences: Sequence[Difference], orphans: Sequence[Located], *, is_movers: bool
+) -> None:
+    pairs = await _pair(session, differences, orphans, is_movers=is_movers)
+    late = await _late_copies(session, differences, pairs) if is_movers else []
+    await session.ask(
+        partial(learned.apply, differences=differences, pairs=pairs, orphans=orphans, late=late, is_movers=is_movers)
+    )
+    doubted = [pair for difference in differences for pair in difference.doubted]
+    if doubted:
+        await _look_closer(session, doubted)
+
+
+# ---- the same message in another place
+
+
+async def _pair(
+    session: "ImapSession", differences: Sequence[Difference], orphans: Sequence[Located], *, is_movers: bool
+) -> dict[tuple[FolderId, int], ItemId]:
+    """Which new message is which lost item, by content. Of equal copies any may be any."""
+    lost: dict[tuple[int, FolderId | None], list[Located]] = defaultdict(list)
+    for found in [*orphans, *(one for difference in differences for one in difference.lost)]:
+        if found.state.content_hash:
+            # At a target nobody moves messages, so there an item is only sought in its own folder.
+            lost[found.state.received_ms // 1000, found.state.folder_id if is_movers else None].append(found)
+    if not lost:
+        return {}
+    pairs: dict[tuple[FolderId, int], ItemId] = {}
+    for difference in differences:
+        folder_id = difference.look.folder_id
+        within = folder_id if is_movers else None
+        asked = [seen for seen in difference.new if (seen.received_ms // 1000, within) in lost]
+        async for uid, content in _bodies(session, folder_id, asked):
+            seen = next(one for one in asked if one.uid == uid)
+            candidates = lost[seen.received_ms // 1000, within]
+            for found in candidates:
+                if is_same(content, found.state.content_hash, found.normal_hash):
+                    candidates.remove(found)
+                    pairs[folder_id, uid] = found.state.item_id
+                    break
+    return pairs
+
+
+async def _late_copies(
+    session: "ImapSession", differences: Sequence[Difference], pairs: dict[tuple[FolderId, int], ItemId]
+) -> list[tuple[FolderId, int]]:
+    """New messages at a target that an intent, which had been found not to be there and was written again, brings
+    after all: provably our own second copies."""
+    doubtful = await session.ask(learned.doubtful)
+    if not doubtful:
+        return []
+    late = []
+    for difference in differences:
+        folder_id = difference.look.folder_id
+        asked = [
+            seen
+            for seen in difference.new
+            if (folder_id, seen.uid) not in pairs and (folder_id, seen.received_ms // 1000) in doubtful
+        ]
+        async for uid, content in _bodies(session, folder_id, asked):
+            seen = next(one for one in asked if one.uid == uid)
+            hashes = doubtful[folder_id, seen.received_ms // 1000]
+            for hash_ in hashes:
+                if is_same(content, hash_, hash_):
+                    hashes.remove(hash_)
+                    late.append((folder_id, uid))
+                    break
+    return late
+
+
+async def _look_closer(session: "ImapSession", doubted: Sequence[tuple[Located, Seen]]) -> None:
+    """Items that the server lists with another size or date than were sent: read, and told apart."""
+    by_folder: dict[FolderId, list[tuple[Located, Seen]]] = defaultdict(list)
+    for located, seen in doubted:
+        by_folder[located.state.folder_id].append((located, seen))
+    for folder_id, some in by_folder.items():
+        sent = {seen.uid: (located, seen) for located, seen in some}
+        verdicts: list[tuple[int, str]] = []
+        async for uid, content in _bodies(session, folder_id, [seen for _, seen in some]):
+            located, seen = sent[uid]
+            verdicts.append((located.seq, _verdict(located, seen, content)))
+        await session.ask(partial(learned.note_verdicts, verdicts=verdicts))
+
+
+def _verdict(located: Located, seen: Seen, content: bytes) -> str:
+    """What the report should say of it; "" for nothing."""
+    if located.state.received_ms // 1000 != seen.received_ms // 1000:
+        return "the server did not keep the date of a message"
+    if content_hash(content) == located.state.content_hash:
+        return "" if located.normal_hash else "the server tells a wrong size of a message"
+    if is_same(content, located.state.content_hash, located.normal_hash):
+        return "the server keeps a message in its own form: line ends, NUL"
+    return "the server keeps a message with other bytes than it was sent"
+
+
+async def _bodies(
+    session: "ImapSession", folder_id: FolderId, asked: Sequence[Seen]
+) -> AsyncIterator[tuple[int, bytes]]:
+    """(uid, content) of these messages, a bounded batch at a time."""
+    if not asked:
+        return
+    rows = await session.ask(Mirror.folders)
+    wire = next(row.wire for row in rows if row.folder_id == folder_id)
+    at = 0
+    while at < len(asked):
+        some: list[int] = []
+        size = 0
+        while at < len(asked) and (not some or size + asked[at].size <= session.bytes_max):
+            some.append(asked[at].uid)
+            size += asked[at].size
+            at += 1
+        async with session.connection() as connection:
+            read = await read_bodies(connection, wire, some)
+        for uid, content in read.items():
+            yield uid, content
+
+
+__all__ = ["refresh"]

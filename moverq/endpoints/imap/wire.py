@@ -1,0 +1,294 @@
+"""The bytes of IMAP (RFC 3501, RFC 9051), without a socket: responses out of a stream, and words into one.
+
+A response is a line with literals in it. `Incoming` cuts the stream into responses as bytes arrive, and never looks
+into a literal: a message is bytes that pass through. `tokens` makes nested lists of a response's words.
+
+    b'* 4 FETCH (UID 9 BODY[] {3}\\r\\n' b'abc' b' FLAGS (\\\\Seen))\\r\\n'
+      ─▶ Response([b'* 4 FETCH (UID 9 BODY[] ', b'abc', b' FLAGS (\\\\Seen))'])
+      ─▶ [b'*', b'4', b'FETCH', [b'UID', b'9', b'BODY[]', Literal(b'abc'), b'FLAGS', [b'\\\\Seen']]]
+
+What a server may do wrong and is read all the same: no text after a code, `+` without a space, trailing spaces, a
+literal where a string is usual. Bounded by: `LINE_BYTES_MAX`, `LITERAL_BYTES_MAX`.
+"""
+
+import re
+from calendar import timegm
+from collections.abc import Iterable, Sequence
+from time import gmtime
+from typing import Any, Final
+
+import attrs
+
+LINE_BYTES_MAX: Final = 16 << 20
+"""A SEARCH or VANISHED of a very large folder is one line; anything longer is no IMAP server."""
+LITERAL_BYTES_MAX: Final = 2 << 30
+
+_LITERAL_AT_END = re.compile(rb"\{(\d{1,19})\+?\}$")
+_TOKEN = re.compile(rb'[ \t]*(?:([()])|"((?:[^"\\]|\\.)*)"|((?:[^\s()"\[]|\[[^\]]*\]|\[)+)|(.))')
+_UNESCAPE = re.compile(rb"\\(.)")
+_CODE = re.compile(rb"\[([^\s\]]+)(?: ([^\]]*))?\] ?")
+_MONTHS: Final = {name: n for n, name in enumerate((b"jan feb mar apr may jun jul aug sep oct nov dec").split(), 1)}
+_DATE = re.compile(rb"\s*(\d{1,2})-(\w{3})-(\d{4}) (\d\d):(\d\d):(\d\d)(?: ([+-])(\d\d)(\d\d))?")
+
+
+class WireError(Exception):
+    """The other side does not speak IMAP, or not to the end."""
+
+
+class Literal(bytes):
+    """A string that came as a literal or between quotes: never a number, NIL or a list."""
+
+
+@attrs.frozen(slots=True)
+class Response:
+    """One whole response: text, literal, text, literal, …, text."""
+
+    parts: tuple[bytes, ...]
+
+    @property
+    def head(self) -> bytes:
+        return self.parts[0]
+
+
+class Incoming:
+    """Cuts a stream into responses. Give it what came (`feed`), then take (`next`) until it has no whole one."""
+
+    __slots__ = ("_at", "_buffer", "_literal_bytes", "_parts", "_searched")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._at = 0
+        self._searched = 0
+        self._parts: list[bytes] = []
+        self._literal_bytes: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Incoming {len(self._buffer) - self._at} bytes not yet taken>"
+
+    def feed(self, data: bytes | bytearray) -> None:
+        if self._at and (self._at == len(self._buffer) or self._at > 1 << 20):
+            del self._buffer[: self._at]
+            self._searched -= self._at
+            self._at = 0
+        self._buffer += data
+
+    @property
+    def is_between_responses(self) -> bool:
+        return not self._parts and self._literal_bytes is None and self._at == len(self._buffer)
+
+    def next(self) -> Response | None:
+        """The next whole response; None: more bytes are needed."""
+        buffer = self._buffer
+        while True:
+            if self._literal_bytes is not None:
+                end = self._at + self._literal_bytes
+                if len(buffer) < end:
+                    return None
+                with memoryview(buffer) as view:
+                    self._parts.append(bytes(view[self._at : end]))
+                self._at = self._searched = end
+                self._literal_bytes = None
+            end = buffer.find(b"\n", max(self._at, self._searched))
+            if end < 0:
+                self._searched = len(buffer)
+                if len(buffer) - self._at > LINE_BYTES_MAX:
+                    raise WireError(f"a line of more than {LINE_BYTES_MAX} bytes")
+                return None
+            line = bytes(buffer[self._at : end - 1 if end > self._at and buffer[end - 1] == 13 else end])
+            self._at = self._searched = end + 1
+            literal = _LITERAL_AT_END.search(line) if line.endswith(b"}") else None
+            if literal is None:
+                self._parts.append(line)
+                response = Response(tuple(self._parts))
+                self._parts = []
+                return response
+            self._literal_bytes = int(literal[1])
+            if self._literal_bytes > LITERAL_BYTES_MAX:
+                raise WireError(f"a literal of {self._literal_bytes} bytes")
+            self._parts.append(line[: literal.start()])
+
+
+def tokens(parts: Sequence[bytes]) -> list[Any]:
+    """The words of a response, lists nested. Raises `WireError` where the brackets do not match."""
+    stack: list[list[Any]] = [[]]
+    for number, part in enumerate(parts):
+        if number % 2:
+            stack[-1].append(Literal(part))
+            continue
+        for bracket, quoted, atom, stray in _TOKEN.findall(part):
+            if atom:
+                stack[-1].append(atom)
+            elif bracket == b"(":
+                inner: list[Any] = []
+                stack[-1].append(inner)
+                stack.append(inner)
+            elif bracket:
+                if len(stack) == 1:
+                    raise WireError(f"an unexpected ) in {part[:80]!r}")
+                stack.pop()
+            elif stray == b"":
+                stack[-1].append(Literal(_UNESCAPE.sub(rb"\1", quoted) if b"\\" in quoted else quoted))
+            elif stray.strip():
+                raise WireError(f"{stray!r} is out of place in {part[:80]!r}")
+    if len(stack) != 1:
+        raise WireError(f"a ( is not closed in {parts[0][:80]!r}")
+    return stack[0]
+
+
+@attrs.frozen(slots=True)
+class Said:
+    """What OK, NO, BAD, BYE or PREAUTH said: the code in brackets, if there was one, and the text."""
+
+    status: bytes
+    code: bytes
+    arguments: bytes
+    text: str
+
+
+def said(line: bytes) -> Said:
+    """`OK [UIDVALIDITY 3] done` taken apart; a missing text or code is an empty one."""
+    status, _, rest = line.strip().partition(b" ")
+    code = _CODE.match(rest)
+    if code is None:
+        return Said(status.upper(), b"", b"", rest.decode("utf-8", "replace"))
+    return Said(status.upper(), code[1].upper(), code[2] or b"", rest[code.end() :].decode("utf-8", "replace"))
+
+
+def pairs(words: Sequence[Any]) -> dict[bytes, Any]:
+    """`[b'UID', b'9', b'FLAGS', [...]]` as a dictionary; names in capitals."""
+    return {bytes(words[n]).upper(): words[n + 1] for n in range(0, len(words) - 1, 2)}
+
+
+# ---- numbers, sets, dates
+
+
+def number(word: object) -> int:
+    """Raises `WireError` where it is none."""
+    try:
+        return int(word)  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError) as error:
+        raise WireError(f"{word!r} is no number") from error
+
+
+def uid_set(uids: Iterable[int]) -> bytes:
+    """`1:3,7` of 1 2 3 7. Descending sets are refused by some servers, so the uids are sorted."""
+    runs: list[list[int]] = []
+    for uid in sorted(uids):
+        if runs and uid <= runs[-1][1] + 1:
+            runs[-1][1] = max(uid, runs[-1][1])
+        else:
+            runs.append([uid, uid])
+    return b",".join(b"%d" % a if a == b else b"%d:%d" % (a, b) for a, b in runs)
+
+
+def uids_in(text: bytes, *, most: int = 1 << 24) -> list[int]:
+    """The UIDs of a set in the order it names them. Raises `WireError` where it is none, or names more than `most`."""
+    found: list[int] = []
+    for run in text.split(b","):
+        first, _, last = run.partition(b":")
+        low, high = number(first), number(last or first)
+        if abs(high - low) >= most - len(found):
+            raise WireError(f"a set of more than {most} UIDs")
+        found += range(low, high + 1) if low <= high else range(high, low + 1)
+    return found
+
+
+def date_ms(text: bytes) -> int:
+    """An INTERNALDATE, as milliseconds since 1970 UTC. A zone that is none counts as UTC; a date that is none as 0."""
+    match = _DATE.match(text)
+    month = _MONTHS.get(match[2].lower()) if match else None
+    if match is None or month is None:
+        return 0
+    day, year, hour, minute, second = int(match[1]), int(match[3]), int(match[4]), int(match[5]), int(match[6])
+    seconds = timegm((year, month, day, hour, minute, second))
+    if match[7]:
+        east = int(match[8]) * 3600 + int(match[9]) * 60
+        seconds += east if match[7] == b"-" else -east
+    return seconds * 1000
+
+
+def date_words(ms: int) -> bytes:
+    """The INTERNALDATE of a moment, in UTC, to the second: more a server does not keep."""
+    at = gmtime(ms // 1000)
+    month = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()[at.tm_mon - 1]
+    return b'"%2d-%s-%04d %02d:%02d:%02d +0000"' % (
+        at.tm_mday,
+        month,
+        at.tm_year,
+        at.tm_hour,
+        at.tm_min,
+        at.tm_sec,
+    )
+
+
+# ---- strings and mailbox names
+
+
+def is_quotable(text: bytes) -> bool:
+    return len(text) <= 1000 and not re.search(rb"[\r\n\x00\x80-\xff]", text)
+
+
+def quoted(text: bytes) -> bytes:
+    """The text between quotes. Raises `WireError` for what only a literal can say."""
+    if not is_quotable(text):
+        raise WireError(f"{text!r} cannot stand between quotes")
+    return b'"' + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
+def to_utf7(name: str) -> bytes:
+    """A mailbox name in modified UTF-7 (RFC 3501 §5.1.3)."""
+    done = bytearray()
+    held = ""
+
+    def flush() -> None:
+        nonlocal held
+        if held:
+            base64 = _base64(held.encode("utf-16-be", "surrogatepass"))
+            done.extend(b"&" + base64 + b"-")
+            held = ""
+
+    for ch in name:
+        if " " <= ch <= "~":
+            flush()
+            done.extend(b"&-" if ch == "&" else ch.encode())
+        else:
+            held += ch
+    flush()
+    return bytes(done)
+
+
+def from_utf7(name: bytes) -> str:
+    """The name that modified UTF-7 says. What is no modified UTF-7 is taken as UTF-8, else as Latin-1: some servers
+    keep names that no encoding made."""
+    try:
+        return _decoded(name)
+    except (ValueError, UnicodeError):
+        try:
+            return name.decode("utf-8")
+        except UnicodeError:
+            return name.decode("latin-1")
+
+
+def _decoded(name: bytes) -> str:
+    done: list[str] = []
+    at = 0
+    while (amp := name.find(b"&", at)) >= 0:
+        done.append(name[at:amp].decode("utf-8"))
+        end = name.index(b"-", amp)
+        shifted = name[amp + 1 : end]
+        done.append(_unbase64(shifted).decode("utf-16-be") if shifted else "&")
+        at = end + 1
+    done.append(name[at:].decode("utf-8"))
+    return "".join(done)
+
+
+def _base64(data: bytes) -> bytes:
+    from binascii import b2a_base64
+
+    return b2a_base64(data, newline=False).rstrip(b"=").replace(b"/", b",")
+
+
+def _unbase64(text: bytes) -> bytes:
+    from binascii import a2b_base64
+
+    return a2b_base64(text.replace(b",", b"/") + b"=" * (-len(text) % 4))
