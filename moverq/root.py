@@ -339,7 +339,7 @@ class Root:
     # ---- mailboxes
 
     async def mailbox_add(self, address: str, *, database: str, quota_bytes: int | None = None) -> Recipient:
-        """A new, empty mailbox, and its recipient at epoch 1. On an IMAP server: the mailbox that the address has there.
+        """A new, empty mailbox, and its recipient at epoch 1. On an IMAP server: the one that the address has there.
 
         The mailbox first: a crash between the two leaves one that nobody names, which is reported and harmless; the
         other way round it would leave an address without a mailbox.

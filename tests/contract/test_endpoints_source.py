@@ -392,7 +392,8 @@ async def test_the_account_is_what_the_items_add_up_to(mailbox: Mailbox, seed: i
     user = MailboxUser.of(mailbox, Random(seed))
     for _ in range(80):
         await user.act()
-    account, recount = await mailbox.source.account(), await mailbox.source.recount()
+    # What an item adds is known only when it has been read, where a kind keeps no digests: so the recount comes first.
+    recount, account = await mailbox.source.recount(), await mailbox.source.account()
     counted = {folder_id: digest for folder_id, digest in account.digests if digest.items}
     assert counted == {folder_id: digest for folder_id, digest in recount.digests if digest.items}
     assert attrs.evolve(account, digests=()) == attrs.evolve(recount, digests=())

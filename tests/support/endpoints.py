@@ -7,6 +7,7 @@ through the kit, so the tests know no implementation.
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from moverq.endpoints.base import Endpoint, Source
 from moverq.endpoints.memory import MemoryEndpoint
 from moverq.model.change import INBOX
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
+from tests.support.imap_kit import open_imap_kit
 from tests.support.store_kit import open_store_kit
 
 
@@ -118,6 +120,8 @@ async def open_memory_kit(name: str, path: Path) -> AsyncIterator[Kit]:
 KITS: dict[str, Callable[[str, Path], AbstractAsyncContextManager[Kit]]] = {
     "memory": open_memory_kit,
     "store": open_store_kit,
+    "imap-mdbox": partial(open_imap_kit, "mdbox"),
+    "imap-maildir": partial(open_imap_kit, "maildir"),
 }
 
 

@@ -64,7 +64,7 @@ async def sync(source: Source, target: Target, after: Watermark, token: int, *, 
 
 async def digest_of(side: Source | Target) -> str:
     """The equality digest, after a look at whether the maintained sums are what the items add up to."""
-    account, recount = await side.account(), await side.recount()
+    recount, account = await side.recount(), await side.account()
     assert dict(account.digests) == dict(recount.digests)
     assert (account.folders, account.settings) == (recount.folders, recount.settings)
     return mailbox_digest(account.folders, dict(account.digests), dict(account.settings))

@@ -59,7 +59,9 @@ class Connection:
     capabilities: frozenset[bytes] = frozenset()
     enabled: frozenset[bytes] = frozenset()
     selected: tuple[bytes, bool] | None = None
-    """The mailbox that is selected, and whether it may be written to."""
+    """The folder that is known to be selected, and whether it may be written to."""
+    is_in_folder: bool = False
+    """Some folder is selected."""
     _incoming: Incoming = attrs.field(factory=Incoming)
     _number: int = 0
     _waiting: deque[Command] = attrs.field(factory=deque)
@@ -75,7 +77,7 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is on its way: another command may be given by anybody."""
+        """Nothing is on its way."""
         return not self._waiting and self._incoming.is_between_responses
 
     # ---- commands
@@ -150,6 +152,20 @@ class Connection:
             else:
                 self._dispatch(response)
         return await self.done(command)
+
+    async def leave(self) -> None:
+        """No folder is selected, once the answer is there: of the folder that is, a server tells old stories, and it
+        ends the connection where somebody deletes that folder. Not waited for."""
+        if not self.is_in_folder:
+            return
+        if self.has(b"UNSELECT"):
+            await self.start(b"UNSELECT")
+        elif self.selected is None or not self.selected[1]:
+            await self.start(b"CLOSE")  # of a folder that was only examined, so nothing is expunged
+        else:
+            await self.start(b"NOOP")
+        self.selected = None
+        self.is_in_folder = False
 
     async def aclose(self) -> None:
         """Gone, without a word: nothing depends on a farewell."""

@@ -244,6 +244,7 @@ async def _begin(connection: Connection, wanted: Wanted) -> _Looking:
         b"EXAMINE ", mailbox_word(wanted.wire), b" (CONDSTORE)" if can_condstore else b"", take=take_examine
     )
     connection.selected = None
+    connection.is_in_folder = True
     one = _Looking(wanted, examine)
     since = b""
     if wanted.modseq and can_condstore:

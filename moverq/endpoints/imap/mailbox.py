@@ -59,7 +59,7 @@ class ImapMailbox:
             kind="imap",
             keeps_identity=False,
             has_feed=True,
-            has_digests=True,
+            has_digests=False,
             fence=FenceClass.C if fenced else FenceClass.D,
             keeps_properties=False,
             item_bytes_max=self.session.item_bytes_max,
@@ -96,7 +96,8 @@ class ImapMailbox:
 
     async def wait_feed(self, after: Watermark) -> None:
         await self.session.ask(partial(Mirror.check_watermark, after=after))
-        while (await self._look()).head <= after.modseq:  # noqa: ASYNC110: nobody tells of a change at a server
+        # Nobody tells of a change at a server.
+        while (await self._look()).head <= after.modseq:  # noqa: ASYNC110
             await trio.sleep(self.endpoint.poll_s)
 
     async def account(self) -> MailboxAccount:
@@ -309,6 +310,7 @@ class ImapMailbox:
         await self.session.ask(partial(Mirror.check_purge, token=token, now_ms=clock.now_ms()))
         if standing.guard.mode is GuardMode.SEALED:
             await self._take_back(token)
+        await self.session.aclose()
         await self.session.destroy()
         self.endpoint.forget(self.session.instance)
 

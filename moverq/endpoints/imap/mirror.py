@@ -187,6 +187,9 @@ class Mirror:
                 "UPDATE mailbox SET mode = ?, token = ?, home_database = ?, home_instance = ?",
                 (mode.value, token, home.database if home else None, home.instance if home else None),
             )
+            if mode in MOVER_MODES:
+                # From here on the mover gives items UIDs that the server did not: numbers of the mirror's own.
+                self.db.execute("UPDATE folders SET native = 0")
             if present is not mode:
                 self.raise_head(self.standing().head + 1)
             return self.standing()

@@ -25,6 +25,7 @@ class Reading:
         if connection.selected != (wire, False):
             self._examine = await connection.start(b"EXAMINE ", mailbox_word(wire))
             connection.selected = (wire, False)
+            connection.is_in_folder = True
         self._fetch = await connection.start(
             b"UID FETCH " + uid_set(self.uids) + b" (UID BODY.PEEK[])", take=self._take
         )

@@ -151,16 +151,26 @@ async def _pair(
     """Which new message is which lost item, by content. Of equal copies any may be any."""
     lost: dict[tuple[int, FolderId | None], list[Located]] = defaultdict(list)
     for found in [*orphans, *(one for difference in differences for one in difference.lost)]:
-        if found.state.content_hash:
-            # At a target nobody moves messages, so there an item is only sought in its own folder.
-            lost[found.state.received_ms // 1000, found.state.folder_id if is_movers else None].append(found)
+        # At a target nobody moves messages, so there an item is only sought in its own folder.
+        lost[found.state.received_ms // 1000, found.state.folder_id if is_movers else None].append(found)
     if not lost:
         return {}
     pairs: dict[tuple[FolderId, int], ItemId] = {}
     for difference in differences:
         folder_id = difference.look.folder_id
         within = folder_id if is_movers else None
-        asked = [seen for seen in difference.new if (seen.received_ms // 1000, within) in lost]
+        asked: list[Seen] = []
+        for seen in difference.new:
+            candidates = lost.get((seen.received_ms // 1000, within), [])
+            unread = next(
+                (one for one in candidates if not one.state.content_hash and one.state.size == seen.size), None
+            )
+            if unread is not None:
+                # Nobody has read it, so nobody has copied it: whichever it is, its bytes are still to come.
+                candidates.remove(unread)
+                pairs[folder_id, seen.uid] = unread.state.item_id
+            elif candidates:
+                asked.append(seen)
         async for uid, content in _bodies(session, folder_id, asked):
             seen = next(one for one in asked if one.uid == uid)
             candidates = lost[seen.received_ms // 1000, within]

@@ -116,10 +116,18 @@ class ImapSession:
             except BaseException:
                 await connection.aclose()
                 raise
-            if connection.is_idle:
-                self._free.append((connection, trio.current_time()))
-            else:
-                await connection.aclose()
+            await self._give_back(connection)
+
+    async def _give_back(self, connection: Connection) -> None:
+        if not connection.is_idle:
+            await connection.aclose()
+            return
+        try:
+            await connection.leave()
+        except BaseException:
+            await connection.aclose()
+            raise
+        self._free.append((connection, trio.current_time()))
 
     async def _take(self) -> Connection:
         now = trio.current_time()

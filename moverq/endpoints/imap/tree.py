@@ -171,7 +171,9 @@ def apply_tree(mirror: Mirror, plan: TreePlan) -> None:
             mirror.db.execute("DELETE FROM to_expunge WHERE folder_id = ?", (folder_id,))
         for row in differing:
             # Names may be given round: out of the way of the unique index first.
-            mirror.db.execute("UPDATE folders SET wire = x'00' || folder_id WHERE folder_id = ?", (row.folder_id,))
+            mirror.db.execute(
+                "UPDATE folders SET wire = CAST(x'00' || folder_id AS BLOB) WHERE folder_id = ?", (row.folder_id,)
+            )
         if plan.changed or plan.dropped:
             mirror.raise_head(mirror.next_modseq(), hierarchy=True)
         for row in differing:

@@ -247,12 +247,12 @@ async def _select(connection: Connection, wire: bytes) -> tuple[int, frozenset[s
             words = answer.arguments.strip(b"()").split()
             permanent = None if b"\\*" in words else frozenset(word.decode().lower() for word in words)
 
-    connection.selected = None
+    connection.selected = (wire, True)
+    connection.is_in_folder = True
     try:
         await connection.run(b"SELECT ", mailbox_word(wire), take=take)
     except Refused as refused:
         raise error_of(connection.endpoint, refused, doing=f"open folder {wire!r}") from refused
-    connection.selected = (wire, True)
     return validity, permanent
 
 
