@@ -60,7 +60,7 @@ userdb {{
 }}
 mail_location = {location}
 mail_fsync = {fsync}
-# With its index of folders Dovecot 2.3 does not list, even to who made it, a folder made within a second of another change.
+# With it Dovecot 2.3 does not list a folder that was made within a second of another change, even to who made it.
 mailbox_list_index = no
 first_valid_uid = 1
 first_valid_gid = 1

@@ -1,0 +1,168 @@
+"""Whole moves between real IMAP servers, and between one and our store: everything arrives, once, as it was."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import attrs
+import pytest
+import trio
+
+from moverq.model.request import Status
+from moverq.model.statistics import MoveStatistics
+from moverq.root import Root, init_root, open_root
+from tests.support.dovecot import shared_dovecot
+from tests.support.imap_world import FOLDERS, Mailbox
+
+pytestmark = pytest.mark.slow
+
+PAIRS = [("mdbox", "mdbox"), ("maildir", "mdbox"), ("mdbox", "maildir")]
+
+
+@attrs.frozen
+class Site:
+    """An old server and a new one, a root, and one user with mail on the old one."""
+
+    root: Root
+    address: str
+    old: Mailbox
+    new: Mailbox
+
+    async def move(self, **options: object) -> MoveStatistics:
+        with trio.fail_after(60):
+            return await self.root.wait(await self.root.move(self.address, to="NEW", **options))
+
+    async def rollback(self) -> MoveStatistics:
+        with trio.fail_after(60):
+            return await self.root.wait(await self.root.rollback(self.address))
+
+
+@asynccontextmanager
+async def a_site(path: Path, formats: tuple[str, str], *, messages: int = 40) -> AsyncIterator[Site]:
+    address = f"{uuid4().hex[:12]}@example.com"
+    servers = [shared_dovecot(mail_format) for mail_format in formats]
+    old = Mailbox(servers[0], f"{address}.old", random.Random(1))
+    new = Mailbox(servers[1], f"{address}.new", random.Random(2))
+    await trio.to_thread.run_sync(old.fill, messages)
+    await init_root(path / "root")
+    try:
+        async with open_root(path / "root") as root:
+            for name, server in (("OLD", servers[0]), ("NEW", servers[1])):
+                await root.server_add(f"mail-{name.lower()}", version="IMAP")
+                url = server.url(user="{address}." + name.lower())
+                await root.database_add(name, server=f"mail-{name.lower()}", path=url)
+            await root.mailbox_add(address, database="OLD")
+            yield Site(root, address, old, new)
+    finally:
+        old.close()
+        new.close()
+
+
+@pytest.mark.parametrize("formats", PAIRS, ids="-to-".join)
+async def test_a_mailbox_arrives_whole_with_flags_keywords_and_dates(formats: tuple[str, str], tmp_path: Path) -> None:
+    async with a_site(tmp_path, formats) as site:
+        twice = b"Subject: an equal copy\r\n\r\n"
+        for _ in range(2):
+            site.old.add("Sent", twice)
+        done = await site.move()
+        assert (done.status, done.bad_items_encountered) == (Status.COMPLETED.value, 0)
+        before, after = site.old.mail(), site.new.mail()
+        assert before == after
+        assert set(FOLDERS) <= after.keys()
+
+
+async def test_a_user_at_work_is_followed_through_the_cutover(tmp_path: Path) -> None:
+    async with a_site(tmp_path, ("mdbox", "mdbox")) as site:
+        request = await site.root.move(site.address, to="NEW", suspend_when_ready_to_complete=True)
+        with trio.fail_after(60):
+            await site.root.wait(request)
+        for _ in range(3):
+            site.old.add("INBOX")
+            site.old.flag("Sent")
+            site.old.move("INBOX", "Archive/2020")
+            site.old.expunge("Archive/2020")
+        site.old.rename("Sent", "Sent of old")
+        site.old.rename("Archive", "Archives")
+        assert site.new.mail() != site.old.mail()
+        await site.root.complete(request)
+        with trio.fail_after(60):
+            done = await site.root.wait(request)
+        assert done.status == Status.COMPLETED.value
+        assert site.new.mail() == site.old.mail()
+
+
+async def test_a_move_taken_back_brings_what_came_since(tmp_path: Path) -> None:
+    async with a_site(tmp_path, ("mdbox", "maildir")) as site:
+        await site.move()
+        site.new.add("INBOX")
+        site.new.flag("Sent")
+        site.new.move("Archive/2020", "INBOX")
+        site.new.expunge("Sent")
+        assert site.new.mail() != site.old.mail()
+        taken_back = await site.rollback()
+        assert taken_back.status == Status.COMPLETED.value
+        assert site.new.mail() == site.old.mail()
+        assert (await site.root.directory.locate(site.address)).register.home.database == "OLD"
+
+
+async def test_what_our_store_holds_goes_to_an_imap_server_and_back(tmp_path: Path) -> None:
+    """Bare line ends, milliseconds and an address that delivered: what IMAP cannot keep comes back all the same."""
+    async with a_site(tmp_path, ("mdbox", "mdbox"), messages=5) as site:
+        root = site.root
+        await root.server_add("EX", version="2010")
+        await root.database_add("DB", server="EX")
+        address = f"{uuid4().hex[:12]}@example.com"
+        await root.mailbox_add(address, database="DB")
+        for number in range(20):
+            ends = b"\n" if number % 3 == 0 else b"\r\n"
+            content = ends.join((b"Subject: %d" % number, b"", b"text", b""))
+            await root.deliver(address, content, received_ms=1_700_000_000_123)
+        before = (await root.mailbox_show(address)).to_json()
+        for target in ("NEW", "DB"):
+            request = await root.move(address, to=target) if target == "NEW" else await root.rollback(address)
+            with trio.fail_after(60):
+                done = await root.wait(request)
+            assert done.status == Status.COMPLETED.value, done.message
+        after = (await root.mailbox_show(address)).to_json()
+        same = ("items", "bytes", "folders", "settings")
+        assert {key: before[key] for key in same} == {key: after[key] for key in same}
+        there = Mailbox(site.new.server, f"{address}.new", random.Random(1)).mail()
+        assert sum(there["INBOX"].values()) == 20
+
+
+async def test_an_imap_mailbox_goes_to_our_store_with_its_uids(tmp_path: Path) -> None:
+    async with a_site(tmp_path, ("maildir", "mdbox")) as site:
+        await site.root.server_add("EX", version="2010")
+        await site.root.database_add("DB", server="EX")
+        with trio.fail_after(60):
+            done = await site.root.wait(await site.root.move(site.address, to="DB"))
+        assert done.status == Status.COMPLETED.value, done.message
+        shown = await site.root.mailbox_show(site.address)
+        there = {folder.path: folder.items for folder in shown.folder_list}
+        assert there["Archive/2020"] == len(site.old.uids("Archive/2020"))
+        assert there["älter Kram"] == len(site.old.uids("&AOQ-lter Kram"))
+        assert sum(there.values()) == 40
+
+
+async def test_a_mailbox_that_holds_mail_is_no_target(tmp_path: Path) -> None:
+    async with a_site(tmp_path, ("mdbox", "mdbox"), messages=3) as site:
+        site.new.add("INBOX")
+        done = await site.move()
+        assert done.status == Status.FAILED.value
+        assert "holds 1 messages already" in done.message
+        assert sum(sum(folder.values()) for folder in site.new.mail().values()) == 1
+
+
+async def test_a_move_given_up_leaves_the_target_as_it_was(tmp_path: Path) -> None:
+    async with a_site(tmp_path, ("mdbox", "mdbox"), messages=10) as site:
+        before = site.old.mail()
+        request = await site.root.move(site.address, to="NEW", suspend_when_ready_to_complete=True)
+        with trio.fail_after(60):
+            await site.root.wait(request)
+            assert sum(sum(folder.values()) for folder in site.new.mail().values()) == 10
+            await site.root.remove(request)
+            await site.root.wait_all([request])
+        assert site.new.mail() == {"INBOX": {}}
+        assert site.old.mail() == before
