@@ -53,6 +53,7 @@ from moverq.flow.offload import InThread
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
 from moverq.model.delivery import delivery_key
+from moverq.model.digest import folder_paths as tree_paths
 from moverq.model.ids import InstanceId, MailboxId, RequestId, new_id
 from moverq.model.progress import Progress
 from moverq.model.request import Status, SyncStage
@@ -381,6 +382,8 @@ class Root:
 
         recipient = await self.directory.locate(address)
         home = recipient.register.home
+        if is_imap((await self.directory.database(home.database)).path):
+            return await self._imap_show(recipient)
         info, folders, settings = await (await self.store(home.database)).contents(home.instance)
         paths = folder_paths(folders)
         return MailboxShown(
@@ -410,6 +413,42 @@ class Root:
                     hidden=folder.hidden,
                 )
                 for folder in sorted(folders, key=lambda folder: paths[folder.folder_id])
+            ),
+        )
+
+    async def _imap_show(self, recipient: Recipient) -> MailboxShown:
+        """The same, of a mailbox on an IMAP server, as the server says it now."""
+        home = recipient.register.home
+        source = (await self.imap(home.database)).source(home.instance)
+        account, guard = await source.account(), await source.guard()
+        digests, paths = dict(account.digests), tree_paths(account.folders)
+        return MailboxShown(
+            address=recipient.address,
+            aliases=recipient.aliases,
+            mailbox_id=recipient.mailbox_id.hex(),
+            database=home.database,
+            instance=home.instance.hex(),
+            epoch=recipient.register.epoch,
+            guard=guard.mode.value,
+            items=sum(digest.items for digest in digests.values()),
+            bytes=sum(digest.bytes for digest in digests.values()),
+            folders=len(account.folders),
+            quota_bytes=recipient.quota_bytes,
+            settings=dict(account.settings),
+            head=account.head.modseq,
+            active_move=recipient.active_move,
+            move_status=recipient.move.status,
+            folder_list=tuple(
+                FolderShown(
+                    path="/".join(paths[folder.folder_id]),
+                    items=digests[folder.folder_id].items,
+                    bytes=digests[folder.folder_id].bytes,
+                    uidvalidity=folder.uidvalidity,
+                    uidnext=folder.uidnext,
+                    special_use=folder.special_use,
+                    hidden=folder.hidden,
+                )
+                for folder in sorted(account.folders, key=lambda folder: paths[folder.folder_id])
             ),
         )
 
@@ -520,13 +559,29 @@ class Root:
 
     # ---- moves
 
-    async def move(self, address: str, *, to: str, **options: Any) -> RequestId:
+    async def move(self, address: str, *, to: str, source: str | None = None, **options: Any) -> RequestId:
         """A request to move this mailbox is queued. `options` as `moverq.moves.new_move` has them.
 
+        `source`: where the mailbox is, for one that the directory does not know yet; it is registered there. `to` and
+        `source` are databases by name, or URLs of IMAP servers, which are registered too.
+
         Raises:
-            RequestRefused: no such mailbox or database, there already, moving already.
+            RequestRefused: no such mailbox or database, there already, moving already, not at `source`.
         """
-        return (await moves.new_move(self.ledger, self.directory, address, to, **options)).request.request_id
+        if source is not None:
+            await self._register(address, await self.database_at(source))
+        target = await self.database_at(to) if is_imap(to) else to
+        return (await moves.new_move(self.ledger, self.directory, address, target, **options)).request.request_id
+
+    async def _register(self, address: str, database: str) -> None:
+        try:
+            recipient = await self.directory.locate(address)
+        except NotFound:
+            await self.mailbox_add(address, database=database)
+            return
+        home = recipient.register.home.database
+        if home != database:
+            raise RequestRefused(why=f"{recipient.address} is in {home}, not in {database}")
 
     async def find(self, name: str) -> RequestId:
         """The request meant by an address, a request id or the beginning of one. Raises `NotFound`."""

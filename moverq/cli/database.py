@@ -1,6 +1,5 @@
 """`moverq database`: the databases of the organisation."""
 
-from pathlib import Path
 from typing import Annotated
 
 import attrs
@@ -17,10 +16,13 @@ async def add(
     /,
     *,
     server: Annotated[str, Parameter(help="The server that hosts it.")],
-    path: Annotated[Path | None, Parameter(help="Where it lies, if not in the root. A local file system.")] = None,
+    path: Annotated[
+        str | None,
+        Parameter(help="Where it lies, if not in the root: a local folder, or an IMAP server's URL."),
+    ] = None,
     root: RootOption = ROOT,
 ) -> None:
-    """Make a database and add it to the directory."""
+    """Make a database and add it to the directory. An IMAP server is a database that is there already."""
     from moverq.root import open_root
 
     async with open_root(root) as opened:

@@ -78,7 +78,14 @@ async def new(
     addresses: Annotated[list[str], Parameter(name="ADDRESS", help="The mailboxes to move.")],
     /,
     *,
-    to: Annotated[str, Parameter(help="The database they go to.")],
+    to: Annotated[str, Parameter(help="The database they go to, or an IMAP server's URL.")],
+    source: Annotated[
+        str | None,
+        Parameter(
+            name="--from",
+            help="Where they are now: a database or an IMAP server's URL. For mailboxes the directory does not know.",
+        ),
+    ] = None,
     offline: Annotated[bool, Parameter(help="Lock the mailbox for the whole move.")] = False,
     suspend: Annotated[bool, Parameter(help="Do not begin before `move resume`.")] = False,
     suspend_when_ready: Annotated[
@@ -120,6 +127,7 @@ async def new(
                     await opened.move(
                         address,
                         to=to,
+                        source=source,
                         idempotency_key=key if key is None or len(addresses) == 1 else f"{key}/{address}",
                         offline=offline,
                         suspended=suspend,

@@ -17,7 +17,7 @@ What always holds:
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -319,6 +319,15 @@ class Target(Protocol):
     async def purge(self, token: int) -> None: ...
 
 
+@runtime_checkable
+class Remarking(Protocol):
+    """A target whose mail system cannot keep everything as it is given, and that tells what became of it."""
+
+    async def remarks(self) -> tuple[str, ...]:
+        """Sentences for the report: what was renamed, left out, or kept in another form."""
+        ...
+
+
 class Endpoint(Protocol):
     """One database of one kind, and the mailbox instances in it."""
 
@@ -350,6 +359,7 @@ __all__ = [
     "ItemState",
     "MailboxAccount",
     "MailboxSummary",
+    "Remarking",
     "SeedPage",
     "Source",
     "StepKind",

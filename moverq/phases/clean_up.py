@@ -12,7 +12,7 @@ fact in the same transaction.
 
 import attrs
 
-from moverq.endpoints.base import GuardMode
+from moverq.endpoints.base import GuardMode, Remarking
 from moverq.errors import RegisterChanged
 from moverq.model.facts import (
     CleanedUp,
@@ -52,6 +52,7 @@ async def clean_up(t: Tenure, attempt: Attempt | None) -> None:
     await t.target.open(t.token)
     if attempt is not None:
         attempt.mark("open")
+    await _note_remarks(t)
     now = t.now_ms()
     intent = t.facts.get(CommitIntent)
     lock_ms = attempt.lock_ms if attempt is not None else float(now - intent.lock_at_ms) if intent is not None else None
@@ -78,6 +79,18 @@ async def clean_up(t: Tenure, attempt: Attempt | None) -> None:
         message=f"the way back is kept open until the soak ends; taken back by `moverq move rollback {t.request_id}`",
     )
     await t.write(forget=(CommitIntent, LockIntent), taken_wishes=("complete", "retry"))
+
+
+async def _note_remarks(t: Tenure) -> None:
+    """What the target could not keep as it was given is in the report."""
+    if not isinstance(t.target, Remarking):
+        return
+    remarks = await t.target.remarks()
+    if remarks:
+        await t.write(
+            entries=[t.entry(EntryKind.WARNING, f"{remark[0].upper()}{remark[1:]}.") for remark in remarks],
+            counters={"warnings": t.standing.counters.warnings + len(remarks)},
+        )
 
 
 async def finish(t: Tenure) -> None:

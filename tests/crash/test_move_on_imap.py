@@ -1,0 +1,165 @@
+"""A move between two mailboxes of a real IMAP server, its engine killed at every step while its user works.
+
+A step is a call to a mirror, to the ledger or to the directory, and every piece sent to the server: so a kill may come
+between an APPEND and its answer, and between the answer and the note of it. What was sent is still done by the server,
+as it is when a process dies. After each kill another process goes on to the end, and then both mailboxes are read by a
+mail client: the same messages, each as often, with flags and dates.
+
+By default some steps, `MOVERQ_CRASH_FULL=1` every one.
+"""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import attrs
+import pytest
+import trio
+
+from moverq.endpoints.imap.connection import Connection
+from moverq.flow.offload import InThread
+from moverq.model.ids import RequestId
+from moverq.model.request import Status
+from moverq.root import init_root, open_root
+from tests.support.dovecot import shared_dovecot
+from tests.support.imap_world import Mailbox
+
+pytestmark = pytest.mark.slow
+
+T = TypeVar("T")
+FULL = os.environ.get("MOVERQ_CRASH_FULL") == "1"
+STEPS_ASKED = 12
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@attrs.define(eq=False)
+class Steps:
+    """Counts, and kills at `kill_at`; from then on nothing is done any more."""
+
+    kill_at: int = 0
+    count: int = 0
+    dead: bool = False
+
+    def step(self) -> None:
+        self.count += 1
+        if self.dead or self.count == self.kill_at:
+            self.dead = True
+            raise Killed
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """Every effect of the engine is counted, before and after."""
+    steps = Steps()
+    offload, send = InThread.__call__, Connection._send
+
+    async def stepped_offload(self: InThread, fn: Callable[[], T]) -> T:
+        steps.step()
+        done = await offload(self, fn)
+        steps.step()
+        return done
+
+    async def stepped_send(self: Connection, data: Any) -> None:
+        steps.step()
+        await send(self, data)
+        steps.step()
+
+    monkeypatch.setattr(InThread, "__call__", stepped_offload)
+    monkeypatch.setattr(Connection, "_send", stepped_send)
+    return steps
+
+
+@attrs.frozen
+class World:
+    path: Path
+    address: str
+    old: Mailbox
+    new: Mailbox
+    request: RequestId
+
+    @classmethod
+    async def make(cls, path: Path, messages: int) -> "World":
+        server = shared_dovecot("mdbox")
+        address = f"{uuid4().hex[:12]}@example.com"
+        old = Mailbox(server, f"{address}.old", random.Random(3))
+        new = Mailbox(server, f"{address}.new", random.Random(4))
+        await trio.to_thread.run_sync(old.fill, messages)
+        for _ in range(2):
+            old.add("Sent", b"Subject: an equal copy\r\n\r\n")
+        await init_root(path)
+        async with open_root(path) as root:
+            for name in ("OLD", "NEW"):
+                await root.server_add(f"mail-{name}", version="IMAP")
+                url = server.url(user="{address}." + name.lower())
+                await root.database_add(name, server=f"mail-{name}", path=url)
+            await root.mailbox_add(address, database="OLD")
+            request = await root.move(address, to="NEW")
+        return cls(path, address, old, new, request)
+
+    async def run(self) -> str:
+        """One process, until the move rests."""
+        with trio.fail_after(60):
+            async with open_root(self.path) as root:
+                return (await root.wait(self.request)).status
+
+    async def is_at_old(self) -> bool:
+        async with open_root(self.path) as root:
+            return (await root.directory.locate(self.address)).register.home.database == "OLD"
+
+    def close(self) -> None:
+        self.old.close()
+        self.new.close()
+
+
+async def count_steps(steps: Steps, path: Path) -> int:
+    world = await World.make(path, 8)
+    steps.kill_at, steps.count = 0, 0
+    try:
+        assert await world.run() == Status.COMPLETED.value
+        return steps.count
+    finally:
+        world.close()
+
+
+async def killed_and_resumed(steps: Steps, path: Path, kill_at: int) -> None:
+    world = await World.make(path, 8)
+    try:
+        steps.kill_at, steps.count, steps.dead = kill_at, 0, False
+        died = False
+        try:
+            await world.run()
+        except BaseExceptionGroup as group:
+            died = group.split(Killed)[0] is not None
+            rest = group.split(Killed)[1]
+            assert rest is None or all(isinstance(leaf, trio.Cancelled) for leaf in rest.exceptions), rest
+        except Killed:
+            died = True
+        assert died
+        steps.kill_at, steps.dead = 0, False
+        if await world.is_at_old():
+            # Its user goes on working while no engine runs.
+            world.old.add("INBOX")
+            world.old.flag("Sent")
+            world.old.move("Sent", "INBOX")
+            world.old.expunge("INBOX")
+        assert await world.run() in (Status.COMPLETED.value, Status.COMPLETED_WITH_WARNING.value)
+        assert world.new.mail() == world.old.mail()
+    finally:
+        world.close()
+
+
+async def test_a_move_killed_at_any_step_goes_on_with_no_message_lost_or_doubled(steps: Steps, tmp_path: Path) -> None:
+    total = await count_steps(steps, tmp_path / "whole")
+    asked = range(1, total + 1) if FULL else sorted({1 + n * total // STEPS_ASKED for n in range(STEPS_ASKED)})
+    for kill_at in asked:
+        try:
+            await killed_and_resumed(steps, tmp_path / str(kill_at), kill_at)
+        except BaseException as error:
+            error.add_note(f"killed at step {kill_at} of {total}")
+            raise
