@@ -55,14 +55,24 @@ def mailbox_id() -> MailboxId:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the long random runs a real server takes two seeds; `MOVERQ_CONTRACT_FULL=1` takes all."""
+    """A real server is slow, and of the long random runs takes two seeds; `MOVERQ_CONTRACT_FULL=1` takes all."""
+    for item in items:
+        if _kind(item).startswith("imap-"):
+            item.add_marker(pytest.mark.slow)
     if os.environ.get("MOVERQ_CONTRACT_FULL") == "1":
         return
     items[:] = [item for item in items if not _is_one_seed_more(item)]
 
 
-def _is_one_seed_more(item: pytest.Item) -> bool:
+def _given(item: pytest.Item) -> dict[str, object]:
     callspec = getattr(item, "callspec", None)
-    given = callspec.params if callspec is not None else {}
-    seed = given.get("number", given.get("seed", 0))
-    return str(given.get("endpoint_kind", "")).startswith("imap-") and seed >= 2
+    return dict(callspec.params) if callspec is not None else {}
+
+
+def _kind(item: pytest.Item) -> str:
+    return str(_given(item).get("endpoint_kind", ""))
+
+
+def _is_one_seed_more(item: pytest.Item) -> bool:
+    seed = _given(item).get("number", _given(item).get("seed", 0))
+    return _kind(item).startswith("imap-") and isinstance(seed, int) and seed >= 2

@@ -75,7 +75,7 @@ def merge_items(
         uids: dict[FolderId, int] = {}
         for item in items:
             found_hash = content_hash(item.content)
-            state = item.state if item.state.content_hash else attrs.evolve(item.state, content_hash=found_hash)
+            state = item.state if item.state.content_hash else item.state._replace(content_hash=found_hash)
             was = present.get(state.item_id)
             if state.item_id in dead or (was is not None and was.state.modseq >= state.modseq):
                 continue
@@ -144,7 +144,7 @@ def merge_changes(mirror: Mirror, batch: ChangeBatch, token: int, *, can_move: b
                 missing.append(state.item_id)
                 continue
             uids[state.folder_id] = max(uids.get(state.folder_id, 0), state.uid + 1)
-            _restate(mirror, was, attrs.evolve(state, content_hash=was.state.content_hash), folders)
+            _restate(mirror, was, state._replace(content_hash=was.state.content_hash), folders)
         for setting in batch.settings:
             mirror.db.execute(
                 "INSERT INTO settings VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value, "

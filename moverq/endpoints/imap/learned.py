@@ -274,7 +274,7 @@ def _follow(
             fresh.append((*state_columns(item), digest, seen.uid, seen.flags, "\n".join(seen.keywords)))
             mirror.count(folder.folder_id, 1, item.size, digest)
             continue
-        item = attrs.evolve(item, item_class=was.state.item_class, properties=was.state.properties)
+        item = item._replace(item_class=was.state.item_class, properties=was.state.properties)
         digest = digest_of(item)
         mirror.db.execute(
             "UPDATE items SET folder_id = ?, uid = ?, modseq = ?, flags = ?, keywords = ?, digest = ?, server_uid = ?, "
@@ -361,7 +361,7 @@ def _set_flags(mirror: Mirror, seq: int, seen: Seen, *, modseq: int) -> None:
     if row is None:
         return
     old = item_state(row[1:])
-    state = attrs.evolve(old, flags=seen.flags, keywords=seen.keywords, modseq=modseq)
+    state = old._replace(flags=seen.flags, keywords=seen.keywords, modseq=modseq)
     digest = digest_of(state)
     keywords = "\n".join(seen.keywords)
     mirror.db.execute(

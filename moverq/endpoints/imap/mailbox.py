@@ -182,10 +182,10 @@ class ImapMailbox:
             if state.content_hash != found_hash:
                 if state.content_hash and is_same(content, state.content_hash, row.normal_hash):
                     # The server keeps it in its own form. What went in is what it counts as.
-                    bad_form = attrs.evolve(state, content_hash=found_hash, size=len(content))
+                    bad_form = state._replace(content_hash=found_hash, size=len(content))
                     read.append(ItemContent(bad_form, content))
                     continue
-                state = attrs.evolve(state, content_hash=found_hash, size=len(content))
+                state = state._replace(content_hash=found_hash, size=len(content))
                 news.append((row, found_hash, len(content)))
             read.append(ItemContent(state, content))
         if news:

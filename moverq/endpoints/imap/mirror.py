@@ -454,7 +454,7 @@ class Mirror:
         item is what it was, only known better."""
         with self.changing():
             for located, content_hash, size in read:
-                state = attrs.evolve(located.state, content_hash=content_hash, size=size)
+                state = located.state._replace(content_hash=content_hash, size=size)
                 row = self.db.execute(
                     "SELECT folder_id, size, digest, flags, keywords, received_ms, modseq FROM items WHERE seq = ?",
                     (located.seq,),
@@ -462,8 +462,7 @@ class Mirror:
                 if row is None:
                     continue
                 folder_id, old_size, old_digest, flags, keywords, received_ms, modseq = row
-                state = attrs.evolve(
-                    state,
+                state = state._replace(
                     folder_id=folder_id,
                     flags=flags,
                     keywords=split(keywords),
