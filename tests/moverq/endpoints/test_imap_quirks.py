@@ -1,0 +1,370 @@
+"""Servers that do wrong: each quirk ends in a clear error and a retry, or in a reported item; nothing lost or doubled.
+
+What a retry is here: the same verbs once more with a higher token, as the next tenure of a job does.
+"""
+
+import os
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import xxhash
+
+from moverq.endpoints.base import FolderStep, StepKind, Target
+from moverq.endpoints.imap.endpoint import ImapEndpoint, open_endpoint
+from moverq.endpoints.imap.mailbox import ImapMailbox
+from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, leaves
+from moverq.model.change import FolderState, ItemContent, ItemState
+from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
+from tests.support.fake_imap import PLAIN, RICH, FakeImap, Quirk, open_fake
+
+STRIDE = 1 if os.environ.get("MOVERQ_CRASH_FULL") == "1" else 67
+"""Bytes between two places where a connection is cut: a prime, so that the cuts fall everywhere within answers."""
+INBOX_ID = FolderId(b"i" * 16)
+SENT_ID = FolderId(b"s" * 16)
+KINDS = {
+    "rich": RICH,
+    "plain": PLAIN,
+    "no UIDPLUS": RICH.replace(" UIDPLUS", ""),
+    "no CONDSTORE": RICH.replace(" CONDSTORE QRESYNC", ""),
+    "no LITERAL+": RICH.replace(" LITERAL+", ""),
+    "LITERAL-": RICH.replace("LITERAL+", "LITERAL-"),
+    "no MULTIAPPEND": RICH.replace(" MULTIAPPEND", ""),
+    "no LIST-STATUS": RICH.replace(" LIST-STATUS", ""),
+}
+
+
+@pytest.fixture(autouse=True)
+def password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "of the fake")
+
+
+async def address_of(mailbox_id: MailboxId) -> str:
+    return "ada@example.org"
+
+
+def an_endpoint(server: FakeImap, path: Path, *, answer_s: float = 5.0):  # type: ignore[no-untyped-def]
+    return open_endpoint("fake", server.url, mirrors=path / "mirrors", address_of=address_of, answer_s=answer_s)
+
+
+async def a_source(endpoint: ImapEndpoint) -> ImapMailbox:
+    instance = InstanceId(new_id())
+    await endpoint.adopt(MailboxId(new_id()), instance, "ada@example.org")
+    return endpoint.mailbox(instance)
+
+
+def items(count: int) -> list[ItemContent]:
+    made = []
+    for number in range(count):
+        content = b"Subject: %d\r\n\r\nbody\r\n" % (number // 2)  # every message twice: equal copies are two items
+        state = ItemState(
+            ItemId(b"item" + number.to_bytes(12, "big")),
+            INBOX_ID if number % 3 else SENT_ID,
+            number + 1,
+            number + 1,
+            1_700_000_000_000,
+            len(content),
+            xxhash.xxh3_128_digest(content),
+            1,
+            ("work",),
+        )
+        made.append(ItemContent(state, content))
+    return made
+
+
+def folders() -> list[FolderStep]:
+    made = [
+        FolderState(INBOX_ID, None, "INBOX", modseq=1, uidvalidity=1, uidnext=1),
+        FolderState(SENT_ID, None, "Sent", modseq=2, uidvalidity=2, uidnext=1),
+    ]
+    return [FolderStep(StepKind.CREATE, folder) for folder in made]
+
+
+async def write_all(target: Target, token: int, written: list[ItemContent]) -> None:
+    await target.create(MailboxId(b"m" * 16), token)
+    await target.apply_folders(folders(), token)
+    for at in range(0, len(written), 3):
+        assert await target.write_items(written[at : at + 3], token) == ()
+    account = await target.account()
+    assert sum(digest.items for _, digest in account.digests) == len(written)
+
+
+def expected(written: list[ItemContent]) -> dict[str, list[bytes]]:
+    names = {INBOX_ID: "INBOX", SENT_ID: "Sent"}
+    return {
+        name: sorted(item.content for item in written if item.state.folder_id == folder_id)
+        for folder_id, name in names.items()
+    }
+
+
+async def succeeds(act: Callable[[], Awaitable[object]]) -> bool:
+    """False: the connection was lost on the way."""
+    try:
+        await act()
+    except* EndpointUnavailable:
+        pass
+    else:
+        return True
+    return False
+
+
+def only(error: BaseException) -> MoveError:
+    (leaf,) = {type(leaf): leaf for leaf in leaves(error)}.values()
+    assert isinstance(leaf, MoveError), leaf
+    return leaf
+
+
+# ---- whatever it can or cannot do
+
+
+@pytest.mark.parametrize("capabilities", KINDS.values(), ids=KINDS.keys())
+async def test_a_target_is_written_whatever_the_server_can_do(capabilities: str, tmp_path: Path) -> None:
+    written = items(9)
+    async with open_fake(FakeImap(capabilities)) as server, an_endpoint(server, tmp_path) as endpoint:
+        await write_all(endpoint.target(InstanceId(b"t" * 16)), 1, written)
+        assert server.contents() == expected(written)
+
+
+@pytest.mark.parametrize("capabilities", KINDS.values(), ids=KINDS.keys())
+async def test_a_source_is_read_and_followed_whatever_the_server_can_do(capabilities: str, tmp_path: Path) -> None:
+    async with open_fake(FakeImap(capabilities)) as server, an_endpoint(server, tmp_path) as endpoint:
+        for number in range(5):
+            server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+        source = await a_source(endpoint)
+        after = await source.head()
+        page = await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+        assert sorted(item.content for item in page.items) == server.contents()["INBOX"]
+        server.add("Archive", b"Subject: later\r\n\r\n")
+        server.folders["INBOX"].mail[0].flags.add("\\Seen")
+        server.folders["INBOX"].mail[0].modseq = server.tick()
+        del server.folders["INBOX"].mail[1]
+        server.tick()
+        batch = await source.read_feed(after, changes_max=100)
+        assert (len(batch.items), len(batch.items_gone)) == (2, 1)
+        assert batch.hierarchy is not None
+
+
+# ---- the connection ends, anywhere
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capabilities", [RICH, KINDS["no UIDPLUS"]], ids=["rich", "no UIDPLUS"])
+async def test_a_connection_that_ends_at_any_byte_of_the_answers_loses_and_doubles_nothing(
+    capabilities: str, tmp_path: Path
+) -> None:
+    written = items(5)
+    server = FakeImap(capabilities)
+    async with open_fake(server), an_endpoint(server, tmp_path / "whole") as endpoint:
+        await write_all(endpoint.target(InstanceId(b"t" * 16)), 1, written)
+    length = server.quirk.sent
+    assert length > 1000
+    for cut in range(1, length, STRIDE):
+        server = FakeImap(capabilities, quirk=Quirk(cut_after=cut))
+        async with open_fake(server), an_endpoint(server, tmp_path / str(cut)) as endpoint:
+            target = endpoint.target(InstanceId(b"t" * 16))
+            tries = 0
+            while not await succeeds(partial(write_all, target, tries + 1, written)):
+                tries += 1
+                assert tries < 3
+            assert server.contents() == expected(written), f"cut after {cut} bytes"
+
+
+@pytest.mark.slow
+async def test_a_source_whose_connection_ends_at_any_byte_is_read_whole_by_the_next_try(tmp_path: Path) -> None:
+    async def read_all(source: ImapMailbox) -> list[bytes]:
+        page = await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+        return sorted(item.content for item in page.items)
+
+    def filled(quirk: Quirk) -> FakeImap:
+        server = FakeImap(RICH, quirk=quirk)
+        for number in range(4):
+            server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+        return server
+
+    server = filled(Quirk())
+    async with open_fake(server), an_endpoint(server, tmp_path / "whole") as endpoint:
+        assert len(await read_all(await a_source(endpoint))) == 4
+    for cut in range(1, server.quirk.sent, STRIDE):
+        server = filled(Quirk())
+        async with open_fake(server), an_endpoint(server, tmp_path / str(cut)) as endpoint:
+            source = await a_source(endpoint)
+            server.quirk.cut_after = server.quirk.sent + cut
+            read: list[bytes] = []
+
+            async def read_once(source: ImapMailbox = source, read: list[bytes] = read) -> None:
+                read[:] = await read_all(source)
+
+            assert await succeeds(read_once) or await succeeds(read_once)
+            assert read == server.contents()["INBOX"], f"cut after {cut} bytes"
+
+
+async def test_a_late_append_that_was_given_up_is_known_again_and_taken_away(tmp_path: Path) -> None:
+    """The answer is lost and the messages are not there when they are looked for; then they come after all."""
+    written = items(3)
+    server = FakeImap(RICH)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        server.quirk.cut_after = server.quirk.sent
+        with pytest.raises(ExceptionGroup):
+            await target.write_items(written, 1)
+        late = {name: list(folder.mail) for name, folder in server.folders.items()}
+        for folder in server.folders.values():
+            folder.mail.clear()
+        await target.claim(2)
+        assert await target.write_items(written, 2) == ()
+        for name, mails in late.items():
+            for mail in mails:
+                server.add(name, mail.content, flags=" ".join(mail.flags), date=mail.date)
+        await target.account()
+        assert server.contents() == expected(written)
+
+
+# ---- what it says
+
+
+def replaced(pattern: bytes, by: bytes) -> Callable[[bytes, bytes], bytes]:
+    return lambda command, data: re.sub(pattern, by, data)
+
+
+ODD_BUT_RIGHT = {
+    "untagged surprises": replaced(rb"(?m)^\* OK \[UIDNEXT", b"* 7 RECENT\r\n* OK \r\n* FLAGS ()\r\n* OK [UIDNEXT"),
+    "no text after OK": replaced(rb"OK done", b"OK"),
+    "trailing spaces": replaced(rb"\)\r\n(?=\*|M)", b") \r\n"),
+    "FLAGS unasked in a FETCH": lambda c, d: (
+        d.replace(b"* 1 FETCH (UID", b"* 1 FETCH (FLAGS (\\Seen))\r\n* 1 FETCH (UID")
+        if c.startswith(b"UID FETCH")
+        else d
+    ),
+    "names as literals": lambda c, d: re.sub(rb'"/" "([^"]*)"', lambda m: b'"/" {%d}\r\n%s' % (len(m[1]), m[1]), d),
+    "wrong RFC822.SIZE": replaced(rb"RFC822.SIZE (\d+)", rb"RFC822.SIZE 9\1"),
+    "lower case": lambda c, d: d if b"BODY[]" in d else d.replace(b" FETCH ", b" Fetch ").replace(b"* LIST", b"* list"),
+    "expunges in the middle": replaced(rb"(?m)^\* LIST", b"* 99 EXPUNGE\r\n* LIST"),
+    "a line end without CR": lambda c, d: d if b"{" in d else d.replace(b"\r\n", b"\n"),
+}
+
+
+@pytest.mark.parametrize("answer", ODD_BUT_RIGHT.values(), ids=ODD_BUT_RIGHT.keys())
+async def test_odd_answers_are_understood(answer: Callable[[bytes, bytes], bytes], tmp_path: Path) -> None:
+    server = FakeImap(RICH, quirk=Quirk(answer=answer))
+    for number in range(3):
+        server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        source = await a_source(endpoint)
+        page = await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+        assert sorted(item.content for item in page.items) == server.contents()["INBOX"]
+        assert all(item.state.size == len(item.content) for item in page.items)
+        assert [f.name for f in await source.read_hierarchy()] == ["INBOX"]
+
+
+WRONG = {
+    "BYE": (lambda c, d: b"* BYE no more\r\n" if c.startswith(b"LIST") else d, EndpointUnavailable, "no more"),
+    "busy": (
+        lambda c, d: re.sub(rb"(M\d+) OK.*", rb"\1 NO [UNAVAILABLE] later", d) if c.startswith(b"LIST") else d,
+        EndpointBusy,
+        "busy",
+    ),
+    "an answer nobody asked": (lambda c, d: d.replace(b"M", b"X") if c.startswith(b"LIST") else d, MoveError, "X"),
+    "no IMAP at all": (lambda c, d: b"HTTP/1.1 400 Bad Request\r\n\r\n", EndpointUnavailable, "greeting"),
+    "brackets that do not match": (
+        lambda c, d: d.replace(b"(\\Subscribed)", b"((\\Subscribed)") if c.startswith(b"LIST") else d,
+        EndpointUnavailable,
+        "not closed",
+    ),
+    "silence": (lambda c, d: b"" if c.startswith(b"LIST") else d, EndpointUnavailable, "did not answer"),
+    "UIDVALIDITY 0": (lambda c, d: re.sub(rb"UIDVALIDITY \d+", b"UIDVALIDITY 0", d), MoveError, "UIDVALIDITY"),
+    "a refused login": (
+        lambda c, d: (
+            re.sub(rb"(M\d+) OK.*", rb"\1 NO [AUTHENTICATIONFAILED] not you", d) if c.startswith(b"AUTHENTICATE") else d
+        ),
+        MoveError,
+        "not you",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "kind", "word"), WRONG.values(), ids=WRONG.keys())
+async def test_wrong_answers_are_an_error_in_words(
+    answer: Callable[[bytes, bytes], bytes], kind: type[MoveError], word: str, tmp_path: Path
+) -> None:
+    server = FakeImap(RICH, quirk=Quirk(answer=answer))
+    server.add("INBOX", b"Subject: x\r\n\r\n")
+    with trio.fail_after(20):
+        async with open_fake(server), an_endpoint(server, tmp_path, answer_s=0.3) as endpoint:
+            with pytest.raises(BaseException) as caught:  # noqa: PT011 - what it is stands below
+                await (await a_source(endpoint)).head()
+            error = only(caught.value)
+            assert isinstance(error, kind)
+            assert word in str(error)
+            assert "of the fake" not in str(error)
+
+
+async def test_a_message_that_is_listed_and_has_no_bytes_is_a_bad_item(tmp_path: Path) -> None:
+    def answer(command: bytes, data: bytes) -> bytes:
+        if b"BODY.PEEK" not in command:
+            return data
+        return re.sub(rb"\* 2 FETCH \(UID 2 BODY\[\] \{\d+\}\r\n.*?\r\n\r\n\)\r\n", b"", data, flags=re.DOTALL)
+
+    server = FakeImap(RICH, quirk=Quirk(answer=answer))
+    for number in range(3):
+        server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        page = await (await a_source(endpoint)).read_seed(None, bytes_max=1 << 20, items_max=100)
+        assert [item.content for item in page.items] == [b"Subject: 0\r\n\r\n", b"Subject: 2\r\n\r\n"]
+        assert [(bad.kind, bad.why) for bad in page.bad] == [("CorruptItem", "the server lists it and gives no bytes")]
+
+
+async def test_a_refused_message_is_a_bad_item_and_the_others_of_its_batch_arrive(tmp_path: Path) -> None:
+    written = items(7)
+    server = FakeImap(RICH, refuse_append=lambda content: "[TOOBIG] not this one" if b"Subject: 2" in content else None)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        bad = await target.write_items(written, 1)
+        assert [(one.kind, "not this one" in one.why) for one in bad] == [("LargeItem", True)] * 2
+        fine = [item for item in written if b"Subject: 2" not in item.content]
+        assert server.contents() == expected(fine)
+
+
+async def test_appendlimit_is_known_before_anything_is_sent(tmp_path: Path) -> None:
+    written = items(1)
+    server = FakeImap(f"{RICH} APPENDLIMIT=5")
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        (bad,) = await target.write_items(written, 1)
+        assert bad.kind == "LargeItem"
+        assert target.capabilities.item_bytes_max == 5
+
+
+async def test_a_folder_that_was_rebuilt_is_known_again_by_its_messages(tmp_path: Path) -> None:
+    """UIDVALIDITY changed: every message has another UID, and none is a new item."""
+    async with open_fake(FakeImap(RICH)) as server, an_endpoint(server, tmp_path) as endpoint:
+        for number in range(6):
+            server.add("INBOX", b"Subject: %d\r\n\r\n" % (number // 2))
+        source = await a_source(endpoint)
+        after = await source.head()
+        page = await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+        folder = server.folders["INBOX"]
+        folder.validity += 1
+        folder.mail.reverse()
+        for uid, mail in enumerate(folder.mail, 101):
+            mail.uid = uid
+        folder.uidnext = 107
+        server.tick()
+        batch = await source.read_feed(after, changes_max=100)
+        assert batch.items_gone == ()
+        assert {state.item_id for state in batch.items} == {item.state.item_id for item in page.items}
+        assert {state.uid for state in batch.items} == set(range(101, 107))
+
+
+async def test_no_secret_is_in_what_is_said_to_a_server_that_is_shown(tmp_path: Path) -> None:
+    async with open_fake(FakeImap(RICH)) as server, an_endpoint(server, tmp_path) as endpoint:
+        source = await a_source(endpoint)
+        assert "of the fake" not in repr((endpoint, source.session, endpoint.settings, server.url))
