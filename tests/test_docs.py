@@ -7,9 +7,11 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from random import Random
+from uuid import uuid4
 
 import attrs
 import pytest
@@ -25,12 +27,15 @@ from moverq.model.statistics import MoveStatistics
 from moverq.model.status_detail import StatusDetail
 from moverq.shown import MailboxShown
 from tests.support.cli import MESSAGE, Here, organisation
+from tests.support.dovecot import shared_dovecot
+from tests.support.imap_world import Mailbox
 from tests.support.slapd import real_slapd
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 LDAP = DOCS / "how-to" / "keep-the-directory-in-ldap.md"
+DOVECOT_SITE = "move-a-dovecot-site.md"
 HOW_TO = [page for page in sorted((DOCS / "how-to").glob("*.md")) if page != LDAP]
 
 
@@ -47,7 +52,7 @@ def commands(page: Path) -> list[str]:
     return [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
 
 
-def run_commands(page: Path, folder: Path, *, root: Path | None = None) -> None:
+def run_commands(page: Path, folder: Path, *, root: Path | None = None, given: Mapping[str, str] | None = None) -> None:
     """In one shell, one after the other; the first that fails is named."""
     lines = commands(page)
     assert lines, f"{page} has no commands"
@@ -55,6 +60,7 @@ def run_commands(page: Path, folder: Path, *, root: Path | None = None) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     if root is not None:
         environment["MOVERQ_ROOT"] = str(root)
+    environment |= given or {}
     shell = subprocess.Popen(
         ["bash", "-c", script],
         cwd=folder,
@@ -81,6 +87,17 @@ def acme(folder: Path) -> Path:
     return cli.root
 
 
+def servers() -> dict[str, str]:
+    """The two that `DOVECOT_SITE` speaks of, with two users who have mail on the old one."""
+    place = uuid4().hex
+    server = shared_dovecot("mdbox")
+    for name in ("alice", "bert"):
+        mailbox = Mailbox(server, f"{name}.{place}.old", Random(1))
+        mailbox.fill(5)
+        mailbox.close()
+    return {f"{side.upper()}_URL": server.url(user=f"{{local}}.{place}.{side}") for side in ("old", "new")}
+
+
 # ---- commands and examples
 
 
@@ -93,7 +110,7 @@ def test_what_a_beginner_types_works(page: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in HOW_TO if commands(page)], ids=lambda page: page.name)
 def test_what_a_how_to_says_works(page: Path, tmp_path: Path) -> None:
-    run_commands(page, tmp_path, root=acme(tmp_path))
+    run_commands(page, tmp_path, root=acme(tmp_path), given=servers() if page.name == DOVECOT_SITE else None)
 
 
 @pytest.mark.slow

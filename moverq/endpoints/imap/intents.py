@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import attrs
 
 from moverq.endpoints.imap.mirror import STATE, FolderRow, Located, Mirror, digest_of, item_state, state_columns
-from moverq.endpoints.imap.normal_form import content_hash, normal_hash
+from moverq.endpoints.imap.normal_form import as_sent, content_hash, normal_hash
 from moverq.model.change import BadItem, ChangeBatch, Gone, ItemContent, ItemState
 from moverq.model.ids import FolderId, ItemId
 
@@ -36,6 +36,7 @@ class ToAppend(NamedTuple):
 
     state: ItemState
     content: bytes
+    """As it is sent: with CRLF at the ends of its lines."""
     keywords: tuple[str, ...]
     """Those that IMAP can say."""
 
@@ -98,6 +99,7 @@ def merge_items(
             if len(keywords) < len(state.keywords):
                 mirror.remark("a keyword that IMAP cannot say was left out")
             digest = digest_of(state)
+            other_form = normal_hash(item.content)
             mirror.db.execute(
                 f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, normal_hash, "
                 f"verified, due, intent) VALUES ({','.join('?' * 11)}, ?, NULL, ?, ?, ?, 0, 0, ?)",
@@ -106,11 +108,12 @@ def merge_items(
                     digest,
                     state.flags,
                     "\n".join(sorted(keywords)),
-                    normal_hash(item.content),
+                    other_form,
                     intent,
                 ),
             )
-            appends.append(ToAppend(state, item.content, keywords))
+            content = item.content if other_form is None else as_sent(item.content)
+            appends.append(ToAppend(state, content, keywords))
             mirror.raise_head(state.modseq)
         _raise_uidnext(mirror, uids)
     return Merged(intent=intent, appends=tuple(appends), bad=tuple(bad))

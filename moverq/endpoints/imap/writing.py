@@ -22,7 +22,7 @@ from moverq.endpoints.imap.intents import Merged, Placed, ToAppend
 from moverq.endpoints.imap.learned import Look, Seen
 from moverq.endpoints.imap.listing import Wanted, flag_words, look_into
 from moverq.endpoints.imap.mirror import FolderRow, Located, Mirror
-from moverq.endpoints.imap.normal_form import as_sent, is_same
+from moverq.endpoints.imap.normal_form import is_same
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Literal, Response, date_words, number, said, uid_set, uids_in
 from moverq.model.change import BadItem
@@ -101,7 +101,7 @@ class _Appending:
         yield mailbox_word(self.folder.wire)
         for one in batch:
             yield b" (" + flag_words(one.state.flags, one.keywords) + b") " + date_words(one.state.received_ms) + b" "
-            yield Literal(as_sent(one.content))
+            yield Literal(one.content)
 
     async def _answer(
         self, connection: Connection, command: Command, batch: Sequence[ToAppend], *, last: bool = False

@@ -1,0 +1,136 @@
+"""Logging in to a real server: TLS in both ways, verified; an administrator for a user; secrets from where they are."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from moverq.endpoints.imap.connection import Connection
+from moverq.endpoints.imap.hooks import run_hook
+from moverq.endpoints.imap.login import connect
+from moverq.endpoints.imap.settings import parse
+from moverq.errors import EndpointBroken, EndpointUnavailable, RequestRefused
+from tests.support.dovecot import ADMIN, PASSWORD, Dovecot, shared_dovecot
+
+slow = pytest.mark.slow
+
+
+@pytest.fixture
+def server() -> Dovecot:
+    return shared_dovecot("mdbox")
+
+
+@asynccontextmanager
+async def logged_in(url: str, user: str = "ada") -> AsyncIterator[Connection]:
+    connection = await connect(parse(url), user, answer_s=10)
+    try:
+        yield connection
+    finally:
+        await connection.aclose()
+
+
+@slow
+@pytest.mark.parametrize("scheme", ["imaps", "imap"], ids=["implicit", "STARTTLS"])
+async def test_tls_is_spoken_and_the_certificate_verified(server: Dovecot, scheme: str) -> None:
+    port = server.tls_port if scheme == "imaps" else server.port
+    url = f"{scheme}://{ADMIN}@localhost:{port}/?password-file={server.folder}/password"
+    async with logged_in(f"{url}&ca-file={server.folder}/tls.pem") as connection:
+        assert connection.has(b"UIDPLUS")
+    with pytest.raises(EndpointBroken, match="not to be trusted"):
+        async with logged_in(url):
+            pass
+
+
+@slow
+async def test_a_certificate_for_another_name_is_not_taken(server: Dovecot) -> None:
+    url = f"imaps://{ADMIN}@127.0.0.1:{server.tls_port}/?password-file={server.folder}/password"
+    with pytest.raises(EndpointBroken, match="not to be trusted"):
+        async with logged_in(f"{url}&ca-file={server.folder}/tls.pem"):
+            pass
+
+
+@slow
+@pytest.mark.parametrize("more", ["", "&auth=plain", "&auth=login&login-as={user}*{login}"], ids=["", "PLAIN", "LOGIN"])
+async def test_an_administrator_logs_in_for_a_user(server: Dovecot, more: str) -> None:
+    user = uuid4().hex
+    async with logged_in(server.url() + more, user) as connection:
+        await connection.run(b"CREATE for-whom-it-is")
+    client = server.login(user)
+    try:
+        assert any(b"for-whom-it-is" in line for line in client.list()[1] if isinstance(line, bytes))
+    finally:
+        client.shutdown()
+
+
+@slow
+@pytest.mark.parametrize("kind", ["file", "env", "command"])
+async def test_a_user_logs_in_for_himself_with_a_secret_from_where_it_is(
+    server: Dovecot, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of-ada").write_text(f"{PASSWORD}\nanother line\n")
+    monkeypatch.setenv("ADAS_PASSWORD", PASSWORD)
+    where = {"file": f"{tmp_path}/of-{{user}}", "env": "ADAS_PASSWORD", "command": f"cat {tmp_path}/of-{{user}}"}[kind]
+    async with logged_in(f"imap://127.0.0.1:{server.port}/?tls=none&password-{kind}={where}") as connection:
+        assert connection.enabled == {b"CONDSTORE", b"QRESYNC"} or b"QRESYNC" in connection.enabled
+
+
+@slow
+async def test_a_refused_login_says_so_and_never_what_was_sent(
+    server: Dovecot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRONG", "guessed in vain")
+    with pytest.raises(EndpointBroken, match="login is refused") as refused:
+        async with logged_in(f"imap://127.0.0.1:{server.port}/?tls=none&password-env=WRONG"):
+            pass
+    assert "guessed" not in f"{refused.value} {refused.value!r} {refused.value.__cause__!r}"
+
+
+async def test_a_server_that_is_not_there_is_waited_for() -> None:
+    os.environ.setdefault("NOBODYS", "x")
+    with pytest.raises(EndpointUnavailable):
+        async with logged_in("imap://127.0.0.1:1/?tls=none&password-env=NOBODYS"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("imaps://ada:secret@host/?password-env=X", "no place for a password"),
+        ("imaps://host/", "where the password is"),
+        ("imaps://host/?password-env=X&password-file=y", "where the password is"),
+        ("imaps:///?password-env=X", "needs the form"),
+        ("imaps://host/inbox?password-env=X", "means nothing"),
+        ("imaps://host/?password-env=X&verify=no", "verify means nothing"),
+        ("imap://host/?password-env=X&tls=maybe", "only tls=none"),
+        ("imaps://host/?password-env=X&auth=digest-md5", "it is one of"),
+        ("imaps://host/?password-env=X&connections=0", "from 1 to"),
+        ("imaps://host/?password-env=X&lock-command=true", "go together"),
+        ("imaps://host:port/?password-env=X", "does not say"),
+    ],
+)
+def test_a_url_that_cannot_be_meant_is_refused_in_words(url: str, why: str) -> None:
+    with pytest.raises(RequestRefused, match=why) as refused:
+        parse(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_users_are_named_as_the_server_names_them() -> None:
+    for template, user in (
+        ("", "ada@example.org"),
+        ("&user={local}", "ada"),
+        ("&user={domain}/{local}", "example.org/ada"),
+    ):
+        assert parse(f"imaps://host/?password-env=X{template}").user_of("ada@example.org") == user
+
+
+async def test_a_hook_is_told_the_user_and_must_end_well(tmp_path: Path) -> None:
+    mark = tmp_path / "locked-{user}"
+    await run_hook(("touch", str(mark)), user="ada", endpoint="OLD")
+    assert (tmp_path / "locked-ada").exists()
+    with pytest.raises(EndpointUnavailable, match="exit code 3: still 2 sessions"):
+        await run_hook(("sh", "-c", "echo still 2 sessions >&2; exit 3"), user="ada", endpoint="OLD")
+    with pytest.raises(EndpointUnavailable, match="cannot be run"):
+        await run_hook(("/no/such/command",), user="ada", endpoint="OLD")
