@@ -50,9 +50,8 @@ class Placed(NamedTuple):
 
 @attrs.frozen(kw_only=True)
 class Merged:
-    """What came of a batch: what must be appended, under which number; what was refused; what has no bytes here."""
+    """What came of a batch: what must be appended, what was refused, what has no bytes here."""
 
-    intent: int = TO_DO
     appends: tuple[ToAppend, ...] = ()
     bad: tuple[BadItem, ...] = ()
     missing: tuple[ItemId, ...] = ()
@@ -62,15 +61,20 @@ class Merged:
 
 
 def merge_items(
-    mirror: Mirror, items: Sequence[ItemContent], token: int, *, item_bytes_max: int | None, can_move: bool
+    mirror: Mirror,
+    items: Sequence[ItemContent],
+    token: int,
+    *,
+    intent: int,
+    item_bytes_max: int | None,
+    can_move: bool,
 ) -> Merged:
-    """Items with their bytes. Those that need an APPEND are rows under a new intent."""
+    """Items with their bytes. Those that need an APPEND are rows under this intent."""
     appends: list[ToAppend] = []
     bad: list[BadItem] = []
     with mirror.changing():
         mirror.check_mover(token)
         folders = {row.folder_id: row for row in mirror.folders()}
-        (intent,) = next(mirror.db.execute("UPDATE mailbox SET last_intent = last_intent + 1 RETURNING last_intent"))
         present = _present(mirror, [item.state.item_id for item in items])
         dead = _dead(mirror, [item.state.item_id for item in items])
         uids: dict[FolderId, int] = {}
@@ -116,7 +120,7 @@ def merge_items(
             appends.append(ToAppend(state, content, keywords))
             mirror.raise_head(state.modseq)
         _raise_uidnext(mirror, uids)
-    return Merged(intent=intent, appends=tuple(appends), bad=tuple(bad))
+    return Merged(appends=tuple(appends), bad=tuple(bad))
 
 
 def merge_changes(mirror: Mirror, batch: ChangeBatch, token: int, *, can_move: bool) -> Merged:
@@ -368,7 +372,11 @@ def note_settled(mirror: Mirror, found: Sequence[Placed], absent: Sequence[Locat
             if mirror.db.execute("SELECT 1 FROM to_move WHERE item_id = ?", (state.item_id,)).get is not None:
                 mirror.db.execute("UPDATE items SET intent = 0 WHERE item_id = ?", (state.item_id,))
                 continue
-            mirror.db.execute("DELETE FROM items WHERE seq = ? AND server_uid IS NULL", (located.seq,))
+            forgotten = mirror.db.execute(
+                "DELETE FROM items WHERE seq = ? AND server_uid IS NULL RETURNING seq", (located.seq,)
+            ).get
+            if forgotten is None:
+                continue
             mirror.db.execute(
                 "INSERT INTO doubtful (folder_id, received_s, hash) VALUES (?, ?, ?)",
                 (state.folder_id, state.received_ms // 1000, located.normal_hash or state.content_hash),
@@ -449,13 +457,6 @@ def note_begun(mirror: Mirror, item_ids: Iterable[ItemId], *, intent: int) -> No
     """These moves are being made, under this intent."""
     with mirror.changing():
         mirror.db.executemany("UPDATE items SET intent = ? WHERE item_id = ?", [(intent, i) for i in item_ids])
-
-
-def next_intent(mirror: Mirror) -> int:
-    with mirror.changing():
-        (intent,) = next(mirror.db.execute("UPDATE mailbox SET last_intent = last_intent + 1 RETURNING last_intent"))
-    assert isinstance(intent, int)
-    return intent
 
 
 def note_stored(

@@ -151,6 +151,8 @@ class ImapMailbox:
         if not rows:
             return (), ()
         wires = {row.folder_id: row.wire for row in await self.session.ask(Mirror.folders)}
+        # Where the mirror is right, what went in is what an item counts as, in whatever form the server keeps it.
+        is_movers = (await self.session.ask(Mirror.standing)).is_movers
         by_folder: dict[FolderId, list[Located]] = {}
         for row in rows:
             by_folder.setdefault(row.state.folder_id, []).append(row)
@@ -180,13 +182,10 @@ class ImapMailbox:
             found_hash = content_hash(content)
             state = row.state
             if state.content_hash != found_hash:
-                if state.content_hash and is_same(content, state.content_hash, row.normal_hash):
-                    # The server keeps it in its own form. What went in is what it counts as.
-                    bad_form = state._replace(content_hash=found_hash, size=len(content))
-                    read.append(ItemContent(bad_form, content))
-                    continue
                 state = state._replace(content_hash=found_hash, size=len(content))
-                news.append((row, found_hash, len(content)))
+                is_its_form = row.state.content_hash and is_same(content, row.state.content_hash, row.normal_hash)
+                if not (is_its_form and is_movers):
+                    news.append((row, found_hash, len(content)))
             read.append(ItemContent(state, content))
         if news:
             await self.session.ask(partial(Mirror.note_read, read=news))
@@ -333,16 +332,19 @@ class ImapMailbox:
     async def write_items(self, items: Sequence[ItemContent], token: int) -> tuple[BadItem, ...]:
         await self.session.greet()
         await writing.settle(self.session)
-        merged = await self.session.ask(
-            partial(
-                intents.merge_items,
-                items=items,
-                token=token,
-                item_bytes_max=self.session.item_bytes_max,
-                can_move=self.session.can_move,
+        with self.session.intending() as intent:
+            merged = await self.session.ask(
+                partial(
+                    intents.merge_items,
+                    items=items,
+                    token=token,
+                    intent=intent,
+                    item_bytes_max=self.session.item_bytes_max,
+                    can_move=self.session.can_move,
+                )
             )
-        )
-        refused = await writing.append_all(self.session, merged, token)
+            refused = await writing.append_all(self.session, merged, token) if merged.appends else ()
+        await writing.settle(self.session)
         await writing.work_off(self.session)
         return (*merged.bad, *refused)
 
@@ -400,6 +402,7 @@ def _adopt_strangers(mirror: Mirror) -> None:
                 "UPDATE folders SET server_modseq = 0, server_items = -1 WHERE folder_id = ?", (folder_id,)
             )
         mirror.db.execute("DELETE FROM strangers")
+        mirror.db.execute("DELETE FROM doubtful")
 
 
 __all__ = ["ImapMailbox", "InstanceId"]

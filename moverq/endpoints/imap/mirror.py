@@ -473,7 +473,7 @@ class Mirror:
                 self.count(folder_id, -1, old_size, old_digest)
                 self.count(folder_id, 1, size, digest)
                 self.db.execute(
-                    "UPDATE items SET content_hash = ?, size = ?, digest = ? WHERE seq = ?",
+                    "UPDATE items SET content_hash = ?, size = ?, digest = ?, normal_hash = NULL WHERE seq = ?",
                     (content_hash, size, digest, located.seq),
                 )
 

@@ -188,8 +188,8 @@ async def _late_copies(
     """New messages at a target that an intent, which had been found not to be there and was written again, brings
     after all: provably our own second copies."""
     doubtful = await session.ask(learned.doubtful)
-    if not doubtful:
-        return []
+    if not doubtful or session.intents:
+        return []  # or it may be what is being written again now
     late = []
     for difference in differences:
         folder_id = difference.look.folder_id

@@ -17,8 +17,7 @@ MIRROR_STEPS = (
         head             INTEGER NOT NULL DEFAULT 0,
         horizon          INTEGER NOT NULL DEFAULT 0,
         hierarchy_head   INTEGER NOT NULL DEFAULT 0,
-        removed_until_ms INTEGER,
-        last_intent      INTEGER NOT NULL DEFAULT 0
+        removed_until_ms INTEGER
     ) STRICT;
     CREATE TABLE folders (
         folder_id         BLOB PRIMARY KEY,

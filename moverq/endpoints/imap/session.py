@@ -4,8 +4,9 @@ Connections are lent: `async with session.connection()`. One in which anything w
 way, is closed and not lent again; one that lay idle for long is closed before the server does it at the wrong moment.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -67,6 +68,17 @@ class ImapSession:
 
     def __repr__(self) -> str:
         return f"<ImapSession {self.name}/{self.instance.hex()[:8]} {len(self._free)} connections free>"
+
+    @contextmanager
+    def intending(self) -> Iterator[int]:
+        """The number of an intent that is at work here as long as the body runs. Chosen, and known as ours, before the
+        mirror has anything of it: whoever looks for what is in doubt meanwhile leaves it alone."""
+        intent = 1 + secrets.randbits(62)
+        self.intents.add(intent)
+        try:
+            yield intent
+        finally:
+            self.intents.discard(intent)
 
     # ---- the mirror
 

@@ -42,33 +42,26 @@ APPENDS_AHEAD: Final = 4
 
 
 async def append_all(session: "ImapSession", merged: Merged, token: int) -> tuple[BadItem, ...]:
-    """Every message of the intent is at the server and has its place in the mirror, but for those it refused.
+    """Every message of an intent that is at work is at the server and has its place in the mirror, but for those that
+    the server refused, and those of which it did not say where they are: `settle` finds these.
 
     Cancelled, or an error: the intent is in doubt.
     """
-    if not merged.appends:
-        return ()
     by_folder: dict[FolderId, list[ToAppend]] = defaultdict(list)
     for one in merged.appends:
         by_folder[one.state.folder_id].append(one)
     rows = {row.folder_id: row for row in await session.ask(Mirror.folders)}
-    session.intents.add(merged.intent)
     appending = [_Appending(session, rows[folder_id], some) for folder_id, some in by_folder.items()]
-    try:
-        # In the nursery: one task a folder, each until its messages are there.
-        async with trio.open_nursery() as nursery:
-            for one_folder in appending:
-                nursery.start_soon(one_folder.run)
-        placed = [place for one_folder in appending for place in one_folder.placed]
-        bad = [item for one_folder in appending for item in one_folder.bad]
-        if placed:
-            await session.ask(partial(intents.note_placed, placed=placed, token=token))
-        if bad:
-            await session.ask(partial(intents.forget, item_ids=[item.state.item_id for item in bad], token=token))
-    finally:
-        session.intents.discard(merged.intent)
-    if len(placed) + len(bad) < len(merged.appends):
-        await settle(session)
+    # In the nursery: one task a folder, each until its messages are there.
+    async with trio.open_nursery() as nursery:
+        for one_folder in appending:
+            nursery.start_soon(one_folder.run)
+    placed = [place for one_folder in appending for place in one_folder.placed]
+    bad = [item for one_folder in appending for item in one_folder.bad]
+    if placed:
+        await session.ask(partial(intents.note_placed, placed=placed, token=token))
+    if bad:
+        await session.ask(partial(intents.forget, item_ids=[item.state.item_id for item in bad], token=token))
     return tuple(bad)
 
 
@@ -267,9 +260,7 @@ async def _move(
     validity, _ = await _select(connection, due.wires[from_folder])
     if validity != due.validity[from_folder]:
         return  # the next refresh tells what its messages are called now
-    intent = await session.ask(intents.next_intent)
-    session.intents.add(intent)
-    try:
+    with session.intending() as intent:
         await session.ask(partial(intents.note_begun, item_ids=[item_id for item_id, _ in asked], intent=intent))
         copied: dict[int, int] = {}
 
@@ -288,8 +279,6 @@ async def _move(
         moved = {item_id: copied[uid] for item_id, uid in asked if uid in copied}
         if moved or not copied:
             await session.ask(partial(intents.note_moved, moved=moved, asked=asked, copied=not connection.has(b"MOVE")))
-    finally:
-        session.intents.discard(intent)
 
 
 async def _store_and_expunge(

@@ -224,6 +224,22 @@ async def test_a_late_append_that_was_given_up_is_known_again_and_taken_away(tmp
         assert server.contents() == expected(written)
 
 
+async def test_two_batches_at_a_time_leave_each_others_intents_alone(tmp_path: Path) -> None:
+    """While one batch is on its way the next asks what is in doubt: not that one."""
+    written = items(40)
+    async with open_fake(FakeImap(RICH)) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        # In the nursery: ten batches, each written as soon as it may.
+        async with trio.open_nursery() as nursery:
+            for at in range(0, 40, 4):
+                nursery.start_soon(target.write_items, written[at : at + 4], 1)
+        assert server.contents() == expected(written)
+        account = await target.account()
+        assert sum(digest.items for _, digest in account.digests) == 40
+
+
 # ---- what it says
 
 
