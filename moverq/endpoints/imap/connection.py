@@ -12,7 +12,7 @@ closes it. The mailbox's bytes are never looked into.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
@@ -294,13 +294,3 @@ def error_of(endpoint: str, refused: Refused, *, doing: str) -> MoveError:
     if answer.status == b"BAD":
         return EndpointBroken(endpoint=endpoint, why=f"it did not understand a command ({doing}: {text})")
     return RequestRefused(why=f"{endpoint} refuses to {doing}: {text}")
-
-
-def joined(pieces: Sequence[Piece | Sequence[Piece]]) -> list[Piece]:
-    flat: list[Piece] = []
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            flat.append(piece)
-        else:
-            flat.extend(piece)
-    return flat

@@ -16,13 +16,16 @@ Blocking; each function is one transaction.
 """
 
 import re
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import apsw
 import attrs
 
 from moverq.endpoints.imap.mirror import STATE, FolderRow, Located, Mirror, digest_of, item_state, state_columns
 from moverq.endpoints.imap.normal_form import as_sent, content_hash, normal_hash
+from moverq.flow.sqlite import insert_rows
 from moverq.model.change import BadItem, ChangeBatch, Gone, ItemContent, ItemState
 from moverq.model.ids import FolderId, ItemId
 
@@ -78,6 +81,8 @@ def merge_items(
         present = _present(mirror, [item.state.item_id for item in items])
         dead = _dead(mirror, [item.state.item_id for item in items])
         uids: dict[FolderId, int] = {}
+        taken = _uids_taken(mirror, [item.state for item in items])
+        fresh: list[tuple[Any, ...]] = []
         for item in items:
             found_hash = content_hash(item.content)
             state = item.state if item.state.content_hash else item.state._replace(content_hash=found_hash)
@@ -87,38 +92,36 @@ def merge_items(
             folder = folders.get(state.folder_id)
             if folder is None or not folder.selectable:
                 continue
-            refusal = _refusal(mirror, state, item.content, found_hash, item_bytes_max)
+            refusal = _refusal(taken, state, item.content, found_hash, item_bytes_max)
             if refusal is not None:
                 bad.append(refusal)
                 continue
             uids[state.folder_id] = max(uids.get(state.folder_id, 0), state.uid + 1)
             same = was is not None and was.state.content_hash == state.content_hash and was.server_uid
             if was is not None and same and (can_move or was.state.folder_id == state.folder_id):
+                _give_round(taken, was.state, state)
                 _restate(mirror, was, state, folders)
                 continue
             if was is not None:
                 _leave_place(mirror, was, folders)
                 mirror.db.execute("DELETE FROM items WHERE seq = ?", (was.seq,))
+            _give_round(taken, was.state if was is not None else None, state)
             keywords = sayable(state.keywords)
             if len(keywords) < len(state.keywords):
                 mirror.remark("a keyword that IMAP cannot say was left out")
             digest = digest_of(state)
             other_form = normal_hash(item.content)
-            mirror.db.execute(
-                f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, normal_hash, "
-                f"verified, due, intent) VALUES ({','.join('?' * 11)}, ?, NULL, ?, ?, ?, 0, 0, ?)",
-                (
-                    *state_columns(state),
-                    digest,
-                    state.flags,
-                    "\n".join(sorted(keywords)),
-                    other_form,
-                    intent,
-                ),
-            )
+            said = "\n".join(sorted(keywords))
+            fresh.append((*state_columns(state), digest, None, state.flags, said, other_form, 0, 0, intent))
             content = item.content if other_form is None else as_sent(item.content)
             appends.append(ToAppend(state, content, keywords))
-            mirror.raise_head(state.modseq)
+        insert_rows(
+            mirror.db,
+            f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, normal_hash, verified, "
+            f"due, intent)",
+            fresh,
+        )
+        mirror.raise_head(max((one.state.modseq for one in appends), default=0))
         _raise_uidnext(mirror, uids)
     return Merged(appends=tuple(appends), bad=tuple(bad))
 
@@ -133,6 +136,7 @@ def merge_changes(mirror: Mirror, batch: ChangeBatch, token: int, *, can_move: b
         asked = [state.item_id for state in batch.items]
         present, dead = _present(mirror, asked), _dead(mirror, asked)
         missing: list[ItemId] = []
+        taken = _uids_taken(mirror, batch.items)
         uids: dict[FolderId, int] = {}
         for state in batch.items:
             was = present.get(state.item_id)
@@ -145,12 +149,13 @@ def merge_changes(mirror: Mirror, batch: ChangeBatch, token: int, *, can_move: b
                 or folder is None
                 or not folder.selectable
                 or state.content_hash not in (b"", was.state.content_hash)
-                or _is_uid_taken(mirror, state)
+                or taken.get((state.folder_id, state.uid), state.item_id) != state.item_id
                 or (was.state.folder_id != state.folder_id and not can_move)
             ):
                 missing.append(state.item_id)
                 continue
             uids[state.folder_id] = max(uids.get(state.folder_id, 0), state.uid + 1)
+            _give_round(taken, was.state, state)
             _restate(mirror, was, state._replace(content_hash=was.state.content_hash), folders)
         for setting in batch.settings:
             mirror.db.execute(
@@ -171,22 +176,40 @@ def merge_changes(mirror: Mirror, batch: ChangeBatch, token: int, *, can_move: b
 
 
 def _refusal(
-    mirror: Mirror, state: ItemState, content: bytes, found_hash: bytes, item_bytes_max: int | None
+    taken: Mapping[tuple[FolderId, int], ItemId],
+    state: ItemState,
+    content: bytes,
+    found_hash: bytes,
+    item_bytes_max: int | None,
 ) -> BadItem | None:
     if item_bytes_max is not None and len(content) > item_bytes_max:
         return BadItem(state, "LargeItem", f"{len(content)} bytes, and the server takes {item_bytes_max}", raw=content)
     if (len(content), found_hash) != (state.size, state.content_hash):
         return BadItem(state, "CorruptItem", "the bytes are not those that the hash names", raw=content)
-    if _is_uid_taken(mirror, state):
+    if taken.get((state.folder_id, state.uid), state.item_id) != state.item_id:
         return BadItem(state, "CorruptItem", f"UID {state.uid} is taken by another item", raw=content)
     return None
 
 
-def _is_uid_taken(mirror: Mirror, state: ItemState) -> bool:
-    row = mirror.db.execute(
-        "SELECT item_id FROM items WHERE folder_id = ? AND uid = ?", (state.folder_id, state.uid)
-    ).get
-    return row is not None and row != state.item_id
+def _uids_taken(mirror: Mirror, states: Sequence[ItemState]) -> dict[tuple[FolderId, int], ItemId]:
+    """Who has the UIDs that these states are to have. Kept up to date by who gives some away."""
+    by_folder: dict[FolderId, list[int]] = {}
+    for state in states:
+        by_folder.setdefault(state.folder_id, []).append(state.uid)
+    return {
+        (folder_id, uid): item_id
+        for folder_id, uids in by_folder.items()
+        for uid, item_id in mirror.db.execute(
+            "SELECT uid, item_id FROM items WHERE folder_id = ? AND uid IN carray(?)",
+            (folder_id, apsw.carray(array("q", uids))),
+        )
+    }
+
+
+def _give_round(taken: dict[tuple[FolderId, int], ItemId], was: ItemState | None, state: ItemState) -> None:
+    if was is not None:
+        taken.pop((was.folder_id, was.uid), None)
+    taken[state.folder_id, state.uid] = state.item_id
 
 
 class _Present(NamedTuple):

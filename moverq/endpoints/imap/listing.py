@@ -7,7 +7,9 @@ A look costs what has changed: `UID FETCH 1:* (…) (CHANGEDSINCE m VANISHED)` w
 VANISHED where it has CONDSTORE alone, and everything there is where it has neither.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import attrs
@@ -25,12 +27,16 @@ SPECIAL_USES: Final = frozenset(
 )
 _SPECIAL_BY_LOWER: Final = {name.lower(): name for name in SPECIAL_USES}
 _FLAGS: Final = {
-    b"\\seen": Flag.SEEN,
-    b"\\answered": Flag.ANSWERED,
-    b"\\flagged": Flag.FLAGGED,
-    b"\\deleted": Flag.DELETED,
-    b"\\draft": Flag.DRAFT,
+    b"\\seen": int(Flag.SEEN),
+    b"\\answered": int(Flag.ANSWERED),
+    b"\\flagged": int(Flag.FLAGGED),
+    b"\\deleted": int(Flag.DELETED),
+    b"\\draft": int(Flag.DRAFT),
 }
+_AS_ASKED: Final = re.compile(
+    rb'\* \d+ FETCH \(UID (\d+) FLAGS \(([^()"{]*)\) INTERNALDATE "([^"]*)" RFC822\.SIZE (\d+)(?: MODSEQ \(\d+\))?\)'
+)
+"""The usual line of a listing: everything in the order asked for. It is read without being taken apart."""
 AHEAD: Final = 8
 """Folders whose look is sent before the first is answered."""
 
@@ -291,6 +297,10 @@ async def _end(connection: Connection, one: _Looking, on_look: Callable[[Look], 
 
 def seen_in(response: Response) -> Seen | None:
     """A message, if the response lists one whole; what comes unasked says less and is left for the next look."""
+    usual = _AS_ASKED.fullmatch(response.head)
+    if usual is not None:
+        flags, keywords = _flags_said(usual[2])
+        return Seen(int(usual[1]), flags, keywords, date_ms(usual[3]), int(usual[4]))
     if b" FETCH " not in response.head.upper()[:30]:
         return None
     said_words = words(response)
@@ -300,6 +310,12 @@ def seen_in(response: Response) -> Seen | None:
     flags, keywords = flags_in(values[b"FLAGS"])
     received = date_ms(bytes(values[b"INTERNALDATE"]))
     return Seen(number(values[b"UID"]), flags, keywords, received, number(values[b"RFC822.SIZE"]))
+
+
+@lru_cache(4096)
+def _flags_said(text: bytes) -> tuple[int, tuple[str, ...]]:
+    """A mailbox has thousands of messages and a few dozen sets of flags."""
+    return flags_in(text.split())
 
 
 def flags_in(listed: Sequence[bytes]) -> tuple[int, tuple[str, ...]]:
@@ -312,7 +328,7 @@ def flags_in(listed: Sequence[bytes]) -> tuple[int, tuple[str, ...]]:
         else:
             keyword = bytes(word).decode("utf-8", "replace")
             keywords.setdefault(keyword.lower(), keyword)
-    return int(flags), tuple(sorted(keywords.values()))
+    return flags, tuple(sorted(keywords.values()))
 
 
 def flag_words(flags: int, keywords: Iterable[str]) -> bytes:

@@ -21,8 +21,7 @@ from moverq.errors import EndpointBroken, EndpointUnavailable, RequestRefused
 from moverq.version import __version__
 
 CONNECT_S: Final = 30.0
-COMMAND_S: Final = 60.0
-WANTED: Final = (b"CONDSTORE", b"QRESYNC", b"UTF8=ACCEPT")
+WANTED: Final = (b"CONDSTORE", b"QRESYNC")
 """What is enabled where it is there. UTF8=ACCEPT is left alone: names then change their form half way."""
 
 
@@ -181,7 +180,7 @@ async def _introduce(connection: Connection) -> None:
     asked = [await connection.start(b"CAPABILITY")]
     try:
         await connection.done(asked[0])
-        wanted = [name for name in WANTED if name in connection.capabilities and name != b"UTF8=ACCEPT"]
+        wanted = [name for name in WANTED if name in connection.capabilities]
         if b"ENABLE" in connection.capabilities and wanted:
             await connection.run(b"ENABLE " + b" ".join(wanted), take=take)
         connection.enabled = frozenset(enabled)

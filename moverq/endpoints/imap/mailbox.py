@@ -36,7 +36,7 @@ from moverq.errors import NotFound, RequestRefused
 from moverq.flow import clock
 from moverq.model.change import BadItem, ChangeBatch, FolderState, ItemContent, Watermark
 from moverq.model.digest import FolderDigest
-from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId
+from moverq.model.ids import FolderId, ItemId, MailboxId
 
 if TYPE_CHECKING:
     from moverq.endpoints.imap.endpoint import ImapEndpoint
@@ -403,6 +403,3 @@ def _adopt_strangers(mirror: Mirror) -> None:
             )
         mirror.db.execute("DELETE FROM strangers")
         mirror.db.execute("DELETE FROM doubtful")
-
-
-__all__ = ["ImapMailbox", "InstanceId"]

@@ -1,10 +1,14 @@
 """Bytes of messages, many a command. They pass through: nothing of a message is parsed."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 
 from moverq.endpoints.imap.connection import Command, Connection, Refused, error_of, mailbox_word, words
 from moverq.endpoints.imap.wire import Literal, Response, number, pairs, uid_set
+
+_AS_ASKED: Final = re.compile(rb"\* \d+ FETCH \(UID (\d+) BODY\[\] ")
 
 
 class Reading:
@@ -59,6 +63,10 @@ class Reading:
         return self.found
 
     def _take(self, response: Response) -> None:
+        usual = _AS_ASKED.fullmatch(response.head)
+        if usual is not None and len(response.parts) == 3:
+            self.found[int(usual[1])] = response.parts[1]
+            return
         if len(response.parts) == 1 and b"BODY[]" not in response.head.upper():
             return
         values = pairs(words(response)[2])

@@ -53,7 +53,6 @@ class Settings:
     lock_command: tuple[str, ...]
     release_command: tuple[str, ...]
     connections: int
-    compress: bool
 
     def user_of(self, address: str) -> str:
         """What the user of this address is called at the server."""
@@ -120,7 +119,6 @@ def parse(url: str) -> Settings:
         lock_command=tuple(shlex.split(given.pop("lock-command", ""))),
         release_command=tuple(shlex.split(given.pop("release-command", ""))),
         connections=int(count),
-        compress=given.pop("compress", "no") == "yes",
     )
     if given:
         raise refuse(f"{', '.join(sorted(given))} means nothing here")
