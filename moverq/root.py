@@ -173,20 +173,28 @@ class Root:
         Raises:
             RequestRefused: it is a mail server, which only the engine uses.
         """
-        while name not in self._open:
-            if name in self._opening:
-                await self._opening[name].wait()
-                continue
-            self._opening[name] = opened = trio.Event()
-            try:
-                entry = await self.directory.database(name)
-                if is_imap(entry.path):
-                    raise RequestRefused(why=f"{name} is an IMAP server: its mailboxes are used by IMAP, not from here")
-                self._open[name] = await self._nursery.start(self._hold, name, self.path / entry.path)
-            finally:
-                del self._opening[name]
-                opened.set()
+        if name not in self._open:
+            async with self._taking_up(name):
+                if name not in self._open:
+                    path = (await self.directory.database(name)).path
+                    if is_imap(path):
+                        raise RequestRefused(
+                            why=f"{name} is an IMAP server: its mailboxes are used by IMAP, not from here"
+                        )
+                    self._open[name] = await self._nursery.start(self._hold, name, self.path / path)
         return self._open[name]
+
+    @asynccontextmanager
+    async def _taking_up(self, name: str) -> AsyncIterator[None]:
+        """One task at a time takes up a database; the others wait, and find it there."""
+        while name in self._opening:
+            await self._opening[name].wait()
+        self._opening[name] = opened = trio.Event()
+        try:
+            yield
+        finally:
+            del self._opening[name]
+            opened.set()
 
     async def _hold(self, name: str, path: Path, *, task_status: trio.TaskStatus[StoreEndpoint]) -> None:
         async with open_endpoint(name, path) as endpoint:
@@ -195,17 +203,11 @@ class Root:
 
     async def imap(self, name: str) -> "ImapEndpoint":
         """The IMAP server of this name, taken up by the first who asks; nothing is asked of it yet."""
-        while name not in self._imap:
-            if name in self._opening:
-                await self._opening[name].wait()
-                continue
-            self._opening[name] = opened = trio.Event()
-            try:
-                entry = await self.directory.database(name)
-                self._imap[name] = await self._nursery.start(self._hold_imap, name, entry.path)
-            finally:
-                del self._opening[name]
-                opened.set()
+        if name not in self._imap:
+            async with self._taking_up(name):
+                if name not in self._imap:
+                    path = (await self.directory.database(name)).path
+                    self._imap[name] = await self._nursery.start(self._hold_imap, name, path)
         return self._imap[name]
 
     async def _hold_imap(self, name: str, url: str, *, task_status: "trio.TaskStatus[ImapEndpoint]") -> None:

@@ -145,14 +145,14 @@ async def _make(connection: Connection, wire: bytes, folder: FolderState) -> Ref
 
 async def _exists(connection: Connection, wire: bytes) -> bool:
     try:
-        await connection.run(b"STATUS ", mailbox_word(wire), b" (UIDNEXT)")
+        await _status(connection, wire, b"UIDNEXT")
     except Refused:
         return False
     return True
 
 
-async def _look_at_new(connection: Connection, row: FolderRow) -> FolderRow:
-    """UIDVALIDITY and UIDNEXT before anything is written there: where what we write begins."""
+async def _status(connection: Connection, wire: bytes, asked: bytes) -> dict[bytes, object]:
+    """Raises `Refused`."""
     found: dict[bytes, object] = {}
 
     def take(response: Response) -> None:
@@ -160,8 +160,14 @@ async def _look_at_new(connection: Connection, row: FolderRow) -> FolderRow:
         if bytes(said[0]).upper() == b"STATUS":
             found.update(pairs(said[2]))
 
+    await connection.run(b"STATUS ", mailbox_word(wire), b" (" + asked + b")", take=take)
+    return found
+
+
+async def _look_at_new(connection: Connection, row: FolderRow) -> FolderRow:
+    """UIDVALIDITY and UIDNEXT before anything is written there: where what we write begins."""
     try:
-        await connection.run(b"STATUS ", mailbox_word(row.wire), b" (UIDVALIDITY UIDNEXT MESSAGES)", take=take)
+        found = await _status(connection, row.wire, b"UIDVALIDITY UIDNEXT")
     except Refused as refused:
         raise error_of(connection.endpoint, refused, doing=f"look at folder {row.state.name!r}") from refused
     return attrs.evolve(
@@ -286,15 +292,8 @@ async def _remove(
 
 async def delete_if_empty(connection: Connection, folder: FolderRow) -> str:
     """The folder is gone at the server; it stays, with a remark, if somebody else's messages are in it."""
-    found: dict[bytes, object] = {}
-
-    def take(response: Response) -> None:
-        said = words(response)
-        if bytes(said[0]).upper() == b"STATUS":
-            found.update(pairs(said[2]))
-
     try:
-        await connection.run(b"STATUS ", mailbox_word(folder.wire), b" (MESSAGES)", take=take)
+        found = await _status(connection, folder.wire, b"MESSAGES")
     except Refused:
         return ""
     if number(found.get(b"MESSAGES", 0)):

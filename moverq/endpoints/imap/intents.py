@@ -304,10 +304,7 @@ def _leave_place(mirror: Mirror, was: _Present, folders: Mapping[FolderId, Folde
         mirror.count(folder_id, -1, was.state.size, was.digest)
         validity = folders[folder_id].server_validity
     else:
-        moving = mirror.db.execute(
-            "DELETE FROM to_move WHERE item_id = ? RETURNING from_folder, server_validity, server_uid",
-            (was.state.item_id,),
-        ).get
+        moving = _left(mirror, was.state.item_id)
         if moving is None:
             return
         folder_id, validity, uid = moving
@@ -334,17 +331,30 @@ def note_placed(mirror: Mirror, placed: Sequence[Placed], token: int) -> None:
     with mirror.changing():
         mirror.check_mover(token)
         for item_id, server_uid in placed:
-            row = mirror.db.execute(
-                "UPDATE items SET server_uid = ?, intent = 0 WHERE item_id = ? AND server_uid IS NULL "
-                "RETURNING folder_id, size, digest",
-                (server_uid, item_id),
-            ).get
-            if row is not None:
-                folder_id, size, digest = row
-                mirror.count(folder_id, 1, size, digest)
-                mirror.db.execute(
-                    "DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?", (folder_id, server_uid)
-                )
+            _place(mirror, item_id, server_uid)
+
+
+def _place(mirror: Mirror, item_id: ItemId, server_uid: int) -> bool:
+    """The item, which was on its way, is there. False: it is not wanted any more, or has a place already."""
+    row = mirror.db.execute(
+        "UPDATE items SET server_uid = ?, intent = 0 WHERE item_id = ? AND server_uid IS NULL "
+        "RETURNING folder_id, size, digest",
+        (server_uid, item_id),
+    ).get
+    if row is None:
+        return False
+    folder_id, size, digest = row
+    mirror.count(folder_id, 1, size, digest)
+    mirror.db.execute("DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?", (folder_id, server_uid))
+    return True
+
+
+def _left(mirror: Mirror, item_id: ItemId) -> tuple[Any, ...] | None:
+    """Where the item that is being moved was: nowhere, from now on."""
+    found: tuple[Any, ...] | None = mirror.db.execute(
+        "DELETE FROM to_move WHERE item_id = ? RETURNING from_folder, server_validity, server_uid", (item_id,)
+    ).get
+    return found
 
 
 def forget(mirror: Mirror, item_ids: Sequence[ItemId], token: int) -> None:
@@ -369,25 +379,11 @@ def in_doubt(mirror: Mirror, at_work: Iterable[int]) -> list[Located]:
     ]
 
 
-def note_settled(mirror: Mirror, found: Sequence[Placed], absent: Sequence[Located], token: int | None = None) -> None:
+def note_settled(mirror: Mirror, found: Sequence[Placed], absent: Sequence[Located]) -> None:
     """What intents in doubt came to: `found` at the server, or `absent`."""
     with mirror.changing():
-        if token is not None:
-            mirror.check_token(token)
         for item_id, server_uid in found:
-            row = mirror.db.execute(
-                "UPDATE items SET server_uid = ?, intent = 0 WHERE item_id = ? AND server_uid IS NULL "
-                "RETURNING folder_id, size, digest",
-                (server_uid, item_id),
-            ).get
-            if row is None:
-                continue
-            folder_id, size, digest = row
-            mirror.count(folder_id, 1, size, digest)
-            mirror.db.execute("DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?", (folder_id, server_uid))
-            moving = mirror.db.execute(
-                "DELETE FROM to_move WHERE item_id = ? RETURNING from_folder, server_validity, server_uid", (item_id,)
-            ).get
+            moving = _left(mirror, item_id) if _place(mirror, item_id, server_uid) else None
             if moving is not None:
                 mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
         for located in absent:
@@ -457,21 +453,11 @@ def note_moved(
     """After a MOVE, or a COPY: who is where. Who was not moved is no longer at its old place either: lost."""
     with mirror.changing():
         for item_id, _ in asked:
-            moving = mirror.db.execute(
-                "DELETE FROM to_move WHERE item_id = ? RETURNING from_folder, server_validity, server_uid", (item_id,)
-            ).get
+            moving = _left(mirror, item_id)
             if item_id not in moved:
                 mirror.db.execute("DELETE FROM items WHERE item_id = ? AND server_uid IS NULL", (item_id,))
                 continue
-            row = mirror.db.execute(
-                "UPDATE items SET server_uid = ?, intent = 0 WHERE item_id = ? RETURNING folder_id, size, digest",
-                (moved[item_id], item_id),
-            ).get
-            if row is not None:
-                mirror.count(row[0], 1, row[1], row[2])
-                mirror.db.execute(
-                    "DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?", (row[0], moved[item_id])
-                )
+            _place(mirror, item_id, moved[item_id])
             if copied and moving is not None:
                 mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
 

@@ -181,7 +181,6 @@ class Wanted:
 
     folder_id: FolderId
     wire: bytes
-    validity: int
     modseq: int
 
 

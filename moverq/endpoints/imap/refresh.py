@@ -96,7 +96,6 @@ def _wanted(rows: Sequence[FolderRow], listed: Sequence[Listed]) -> list[Wanted]
             Wanted(
                 folder_id=row.folder_id,
                 wire=one.wire,
-                validity=one.validity,
                 modseq=row.server_modseq if same else 0,
             )
         )
@@ -123,7 +122,7 @@ async def _look_at_all(session: "ImapSession", folder_id: FolderId) -> Differenc
     rows = await session.ask(Mirror.folders)
     (row,) = [row for row in rows if row.folder_id == folder_id]
     held: list[Look] = []
-    wanted = Wanted(folder_id=folder_id, wire=row.wire, validity=row.server_validity, modseq=0)
+    wanted = Wanted(folder_id=folder_id, wire=row.wire, modseq=0)
     async with session.connection() as connection:
         await look_into(connection, [wanted], on_look=held.append)
     return await session.ask(partial(learned.compare, look=held[0])) if held else None

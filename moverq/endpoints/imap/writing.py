@@ -159,7 +159,7 @@ async def _find_at_server(session: "ImapSession", folder: FolderRow, sought: Seq
     """Which of these are in the folder, among what the mirror has no row for. Of equal copies any may be any."""
     held: list[Look] = []
     async with session.connection() as connection:
-        wanted = Wanted(folder_id=folder.folder_id, wire=folder.wire, validity=folder.server_validity, modseq=0)
+        wanted = Wanted(folder_id=folder.folder_id, wire=folder.wire, modseq=0)
         await look_into(connection, [wanted], on_look=held.append)
         if not held or held[0].validity != folder.server_validity:
             return []
