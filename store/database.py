@@ -193,12 +193,15 @@ class Database:
         def look(reading: Reading) -> tuple[list[Fetched], bytes | None]:
             no = queries.mailbox(reading.db, instance).no
             rows: list[ItemRow] = []
-            asked = 0
-            # A page of large items is a few rows, one of small ones a thousand: ask for more as long as all fit.
-            while len(rows) == asked < limit and sum(row.size for row in rows) <= bytes_max:
-                more = min(max(PAGE_ROWS_MIN, asked), limit - asked)
-                rows += queries.items_by_id(reading.db, no, after=rows[-1].item_id if rows else after, limit=more)
+            asked = size = 0
+            # A page of large items is a few rows, one of small ones a thousand: the first few tell about how many.
+            while len(rows) == asked < limit and size <= bytes_max:
+                more = (bytes_max - size) * asked // max(size, 1) + 1 if asked else PAGE_ROWS_MIN
+                more = min(max(more, PAGE_ROWS_MIN), limit - asked)
+                found = queries.items_by_id(reading.db, no, after=rows[-1].item_id if rows else after, limit=more)
+                rows += found
                 asked += more
+                size += sum(row.size for row in found)
             some = _fitting(rows, bytes_max)
             following = None if len(some) == len(rows) < asked else some[-1].item_id
             return _fetch(reading, instance, sorted(some, key=_PLACE)), following
