@@ -263,6 +263,8 @@ class Committer:
                     await staged.send(group)
                     if alone:
                         await group[0].done.wait()  # one writer: nothing else is staged meanwhile
+                        # Who was answered just now may have more to say: all of them before the next group is taken.
+                        await trio.lowlevel.checkpoint()
                 except Exception as error:  # a bug, too, fails this group alone: nothing was committed
                     _fail_all(group, error)
                 except BaseException:
