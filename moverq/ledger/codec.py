@@ -4,8 +4,8 @@ One converter per ledger, handed to what needs it. A field that a later release 
 today's code reads every row an earlier one wrote; one that a release drops is left lying and ignored.
 """
 
-from functools import lru_cache, partial
-from typing import TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import msgpack
 from cattrs.errors import BaseValidationError, StructureHandlerNotFoundError
@@ -13,11 +13,11 @@ from cattrs.preconf.msgpack import MsgpackConverter, make_converter
 
 from moverq.errors import EndpointBroken
 from moverq.model.facts import FACT_KINDS, Fact
-from moverq.model.request import MoveRequest
 
 T = TypeVar("T")
-REQUESTS_KEPT = 1024
-"""About 2 KiB each. To unpack one costs 0.2 ms, as much as a transaction."""
+VALUES_KEPT = 2048
+"""At most 2 KiB each. To unpack a request costs 0.2 ms, as much as a transaction, and a worker looks at all that are
+due whenever one of them changed."""
 
 
 _DAMAGE = (
@@ -39,7 +39,7 @@ class Codec:
 
     def __init__(self) -> None:
         self._converter: MsgpackConverter = make_converter()
-        self._requests = lru_cache(REQUESTS_KEPT)(partial(self.unpack, kind=MoveRequest))
+        self._kept: Any = lru_cache(VALUES_KEPT)(self.unpack)
         self._kinds: dict[str, type[Fact]] = {kind.kind: kind for kind in FACT_KINDS}
 
     def pack(self, value: object) -> bytes:
@@ -58,9 +58,10 @@ class Codec:
                 f"restore the file from a backup",
             ) from error
 
-    def unpack_request(self, data: bytes) -> MoveRequest:
-        """A request as it was asked for: a value that never changes, and is asked for again and again."""
-        return self._requests(data)
+    def unpack_again(self, data: bytes, kind: type[T]) -> T:
+        """`unpack`, for what is asked for again and again: one frozen value for the same bytes."""
+        value: T = self._kept(data, kind)
+        return value
 
     def unpack_fact(self, kind: str, data: bytes) -> Fact | None:
         """None: a kind that this release does not know."""

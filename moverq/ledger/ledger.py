@@ -426,7 +426,7 @@ class Ledger:
 
     def _of_row(self, row: Sequence[Any]) -> Standing:
         return Standing(
-            request=self._codec.unpack_request(row[0]),
+            request=self._codec.unpack_again(row[0], MoveRequest),
             token=row[1],
             status=Status(row[2]),
             detail=StatusDetail(row[3]),
@@ -436,8 +436,8 @@ class Ledger:
             percent=row[7],
             message=row[8],
             next_try_ms=row[9],
-            counters=self._codec.unpack(row[10], Counters),
-            progress=None if row[11] is None else self._codec.unpack(row[11], Progress),
+            counters=self._codec.unpack_again(row[10], Counters),
+            progress=None if row[11] is None else self._codec.unpack_again(row[11], Progress),
             wishes=Wishes(
                 suspend=bool(row[12]),
                 retry=bool(row[13]),
