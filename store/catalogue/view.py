@@ -88,7 +88,7 @@ class View:
                 continue
             info = self._mailboxes.get(record.instance)
             if info is not None:
-                head = max(info.head, *(row.modseq for row in record.rows))
+                head = max([info.head, *(row.modseq for row in record.rows)])
                 self._mailboxes[record.instance] = info._replace(head=head)
             if isinstance(record, ItemsPut):
                 self._carry_items(record)
@@ -101,7 +101,7 @@ class View:
         inbox = self._inboxes.get(record.instance)
         if inbox is not None:
             uids = [row.uid for row in record.rows if row.folder_id == inbox[0]]
-            self._inboxes[record.instance] = inbox[0], max((inbox[1] - 1, *uids)) + 1
+            self._inboxes[record.instance] = inbox[0], max([inbox[1] - 1, *uids]) + 1
         if record.instance in self._quotas:
             quota, used = self._quotas[record.instance]
             self._quotas[record.instance] = quota, used + sum(row.size for row in record.rows)

@@ -1,9 +1,11 @@
 """The committer: many proposals to one commit, one outcome each, whatever else happens to the others."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -491,3 +493,90 @@ async def test_an_empty_transaction_writes_no_frame(database: Database, mailbox:
     await database._committer.submit(Proposal(ALICE, lambda draft: None))
     after = await database.statistics()
     assert (before.offset, before.transactions) == (after.offset, after.transactions)
+
+
+Verb = Callable[[store.Mailbox, store.FolderId, list[store.ItemId]], Awaitable[object]]
+
+
+def _verbs(rng: random.Random) -> list[Verb]:
+    """What clients and agents may want at once: few keys, few contents and a small quota, so that they meet."""
+
+    def one() -> Verb:
+        key, content = b"key %d" % rng.randrange(3), b"content %d " % rng.randrange(2) * rng.randrange(1, 40)
+        number, kind = rng.randrange(3), rng.randrange(12)
+        if kind < 5:
+            return lambda mailbox, inbox, items: mailbox.deliver(content, key=key, received_ms=START_MS)
+        if kind < 7:
+            new = [store.NewItem(content=content, received_ms=START_MS) for _ in range(number)]
+            return lambda mailbox, inbox, items: mailbox.append(inbox, new)
+        if kind == 7:
+            return lambda mailbox, inbox, items: mailbox.change_flags(items[number : number + 1], add=4)
+        if kind == 8:
+            return lambda mailbox, inbox, items: mailbox.delete(items[number : number + 1])
+        if kind == 9:
+            return lambda mailbox, inbox, items: mailbox.set_setting("quota_bytes", 300 * number or None)
+        if kind == 10:
+            return lambda mailbox, inbox, items: mailbox.create_folder(None, f"folder {number}")
+        return lambda mailbox, inbox, items: mailbox.copy(items[number : number + 1], inbox)
+
+    return [one() for _ in range(30)]
+
+
+class Asked:
+    """A mailbox with three items, and what each verb answered or refused, item ids apart."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.answers: list[object] = []
+
+    async def prepare(self) -> "Asked":
+        await make_mailbox(self.database)
+        self.inbox = await inbox_of(self.database)
+        await append(self.database, b"one", b"two", b"three")
+        self.items = [row.item_id for row in await self.database.folder_items(ALICE, self.inbox)]
+        return self
+
+    async def ask(self, verb: Verb) -> None:
+        place = len(self.answers)
+        self.answers.append(None)
+        try:
+            answer = await verb(self.database.mailbox(ALICE), self.inbox, self.items)
+        except store.StoreError as refusal:
+            answer = str(refusal)
+        if isinstance(answer, bytes):
+            answer = "a folder's id"
+        added = answer if isinstance(answer, list) else [answer]
+        self.answers[place] = [attrs.evolve(a, item_id=None) if isinstance(a, store.Added) else a for a in added]
+
+    async def end(self) -> object:
+        info, folders, set_ = await self.database.account(ALICE)
+        rows = await self.database.items(ALICE)
+        return (
+            self.answers,
+            info.head,
+            [(f.name, f.uidnext, f.items, f.bytes, f.equality, f.instance) for f in folders if not f.hidden],
+            set_,
+            sorted((row.uid, row.modseq, row.content_hash, row.flags) for row in rows),
+        )
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_what_goes_together_comes_to_what_it_comes_to_one_by_one(tmp_path: Path, seed: int) -> None:
+    """A group remembers what it has looked up, and writes late; nobody in it may notice."""
+    verbs = _verbs(random.Random(seed))
+    async with opened(tmp_path / "alone") as database:
+        alone = await Asked(database).prepare()
+        for verb in verbs:
+            await alone.ask(verb)
+        expected = await alone.end()
+    async with opened(tmp_path / "together") as database:
+        together = await Asked(database).prepare()
+        gate, commits = await gated(database), database._committer.commits
+        async with trio.open_nursery() as nursery:
+            for verb in verbs:
+                nursery.start_soon(together.ask, verb)
+                await trio.testing.wait_all_tasks_blocked(0.0005)
+            gate.door.set()
+        assert database._committer.commits < commits + 10
+        assert await together.end() == expected
+    check_sound(tmp_path / "together")
