@@ -326,10 +326,10 @@ async def advance(t: Tenure) -> None:
         attempt = await _to_the_commit(t)
     if not t.facts.has(CleanedUp):
         await clean_up(t, attempt)
-    if await soak(t):
-        await finish(t)
-    else:
-        await taken_back(t)
+    while await soak(t):
+        if await finish(t):
+            return
+    await taken_back(t)
 
 
 async def _to_the_commit(t: Tenure) -> Attempt:

@@ -93,8 +93,9 @@ async def _note_remarks(t: Tenure) -> None:
         )
 
 
-async def finish(t: Tenure) -> None:
-    """The source is soft-deleted and the request over, but for the purge after the retention.
+async def finish(t: Tenure) -> bool:
+    """The source is soft-deleted and the request over, but for the purge after the retention. False: the clock has
+    fallen back since the soak was seen to be over; nothing was done.
 
     Raises:
         RegisterChanged: a check failed; nothing was deleted.
@@ -103,8 +104,10 @@ async def finish(t: Tenure) -> None:
     if not t.facts.has(SourceRemoved):
         if not t.facts.has(PurgeAllowed):
             await _check_purge(t)
-            keep_until = t.now_ms() + int(t.request.retention_s * 1000)
-            await t.write(PurgeAllowed(at_ms=t.now_ms(), keep_until_ms=keep_until))
+            now = t.now_ms()  # one look at the clock for the decision and for its fact
+            if now < t.facts.need(SoakUntil).until_ms and not t.standing.wishes.finish:
+                return False
+            await t.write(PurgeAllowed(at_ms=now, keep_until_ms=now + int(t.request.retention_s * 1000)))
         keep_until = t.facts.need(PurgeAllowed).keep_until_ms
         await t.source.remove(t.token, keep_until_ms=keep_until)
         await t.write(
@@ -120,6 +123,7 @@ async def finish(t: Tenure) -> None:
         percent=100,
         taken_wishes=("finish", "complete"),
     )
+    return True
 
 
 async def taken_back(t: Tenure) -> None:

@@ -84,7 +84,8 @@ async def test_a_full_disk_loses_nothing_and_the_move_goes_on_when_there_is_room
             return (await look()).status == "Completed"
 
         async def stands() -> bool:
-            return (await look()).status == "Failed" or (everything and worker.poll() is not None)
+            # Where not even the ledger has room, the worker tries again and again, or ends.
+            return (await look()).status == "Failed" or (everything and (worker.poll() is not None or await refused()))
 
         with actor("insist", path, accounts["one"]), actor("insist", path, accounts["two"]):
             with worker_of(path, accounts["worker"]) as worker:

@@ -14,7 +14,11 @@ from moverq.ledger.ledger import Ledger
 from moverq.model.ids import RequestId
 from moverq.model.report import EntryKind, MoveReport
 from moverq.model.statistics import MoveStatistics
+from moverq.phases import clean_up
+from moverq.phases.tenure import Tenure
 from tests.support.move_world import ADA, ADDRESS, Engine, World, fill
+
+DAY_MS = 86_400_000
 
 
 @attrs.define(eq=False)
@@ -420,6 +424,32 @@ async def test_a_job_whose_ledger_is_busy_while_nothing_can_be_settled_tries_aga
     await job.run()
     assert not away
     assert (await desk.stats(request_id)).status == "Completed"
+
+
+async def test_a_clock_that_falls_back_while_the_purge_is_checked_lets_the_soak_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that cannot be undone is allowed by one look at the clock, not by one before the checks."""
+    world = await World.make(tmp_path)
+    await fill(world)
+    desk = Desk(world, world.engine())
+    old = next(iter(world.databases["DB1"].instances.values()))
+    request_id = await desk.ask()
+    await desk.run(request_id)
+    world.now += 15 * DAY_MS
+    checked = clean_up._check_purge
+
+    async def falls_back(t: Tenure) -> None:
+        await checked(t)
+        world.now -= 15 * DAY_MS
+
+    with monkeypatch.context() as patched:
+        patched.setattr(clean_up, "_check_purge", falls_back)
+        assert (await desk.run(request_id)).sync_stage == "Soak"
+    assert old.removed_until_ms is None
+    world.now += 15 * DAY_MS
+    assert (await desk.run(request_id)).sync_stage == "SyncFinished"
+    assert old.removed_until_ms is not None
 
 
 async def test_a_rollback_given_up_leaves_the_move_soaking(desk: Desk) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import pytest
+import structlog.testing
 import trio
 
 import store
@@ -34,13 +34,11 @@ async def test_each_round_purges_what_was_deleted_long_enough_ago(tmp_path: Path
 
 
 async def test_a_database_that_fails_is_named_and_does_not_end_the_rounds(
-    tmp_path: Path, autojump_clock: object, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, autojump_clock: object
 ) -> None:
     store.create_database(tmp_path / "DB1")
     async with store.open_database(tmp_path / "DB1", offload=Inline) as database:
         endpoint = StoreEndpoint("DB1", database)
-    with trio.move_on_after(2000):
+    with structlog.testing.capture_logs() as said, trio.move_on_after(2000):
         await keep_in_order(lambda: [endpoint])
-    said = capsys.readouterr().out
-    assert said.count("upkeep failed") == 2
-    assert "DB1" in said
+    assert [(one["event"], one["database"]) for one in said] == [("upkeep failed", "DB1")] * 2
