@@ -11,6 +11,7 @@ identity); without one every user logs in for himself.
 The URL never holds a password: it says where one is. So it may be shown, logged and kept in a directory.
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Final
@@ -78,6 +79,11 @@ def parse(url: str) -> Settings:
     def refuse(why: str) -> RequestRefused:
         return RequestRefused(why=f"{url} does not say where an IMAP server is: {why}")
 
+    authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    if ":" in authority.rpartition("@")[0]:  # before anything that repeats the URL
+        raise RequestRefused(
+            why="a URL is no place for a password; say password-file=, password-env= or password-command="
+        )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -85,10 +91,6 @@ def parse(url: str) -> Settings:
         raise refuse(str(error)) from error
     if parts.scheme not in SCHEMES or not host:
         raise refuse("it needs the form imaps://host/?password-file=/path")
-    if parts.password is not None:
-        raise RequestRefused(
-            why="a URL is no place for a password; say password-file=, password-env= or password-command="
-        )
     if parts.path not in ("", "/") or parts.fragment:
         raise refuse(f"{parts.path}{parts.fragment} after the host means nothing")
     given = dict(parse_qsl(parts.query, keep_blank_values=True))

@@ -99,6 +99,9 @@ async def test_a_server_that_is_not_there_is_waited_for() -> None:
     ("url", "why"),
     [
         ("imaps://ada:secret@host/?password-env=X", "no place for a password"),
+        ("imaps://ada:secret@host:port/?password-env=X", "no place for a password"),
+        ("nntp://ada:secret@host/", "no place for a password"),
+        ("imaps://host:port?password-env=X&user=a@b", "does not say where"),
         ("imaps://host/", "where the password is"),
         ("imaps://host/?password-env=X&password-file=y", "where the password is"),
         ("imaps:///?password-env=X", "needs the form"),
