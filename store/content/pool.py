@@ -17,9 +17,10 @@ from itertools import islice
 
 import attrs
 
-from store.content.segment import HEADER_BYTES, Header, Place, check_content, encode, padded, read_content
+from store.content.segment import HEADER_BYTES, Header, Place, check_content, encode, read_content
 from store.disk import Disk, File, direct_buffer
 from store.errors import Corruption, StoreError
+from store.frame import padded
 from store.ids import ContentRef, InstanceId
 from store.layout import Layout, segment_numbers
 from store.limits import DIRECT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX, SEGMENT_BYTES_MAX, STAGE_BYTES

@@ -18,6 +18,7 @@ import xxhash
 
 from store.disk import File
 from store.errors import Corruption
+from store.frame import padded
 from store.ids import ContentRef, FolderId, InstanceId, ItemId
 from store.limits import CONTENT_ALIGN, CONTENT_BYTES_MAX, DIRECT_ALIGN
 
@@ -76,11 +77,6 @@ class FoundContent:
     received_ms: int
     flags: int
     ref: ContentRef
-
-
-def padded(size: int, to: int = CONTENT_ALIGN) -> int:
-    """`size` rounded up to a multiple of `to`."""
-    return (size + to - 1) // to * to
 
 
 def encode(
@@ -186,7 +182,7 @@ def scan(file: File, segment: int) -> Iterator[FoundContent | Corruption]:
         damage = _damage(file, found.ref, size)
         if damage is None:
             yield found
-            offset += HEADER_BYTES + padded(found.ref.size)
+            offset += HEADER_BYTES + padded(found.ref.size, CONTENT_ALIGN)
             continue
         yield damage
         # Not behind the bytes that are missing: whoever wrote them may have died, and the next one went on from the
