@@ -507,36 +507,14 @@ def _connect(path: Path, *, create: bool) -> apsw.Connection:
 def item_state(row: Sequence[Any]) -> ItemState:
     """From the columns `STATE`."""
     keywords, properties = row[8], row[10]
-    return ItemState(
-        row[0],
-        row[1],
-        row[2],
-        row[3],
-        row[4],
-        row[5],
-        row[6],
-        row[7],
-        tuple(keywords.split("\n")) if keywords else (),
-        row[9],
-        json.loads(properties) if properties else NO_PROPERTIES,
-    )
+    words = tuple(keywords.split("\n")) if keywords else ()
+    return ItemState._make((*row[:8], words, row[9], json.loads(properties) if properties else NO_PROPERTIES))
 
 
 def state_columns(state: ItemState) -> tuple[Any, ...]:
     """The columns `STATE`."""
-    return (
-        state.item_id,
-        state.folder_id,
-        state.uid,
-        state.modseq,
-        state.received_ms,
-        state.size,
-        state.content_hash,
-        state.flags,
-        "\n".join(state.keywords),
-        state.item_class,
-        json.dumps(dict(state.properties)) if state.properties else "",
-    )
+    properties = json.dumps(dict(state.properties)) if state.properties else ""
+    return (*state[:8], "\n".join(state.keywords), state.item_class, properties)
 
 
 def folder_row(row: Sequence[Any]) -> FolderRow:
