@@ -24,7 +24,7 @@ from moverq.endpoints.store import NewItem
 from moverq.mailbox_files import Imported, folder_paths, import_mail
 from moverq.mailfiles import MailItem, NotMail
 from moverq.mailmaker import make_mail
-from moverq.model.ids import InstanceId, RequestId
+from moverq.model.ids import RequestId
 from moverq.model.report import EntryKind, MoveReport
 from moverq.root import OnLook, Root, init_root, open_root
 from moverq.session import Place, Session
@@ -279,7 +279,6 @@ async def check(root: Root, told: Told, report: MoveReport, *, home: str, epoch:
         )
     )
     endpoint = await root.store(home)
-    instance = InstanceId(register.home.instance)
     rows: dict[Any, Any] = {}
     after = b""
     arrived: Counter[bytes] = Counter()
@@ -306,7 +305,7 @@ async def check(root: Root, told: Told, report: MoveReport, *, home: str, epoch:
         ):
             wrong.append(f"item {item_id.hex()} is not as its user left it")
     wrong += [f"item {item_id.hex()} is there again" for item_id in told.gone if item_id in rows]
-    _, folders, _ = await endpoint.contents(instance)
+    _, folders, _ = await endpoint.database.account(place.mailbox.instance)
     present = {folder.folder_id: (folder.parent_id, folder.name) for folder in folders if not folder.hidden}
     wrong += [
         f"folder {name!r} is not as its user left it" for f, (_, name) in told.folders.items() if f not in present
@@ -334,7 +333,7 @@ async def check(root: Root, told: Told, report: MoveReport, *, home: str, epoch:
             f"as last answered",
         )
     )
-    mailbox = endpoint.source(instance)
+    mailbox = endpoint.source(register.home.instance)
     found.append(
         Check(
             "every byte read again gives the digests that are kept",

@@ -29,6 +29,7 @@ import attrs
 import trio
 
 from moverq import moves
+from moverq.databases import Databases
 from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Server, checked_address
 from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
@@ -38,9 +39,7 @@ from moverq.endpoints.store import (
     Database,
     StoreEndpoint,
     check_database,
-    guard_of,
     make_database,
-    open_endpoint,
     rebuild_database,
     translated,
 )
@@ -53,7 +52,7 @@ from moverq.flow.offload import InThread
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
 from moverq.model.delivery import delivery_key
-from moverq.model.digest import folder_paths as tree_paths
+from moverq.model.digest import folder_paths
 from moverq.model.ids import InstanceId, MailboxId, RequestId, new_id
 from moverq.model.progress import Progress
 from moverq.model.request import Status, SyncStage
@@ -64,7 +63,6 @@ from moverq.session import Place, Session
 from moverq.shown import FolderShown, InstanceShown, Look, MailboxShown, Rebuilt
 
 if TYPE_CHECKING:
-    from moverq.endpoints.imap.endpoint import ImapEndpoint
     from moverq.lmtp.listener import LmtpListener
     from moverq.lmtp.session import Deliver
     from moverq.mailbox_files import Exported, Imported
@@ -77,7 +75,6 @@ if TYPE_CHECKING:
 
 TRANSPORT = "transport.sqlite"
 DATABASES = "databases"
-MIRRORS = "mirrors"
 IMAP_VERSION = "IMAP"
 """The version of a server that is reached by IMAP: what it can do it says itself."""
 NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
@@ -134,7 +131,8 @@ async def open_root(path: Path | str, *, limits: Limits | None = None) -> AsyncI
         try:
             # In the nursery: one task a database, which holds it open until the end.
             async with open_own_nursery() as nursery:
-                yield Root(root, directory, ledger, nursery, limits if limits is not None else Limits())
+                databases = Databases(root, directory, nursery)
+                yield Root(root, directory, ledger, databases, limits if limits is not None else Limits())
         finally:
             with trio.move_on_after(10, shield=True):
                 await ledger.close()
@@ -147,78 +145,25 @@ class Root:
     path: Path
     directory: Directory
     ledger: Ledger
-    _nursery: trio.Nursery
+    _databases: Databases
     limits: Limits
-    _open: dict[str, StoreEndpoint] = attrs.field(factory=dict)
-    _imap: "dict[str, ImapEndpoint]" = attrs.field(factory=dict)
-    _opening: dict[str, trio.Event] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
-        return f"<Root {self.path} {len(self._open)} databases open>"
+        return f"<Root {self.path} {self._databases!r}>"
 
     # ---- databases, opened
 
     async def endpoint(self, name: str) -> Endpoint:
         """The endpoint of a database, for the engine. Raises `NotFound`, or what opening it raises."""
-        entry = await self.directory.database(name)
-        return await self.imap(name) if is_imap(entry.path) else await self.store(name)
+        return await self._databases.endpoint(name)
+
+    async def store(self, name: str) -> StoreEndpoint:
+        """The open database of this name. Raises `NotFound`; `RequestRefused` where it is a mail server."""
+        return await self._databases.store(name)
 
     async def database(self, name: str) -> Database:
         """The same, for clients."""
         return (await self.store(name)).database
-
-    async def store(self, name: str) -> StoreEndpoint:
-        """The open database of this name, opened by the first who asks.
-
-        Raises:
-            RequestRefused: it is a mail server, which only the engine uses.
-        """
-        if name not in self._open:
-            async with self._taking_up(name):
-                if name not in self._open:
-                    path = (await self.directory.database(name)).path
-                    if is_imap(path):
-                        raise RequestRefused(
-                            why=f"{name} is an IMAP server: its mailboxes are used by IMAP, not from here"
-                        )
-                    self._open[name] = await self._nursery.start(self._hold, name, self.path / path)
-        return self._open[name]
-
-    @asynccontextmanager
-    async def _taking_up(self, name: str) -> AsyncIterator[None]:
-        """One task at a time takes up a database; the others wait, and find it there."""
-        while name in self._opening:
-            await self._opening[name].wait()
-        self._opening[name] = opened = trio.Event()
-        try:
-            yield
-        finally:
-            del self._opening[name]
-            opened.set()
-
-    async def _hold(self, name: str, path: Path, *, task_status: trio.TaskStatus[StoreEndpoint]) -> None:
-        async with open_endpoint(name, path) as endpoint:
-            task_status.started(endpoint)
-            await trio.sleep_forever()
-
-    async def imap(self, name: str) -> "ImapEndpoint":
-        """The IMAP server of this name, taken up by the first who asks; nothing is asked of it yet."""
-        if name not in self._imap:
-            async with self._taking_up(name):
-                if name not in self._imap:
-                    path = (await self.directory.database(name)).path
-                    self._imap[name] = await self._nursery.start(self._hold_imap, name, path)
-        return self._imap[name]
-
-    async def _hold_imap(self, name: str, url: str, *, task_status: "trio.TaskStatus[ImapEndpoint]") -> None:
-        from moverq.endpoints.imap.endpoint import open_endpoint as open_imap
-
-        async def address_of(mailbox_id: MailboxId) -> str:
-            return (await self.directory.recipient(mailbox_id)).address
-
-        async with open_imap(name, url, mirrors=self.path / MIRRORS / name, address_of=address_of) as endpoint:
-            task_status.started(endpoint)
-            await trio.sleep_forever()
 
     async def database_path(self, name: str) -> Path:
         """Where the database lies. A path that leads to a folder is taken as it stands. Raises `NotFound`."""
@@ -360,7 +305,7 @@ class Root:
             raise RequestRefused(why=f"the address {normal} is taken, by the mailbox of {taken.address}")
         mailbox_id, instance = MailboxId(new_id()), InstanceId(new_id())
         if is_imap((await self.directory.database(database)).path):
-            await (await self.imap(database)).adopt(mailbox_id, instance, normal)
+            await (await self._databases.imap(database)).adopt(mailbox_id, instance, normal)
             return await self.directory.add_recipient(
                 mailbox_id, normal, Home(database, instance), quota_bytes=quota_bytes
             )
@@ -379,51 +324,12 @@ class Root:
         return [one for one in found if database is None or one.register.home.database == database]
 
     async def mailbox_show(self, address: str) -> MailboxShown:
-        """The mailbox at its home. Raises `NotFound`."""
-        from moverq.mailbox_files import folder_paths
-
+        """The mailbox at its home; one on a mail server as the server says it now. Raises `NotFound`."""
         recipient = await self.directory.locate(address)
         home = recipient.register.home
-        if is_imap((await self.directory.database(home.database)).path):
-            return await self._imap_show(recipient)
-        info, folders, settings = await (await self.store(home.database)).contents(home.instance)
-        paths = folder_paths(folders)
-        return MailboxShown(
-            address=recipient.address,
-            aliases=recipient.aliases,
-            mailbox_id=recipient.mailbox_id.hex(),
-            database=home.database,
-            instance=home.instance.hex(),
-            epoch=recipient.register.epoch,
-            guard=guard_of(info).mode.value,
-            items=sum(folder.items for folder in folders),
-            bytes=sum(folder.bytes for folder in folders),
-            folders=len(folders),
-            quota_bytes=recipient.quota_bytes,
-            settings=settings,
-            head=info.head,
-            active_move=recipient.active_move,
-            move_status=recipient.move.status,
-            folder_list=tuple(
-                FolderShown(
-                    path="/".join(paths[folder.folder_id]),
-                    items=folder.items,
-                    bytes=folder.bytes,
-                    uidvalidity=folder.uidvalidity,
-                    uidnext=folder.uidnext,
-                    special_use=folder.special_use,
-                    hidden=folder.hidden,
-                )
-                for folder in sorted(folders, key=lambda folder: paths[folder.folder_id])
-            ),
-        )
-
-    async def _imap_show(self, recipient: Recipient) -> MailboxShown:
-        """The same, of a mailbox on an IMAP server, as the server says it now."""
-        home = recipient.register.home
-        source = (await self.imap(home.database)).source(home.instance)
+        source = (await self.endpoint(home.database)).source(home.instance)
         account, guard = await source.account(), await source.guard()
-        digests, paths = dict(account.digests), tree_paths(account.folders)
+        digests, paths = dict(account.digests), folder_paths(account.folders)
         return MailboxShown(
             address=recipient.address,
             aliases=recipient.aliases,
@@ -671,7 +577,7 @@ class Root:
         """Keep the databases that are open here in order, until cancelled; see `upkeep`."""
         from moverq.upkeep import keep_in_order
 
-        await keep_in_order(self._open.values)
+        await keep_in_order(self._databases.stores)
 
     async def wait(self, request: RequestId, *, work: bool = True) -> MoveStatistics:
         """The request has come to rest: completed, suspended as asked, failed. With `work` this process moves it,

@@ -488,11 +488,6 @@ class StoreEndpoint:
         """The verbs of clients and deliveries. They raise the store's errors: use them in `translated(name)`."""
         return self.database.mailbox(store.InstanceId(instance))
 
-    async def contents(self, instance: InstanceId) -> tuple[store.MailboxInfo, list[store.FolderInfo], dict[str, str]]:
-        """The mailbox, its folders with their sums, and its settings as JSON texts, of one moment. O(folders)."""
-        with translated(self.name):
-            return await self.database.account(store.InstanceId(instance))
-
     async def add_mailbox(self, mailbox_id: MailboxId, instance: InstanceId) -> None:
         """An open, empty mailbox with an INBOX. Durable. Raises `RequestRefused` where the instance exists."""
         with translated(self.name):

@@ -1,0 +1,106 @@
+"""The databases of a root that this process has open: each opened by the first who asks, and open until the end.
+
+What opens a database must also close it, so each lives in a task of its own, in the nursery of whoever made this.
+Which kind of endpoint a database is, its path in the directory says: a URL is a mail server, all else a folder.
+"""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from moverq.directory.directory import Directory
+from moverq.endpoints.base import Endpoint
+from moverq.endpoints.imap.settings import is_imap
+from moverq.endpoints.store import StoreEndpoint, open_endpoint
+from moverq.errors import RequestRefused
+from moverq.model.ids import MailboxId
+
+if TYPE_CHECKING:
+    from moverq.endpoints.imap.endpoint import ImapEndpoint
+
+MIRRORS = "mirrors"
+
+
+@attrs.define(eq=False)
+class Databases:
+    """See the module."""
+
+    _root: Path
+    _directory: Directory
+    _nursery: trio.Nursery
+    _stores: dict[str, StoreEndpoint] = attrs.field(factory=dict)
+    _imap: "dict[str, ImapEndpoint]" = attrs.field(factory=dict)
+    _opening: dict[str, trio.Event] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Databases {len(self._stores) + len(self._imap)} open>"
+
+    def stores(self) -> Collection[StoreEndpoint]:
+        """Those that are open now."""
+        return self._stores.values()
+
+    async def endpoint(self, name: str) -> Endpoint:
+        """Of whatever kind. Raises `NotFound`, or what opening it raises."""
+        path = (await self._directory.database(name)).path
+        return await self.imap(name) if is_imap(path) else await self.store(name)
+
+    async def store(self, name: str) -> StoreEndpoint:
+        """The store of this name, recovered and ready.
+
+        Raises:
+            NotFound: there is no such database.
+            RequestRefused: it is a mail server, which only the engine uses.
+        """
+        if name not in self._stores:
+            async with self._taking_up(name):
+                if name not in self._stores:
+                    path = (await self._directory.database(name)).path
+                    if is_imap(path):
+                        raise RequestRefused(
+                            why=f"{name} is an IMAP server: its mailboxes are used by IMAP, not from here"
+                        )
+                    self._stores[name] = await self._nursery.start(self._hold_store, name, self._root / path)
+        return self._stores[name]
+
+    async def imap(self, name: str) -> "ImapEndpoint":
+        """The IMAP server of this name; nothing is asked of it yet. Raises `NotFound`."""
+        if name not in self._imap:
+            async with self._taking_up(name):
+                if name not in self._imap:
+                    path = (await self._directory.database(name)).path
+                    self._imap[name] = await self._nursery.start(self._hold_imap, name, path)
+        return self._imap[name]
+
+    @asynccontextmanager
+    async def _taking_up(self, name: str) -> AsyncIterator[None]:
+        """One task at a time takes up a database; the others wait, and find it there."""
+        while name in self._opening:
+            await self._opening[name].wait()
+        self._opening[name] = opened = trio.Event()
+        try:
+            yield
+        finally:
+            del self._opening[name]
+            opened.set()
+
+    async def _hold_store(self, name: str, path: Path, *, task_status: trio.TaskStatus[StoreEndpoint]) -> None:
+        async with open_endpoint(name, path) as endpoint:
+            task_status.started(endpoint)
+            await trio.sleep_forever()
+
+    async def _hold_imap(self, name: str, url: str, *, task_status: "trio.TaskStatus[ImapEndpoint]") -> None:
+        from moverq.endpoints.imap.endpoint import open_endpoint as open_imap
+
+        async def address_of(mailbox_id: MailboxId) -> str:
+            return (await self._directory.recipient(mailbox_id)).address
+
+        async with open_imap(name, url, mirrors=self._root / MIRRORS / name, address_of=address_of) as endpoint:
+            task_status.started(endpoint)
+            await trio.sleep_forever()
+
+
+__all__ = ["Databases"]
