@@ -19,12 +19,13 @@ import attrs
 import trio
 
 from moverq.endpoints.base import Endpoint, GuardMode
-from moverq.errors import MoveError, NotFound, Remedy, TooManyBadItems, leaves, remedy_for
+from moverq.errors import MoveError, NotFound, Remedy, TooManyBadItems, VerificationFailed, leaves, remedy_for
 from moverq.flow.backoff import backoff_s, wait_first
 from moverq.flow.bell import Bell
 from moverq.model.facts import (
     CleanedUp,
     Committed,
+    Differed,
     Facts,
     Preflighted,
     PurgeAllowed,
@@ -213,7 +214,9 @@ class Job:
         detail = (
             StatusDetail.FAILED_BAD_ITEM_LIMIT if isinstance(errors[0], TooManyBadItems) else StatusDetail.FAILED_OTHER
         )
+        differed = any(isinstance(error, VerificationFailed) for error in errors)
         await t.write(
+            *((Differed(at_ms=t.now_ms()),) if differed else ()),
             entries=(failure,),
             counters={**counters, "failure_ms": t.now_ms()},
             status=Status.FAILED,
@@ -336,6 +339,8 @@ async def _to_the_commit(t: Tenure) -> Attempt:
     await t.safe_point()
     if t.standing.status is not Status.IN_PROGRESS or t.standing.wishes.retry:
         await t.write(status=Status.IN_PROGRESS, taken_wishes=("retry",), message="")
+    if t.facts.has(Differed):
+        await reseed(t)
     if not t.facts.has(Preflighted):
         await preflight(t)
         await t.safe_point()

@@ -74,6 +74,15 @@ class FeedWatermark:
 
 
 @attrs.frozen(kw_only=True)
+class Differed:
+    """The sides differed although they had been compared anew, and an operator was asked. Whoever goes on from here
+    goes on by the operator's wish, and compares them anew first."""
+
+    kind: ClassVar[str] = "differed"
+    at_ms: int
+
+
+@attrs.frozen(kw_only=True)
 class LockIntent:
     """The source is about to be locked for this attempt."""
 
@@ -159,6 +168,7 @@ Fact = (
     | SeedWatermark
     | SeedCursor
     | FeedWatermark
+    | Differed
     | LockIntent
     | CommitIntent
     | Committed
@@ -177,6 +187,7 @@ FACT_KINDS: tuple[type[Fact], ...] = (
     SeedWatermark,
     SeedCursor,
     FeedWatermark,
+    Differed,
     LockIntent,
     CommitIntent,
     Committed,

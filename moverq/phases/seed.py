@@ -9,9 +9,9 @@ watermark before the listing straightens all of it out.
 
 While one batch is noted in map and ledger, the target writes the next, and its store stages the one after.
 
-Entered again it goes on behind the last durable cursor. A reseed (the feed was trimmed) is the same listing once
-more, as the next generation: what is at the target already is left as it is, and in the end what the listing has not
-seen is asked for by name and, if the source no longer has it, buried.
+Entered again it goes on behind the last durable cursor. A reseed (the feed was trimmed, the sides differ) is the same
+listing once more, as the next generation: what is at the target already is left as it is, and in the end what the
+listing has not seen is asked for by name and, if the source no longer has it, buried.
 """
 
 import attrs
@@ -20,7 +20,7 @@ import trio
 from moverq.endpoints.base import SeedPage
 from moverq.flow.byte_channel import ByteChannel
 from moverq.model.change import ChangeBatch
-from moverq.model.facts import FeedWatermark, SeedCursor, SeedWatermark
+from moverq.model.facts import Differed, FeedWatermark, SeedCursor, SeedWatermark
 from moverq.model.ids import ItemId
 from moverq.model.progress import seeding_progress
 from moverq.model.report import EntryKind
@@ -61,7 +61,8 @@ async def seed(t: Tenure) -> None:
 
 
 async def reseed(t: Tenure) -> None:
-    """The feed cannot go on from our watermark: a new watermark and a new listing, compared with what is there."""
+    """Source and target are to be compared anew: a new watermark and a new listing, compared with what is there. The
+    feed cannot go on from our watermark, or the sides differ."""
     before = t.facts.need(SeedWatermark)
     watermark = await t.source.head()
     generation = before.generation + 1
@@ -69,6 +70,7 @@ async def reseed(t: Tenure) -> None:
         SeedWatermark(watermark=watermark, generation=generation),
         SeedCursor(cursor=b"", done=False, generation=generation, swept=False),
         FeedWatermark(watermark=watermark),
+        forget=(Differed,),
         entries=(
             t.entry(EntryKind.LINE, f"Comparing source and target anew from {watermark} (listing {generation})."),
         ),

@@ -9,6 +9,7 @@ from moverq.model.facts import (
     CleanedUp,
     CommitIntent,
     Committed,
+    Differed,
     Facts,
     LockIntent,
     OfflineLocked,
@@ -94,6 +95,8 @@ def _next(standing: Standing, facts: Facts) -> str:
             return "`moverq move resume` goes on; `moverq move remove` gives up"
         case Status.AUTO_SUSPENDED:
             return "`moverq move complete` locks, verifies and switches"
+        case Status.FAILED if facts.has(Differed):
+            return "`moverq move resume` compares both sides anew, item by item; or `moverq move remove`"
         case Status.FAILED:
             return "cure what it names, then `moverq move resume`; or `moverq move remove`"
         case Status.COMPLETED | Status.COMPLETED_WITH_WARNING:

@@ -11,6 +11,7 @@ from moverq import moves
 from moverq.endpoints.base import GuardMode, Home
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MailboxLocked, RequestRefused
 from moverq.ledger.ledger import Ledger
+from moverq.model.facts import SeedWatermark
 from moverq.model.ids import RequestId
 from moverq.model.report import EntryKind, MoveReport
 from moverq.model.statistics import MoveStatistics
@@ -196,15 +197,49 @@ async def test_a_trimmed_feed_is_compared_anew_and_nothing_dead_stays(desk: Desk
 async def test_a_difference_that_nobody_explains_is_repaired_by_comparing_anew(desk: Desk) -> None:
     request_id = await desk.ask(suspend_when_ready_to_complete=True)
     await desk.run(request_id)
+    lose_an_item(desk)
+    await moves.complete(await desk.engine.ledger(), request_id)
+    stats = await desk.run(request_id)
+    assert stats.status == "Completed", stats.message
+    await desk.world.check_safe(at_rest=True)
+
+
+def lose_an_item(desk: Desk) -> None:
+    """The target forgets one, and its sums with it."""
     target = next(iter(desk.world.databases["DB2"].instances.values()))
     lost = sorted(target.items)[0]
     before = target.items.pop(lost)
     target.contents.pop(lost)
     target.digests[before.folder_id] = target.digests[before.folder_id].minus(before)
-    await moves.complete(await desk.engine.ledger(), request_id)
-    stats = await desk.run(request_id)
-    assert stats.status == "Completed", stats.message
+
+
+async def test_a_difference_that_comes_back_fails_the_move_and_each_resume_compares_anew(desk: Desk) -> None:
+    request_id = await desk.ask(suspend_when_ready_to_complete=True)
+    ledger = await desk.engine.ledger()
+    await desk.run(request_id)
+    lose_an_item(desk)
+    assert (await desk.run(request_id)).status == "AutoSuspended"
+    for listing in (2, 3):
+        lose_an_item(desk)
+        stats = await desk.run(request_id) if listing == 2 else await resumed(desk, request_id, lose_again=True)
+        assert (stats.status, stats.message[:31]) == ("Failed", "verification found differences:")
+        assert (await ledger.facts(request_id)).need(SeedWatermark).generation == listing
+        assert "compares both sides anew" in (await moves.explain(ledger, request_id)).what_next
+        await desk.world.check_safe(at_rest=True)
+    assert (await resumed(desk, request_id)).status == "AutoSuspended"
+    await moves.complete(ledger, request_id)
+    assert (await desk.run(request_id)).status == "Completed"
+    assert (await ledger.facts(request_id)).need(SeedWatermark).generation == 4
     await desk.world.check_safe(at_rest=True)
+
+
+async def resumed(desk: Desk, request_id: RequestId, *, lose_again: bool = False) -> MoveStatistics:
+    await moves.resume(await desk.engine.ledger(), request_id)
+    stats = await desk.run(request_id)
+    if lose_again:
+        lose_an_item(desk)
+        stats = await desk.run(request_id)
+    return stats
 
 
 async def test_past_its_budget_the_source_is_given_back_and_the_move_follows_on(

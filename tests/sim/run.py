@@ -306,13 +306,11 @@ class Theatre:
                 world.reach(fault.kind)
 
     def _lose_a_row(self, number: int) -> None:
-        """The ledger's map of a move that copies forgets an item: source, target and ledger are not at one.
-
-        Once a move: it compares anew once, and a second difference is an operator's matter for good.
-        """
+        """The ledger's map of a move that copies forgets an item: source, target and ledger are not at one. It compares
+        them anew by itself once, and then as often as an operator resumes it."""
         for request in self.observer.requests.values():
             path = self.world.root / "moves" / f"{request.request.request_id}.sqlite"
-            if request.request.request_id in self.lost_rows or "committed" in request.facts or not path.exists():
+            if "committed" in request.facts or not path.exists():
                 continue
             with apsw.Connection(str(path), vfs="cksmvfs") as db:
                 rows = list(db.execute("SELECT item_id, folder_id FROM items WHERE NOT dead AND bad IS NULL"))

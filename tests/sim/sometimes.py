@@ -23,6 +23,7 @@ SOMETIMES = (
     "quota hit at the target of a move",
     "duplicate delivery suppressed",
     "verify mismatch repaired",
+    "an operator had both sides compared anew",
     "the clock jumped forward",
     "the clock jumped back",
     "power lost",

@@ -74,6 +74,7 @@ LOOKED_FOR = {
     "died between append and its answer": ("kill in call", "kill in call"),
     "disk error: sync": ("disk error", "disk error"),
     "verify mismatch repaired": ("map loses a row", "map loses a row"),
+    "an operator had both sides compared anew": ("map loses a row",) * 8,
     "a catalogue fell back": ("catalogue", "catalogue", "power"),
     "disk full at the target of a move": ("disk full", "disk full"),
 }

@@ -483,6 +483,8 @@ async def operate(people: People, process: Process, ledger: Ledger) -> bool:
                 await moves.remove(ledger, request_id)
                 continue
             people.world.reach(f"an operator resumed a move that was {status.value}")
+            if request_id in people.observer.requests and "differed" in people.observer.requests[request_id].facts:
+                people.world.reach("an operator had both sides compared anew")
             await moves.resume(ledger, request_id)
         elif not status.is_final or standing.stage is not SyncStage.SYNC_FINISHED:
             ended = False
