@@ -20,7 +20,7 @@ from moverq.errors import RequestRefused
 from moverq.model.ids import MailboxId
 
 if TYPE_CHECKING:
-    from moverq.endpoints.imap.endpoint import ImapEndpoint
+    from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 
 MIRRORS = "mirrors"
 
@@ -33,7 +33,7 @@ class Databases:
     _directory: Directory
     _nursery: trio.Nursery
     _stores: dict[str, StoreEndpoint] = attrs.field(factory=dict)
-    _imap: "dict[str, ImapEndpoint]" = attrs.field(factory=dict)
+    _imap: "dict[str, MirroredEndpoint]" = attrs.field(factory=dict)
     _opening: dict[str, trio.Event] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
@@ -66,7 +66,7 @@ class Databases:
                     self._stores[name] = await self._nursery.start(self._hold_store, name, self._root / path)
         return self._stores[name]
 
-    async def imap(self, name: str) -> "ImapEndpoint":
+    async def imap(self, name: str) -> "MirroredEndpoint":
         """The IMAP server of this name; nothing is asked of it yet. Raises `NotFound`."""
         if name not in self._imap:
             async with self._taking_up(name):
@@ -92,7 +92,7 @@ class Databases:
             task_status.started(endpoint)
             await trio.sleep_forever()
 
-    async def _hold_imap(self, name: str, url: str, *, task_status: "trio.TaskStatus[ImapEndpoint]") -> None:
+    async def _hold_imap(self, name: str, url: str, *, task_status: "trio.TaskStatus[MirroredEndpoint]") -> None:
         from moverq.endpoints.imap.endpoint import open_endpoint as open_imap
 
         async def address_of(mailbox_id: MailboxId) -> str:

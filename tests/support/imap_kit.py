@@ -12,9 +12,10 @@ import pytest
 import trio
 
 from moverq.endpoints.base import GuardMode
-from moverq.endpoints.imap.endpoint import ImapEndpoint, open_endpoint
+from moverq.endpoints.imap.endpoint import open_endpoint
 from moverq.endpoints.imap.listing import flag_words
-from moverq.endpoints.imap.mirror import FolderRow, Located, Mirror
+from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
+from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
 from moverq.errors import RequestRefused
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 from tests.support.dovecot import Dovecot, shared_dovecot
@@ -170,7 +171,7 @@ class ImapClient:
 
 @attrs.frozen
 class ImapKit:
-    endpoint: ImapEndpoint
+    endpoint: MirroredEndpoint
     server: Dovecot
     clients: dict[str, imaplib.IMAP4] = attrs.Factory(dict)
 

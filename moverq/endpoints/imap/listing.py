@@ -15,12 +15,12 @@ from typing import Any, Final
 import attrs
 
 from moverq.endpoints.imap.connection import Command, Connection, Refused, error_of, mailbox_word, words
-from moverq.endpoints.imap.folder_names import Naming
-from moverq.endpoints.imap.learned import Look, Seen
 from moverq.endpoints.imap.wire import Literal, Response, date_ms, number, pairs, said, uids_in
+from moverq.endpoints.mirrored.folder_names import Naming
+from moverq.endpoints.mirrored.learned import Look, Seen
+from moverq.endpoints.mirrored.listed import Listed, Wanted
 from moverq.errors import EndpointBroken
 from moverq.model.change import Flag
-from moverq.model.ids import FolderId
 
 SPECIAL_USES: Final = frozenset(
     {"\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash", "\\Important"}
@@ -39,21 +39,6 @@ _AS_ASKED: Final = re.compile(
 """The usual line of a listing: everything in the order asked for. It is read without being taken apart."""
 AHEAD: Final = 8
 """Folders whose look is sent before the first is answered."""
-
-
-@attrs.define(kw_only=True)
-class Listed:
-    """A folder as LIST and STATUS say it is."""
-
-    wire: bytes
-    selectable: bool = True
-    special_use: str = ""
-    subscribed: bool = False
-    mailbox_object: bytes = b""
-    validity: int | None = None
-    uidnext: int = 0
-    modseq: int = 0
-    items: int = 0
 
 
 # ---- folders
@@ -173,15 +158,6 @@ def _note_status(one: Listed, status: Sequence[Any]) -> None:
 
 
 # ---- messages
-
-
-@attrs.frozen(kw_only=True)
-class Wanted:
-    """A folder to look into, and up to where it is known. `modseq` 0: look at everything."""
-
-    folder_id: FolderId
-    wire: bytes
-    modseq: int
 
 
 @attrs.define

@@ -15,8 +15,9 @@ from typing import Final
 import trio
 
 from moverq.endpoints.imap.connection import Connection, Piece, Refused, astring, error_of
-from moverq.endpoints.imap.settings import Secret, Settings, fill
+from moverq.endpoints.imap.settings import Secret, Settings
 from moverq.endpoints.imap.wire import Response
+from moverq.endpoints.mirrored.hooks import fill
 from moverq.errors import EndpointBroken, EndpointUnavailable, RequestRefused
 from moverq.version import __version__
 

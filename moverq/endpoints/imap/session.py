@@ -4,22 +4,28 @@ Connections are lent: `async with session.connection()`. One in which anything w
 way, is closed and not lent again; one that lay idle for long is closed before the server does it at the wrong moment.
 """
 
-import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
+from moverq.endpoints.imap import listing, writing
 from moverq.endpoints.imap.connection import Connection
-from moverq.endpoints.imap.folder_names import Naming
-from moverq.endpoints.imap.listing import naming_of
 from moverq.endpoints.imap.login import connect
-from moverq.endpoints.imap.mirror import Mirror
+from moverq.endpoints.imap.places import ImapPlaces
+from moverq.endpoints.imap.reading import Reading
 from moverq.endpoints.imap.settings import Settings
+from moverq.endpoints.mirrored.folder_names import Naming
+from moverq.endpoints.mirrored.intents import Merged
+from moverq.endpoints.mirrored.learned import Look
+from moverq.endpoints.mirrored.listed import Listed, Wanted
+from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.flow.offload import Offload
+from moverq.model.change import BadItem
 from moverq.model.ids import InstanceId
 
 T = TypeVar("T")
@@ -45,23 +51,23 @@ class ImapSession:
     ) -> None:
         self.name = name
         self.settings = settings
-        self.path = path
         self.instance = instance
         self.bytes_max = bytes_max
         self.refreshing = trio.Lock()
         self.known_naming = Naming()
         self.others: tuple[bytes, ...] = ()
-        self.intents: set[int] = set()
-        """Of writes that are at work in this process now; any other intent is in doubt."""
+        self._mirror = MirrorFile(path, instance, offload)
+        self.intents = self._mirror.intents
+        self.kind = "imap"
+        self.lock_command: Sequence[str] = settings.lock_command
+        self.release_command: Sequence[str] = settings.release_command
         self.folder_turns: dict[bytes, trio.Lock] = {}
         """Appends to one folder go one after the other, so that its messages keep their order."""
         self.can_move = False
         """Messages can be moved between folders there, and it is told what they are called then."""
         self.item_bytes_max: int | None = None
         self._greeted = False
-        self._offload = offload
         self._answer_s = answer_s
-        self._mirror: Mirror | None = None
         self._naming_known = False
         self._free: list[tuple[Connection, float]] = []
         self._slots = trio.Semaphore(settings.connections)
@@ -69,49 +75,54 @@ class ImapSession:
     def __repr__(self) -> str:
         return f"<ImapSession {self.name}/{self.instance.hex()[:8]} {len(self._free)} connections free>"
 
-    @contextmanager
-    def intending(self) -> Iterator[int]:
-        """The number of an intent that is at work here as long as the body runs. Chosen, and known as ours, before the
-        mirror has anything of it: whoever looks for what is in doubt meanwhile leaves it alone."""
-        intent = 1 + secrets.randbits(62)
-        self.intents.add(intent)
-        try:
-            yield intent
-        finally:
-            self.intents.discard(intent)
-
     # ---- the mirror
+
+    def intending(self) -> AbstractContextManager[int]:
+        return self._mirror.intending()
 
     async def ask(self, question: Callable[[Mirror], T]) -> T:
         """What the mirror answers; the one way to it. Raises `NotFound` where there is none."""
-
-        def run() -> T:
-            if self._mirror is None:
-                self._mirror = Mirror.open(self.path, self.instance)
-            return question(self._mirror)
-
-        return await self._offload(run)
+        return await self._mirror.ask(question)
 
     async def make(self, make: Callable[[Path], Mirror]) -> None:
-        """The mirror is there, as `make` makes it."""
-
-        def run() -> None:
-            if self._mirror is None:
-                self._mirror = make(self.path)
-
-        await self._offload(run)
+        await self._mirror.make(make)
 
     async def destroy(self) -> None:
-        """The mirror is gone."""
+        await self._mirror.destroy()
 
-        def run() -> None:
-            if self._mirror is not None:
-                self._mirror.close()
-                self._mirror = None
-            for suffix in ("", "-wal", "-shm"):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+    # ---- what is there, and what is wanted there
 
-        await self._offload(run)
+    async def list_folders(self) -> list[Listed]:
+        async with self.connection() as connection:
+            return await listing.list_folders(connection, await self.naming(connection), self.others)
+
+    async def look_into(self, wanted: Sequence[Wanted]) -> list[Look]:
+        held: list[Look] = []
+        if wanted:
+            async with self.connection() as connection:
+                await listing.look_into(connection, wanted, on_look=held.append)
+        return held
+
+    async def read(self, folder: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
+        async with self.connection() as connection:
+            reading = Reading(connection, uids)
+            await reading.begin(folder.wire)
+            return await reading.end(), reading.missing
+
+    @asynccontextmanager
+    async def places(self) -> AsyncIterator[ImapPlaces]:
+        async with self.connection() as connection:
+            await self.naming(connection)
+            yield ImapPlaces(connection)
+
+    async def append_all(self, merged: Merged, token: int) -> tuple[BadItem, ...]:
+        return await writing.append_all(self, merged, token)
+
+    async def settle(self) -> None:
+        await writing.settle(self)
+
+    async def work_off(self) -> None:
+        await writing.work_off(self)
 
     # ---- connections
 
@@ -167,7 +178,7 @@ class ImapSession:
     async def naming(self, connection: Connection) -> Naming:
         """How this server makes names; asked once."""
         if not self._naming_known:
-            self.known_naming, self.others = await naming_of(connection)
+            self.known_naming, self.others = await listing.naming_of(connection)
             self._naming_known = True
         return self.known_naming
 
@@ -178,10 +189,8 @@ class ImapSession:
         free, self._free = self._free, []
         for connection, _ in free:
             await connection.aclose()
+        await self._mirror.aclose()
 
-        def close() -> None:
-            if self._mirror is not None:
-                self._mirror.close()
-                self._mirror = None
 
-        await self._offload(close)
+if TYPE_CHECKING:
+    _is_a_session: type[MailSession] = ImapSession

@@ -13,12 +13,12 @@ The URL never holds a password: it says where one is. So it may be shown, logged
 
 import re
 import shlex
-from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 
+from moverq.endpoints.mirrored.hooks import fill
 from moverq.errors import RequestRefused
 
 SCHEMES: Final = ("imap", "imaps")
@@ -64,13 +64,6 @@ class Settings:
 def is_imap(path: str) -> bool:
     """Is this path of a database an IMAP server's URL?"""
     return path.partition("://")[0].lower() in SCHEMES
-
-
-def fill(template: str, values: Mapping[str, str]) -> str:
-    """`{name}` replaced by its value, and nothing else of the text looked at."""
-    for name, value in values.items():
-        template = template.replace("{" + name + "}", value)
-    return template
 
 
 def parse(url: str) -> Settings:

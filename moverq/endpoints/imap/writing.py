@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from moverq.endpoints.imap import intents
 from moverq.endpoints.imap.connection import Command, Connection, Piece, Refused, error_of, mailbox_word
-from moverq.endpoints.imap.intents import Merged, Placed, ToAppend
-from moverq.endpoints.imap.learned import Look, Seen
-from moverq.endpoints.imap.listing import Wanted, flag_words, look_into
-from moverq.endpoints.imap.mirror import FolderRow, Located, Mirror
-from moverq.endpoints.imap.normal_form import is_same
+from moverq.endpoints.imap.listing import flag_words, look_into
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Literal, Response, date_words, number, said, uid_set, uids_in
+from moverq.endpoints.mirrored import intents
+from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
+from moverq.endpoints.mirrored.learned import Look, Seen
+from moverq.endpoints.mirrored.listed import Wanted
+from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
+from moverq.endpoints.mirrored.normal_form import is_same
 from moverq.model.change import BadItem
 from moverq.model.ids import FolderId, ItemId
 

@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 
 from moverq.endpoints.imap.connection import Connection
-from moverq.endpoints.imap.hooks import run_hook
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.settings import parse
+from moverq.endpoints.mirrored.hooks import run_hook
 from moverq.errors import EndpointBroken, EndpointUnavailable, RequestRefused
 from tests.support.dovecot import ADMIN, PASSWORD, Dovecot, shared_dovecot
 

@@ -14,8 +14,9 @@ import trio
 import xxhash
 
 from moverq.endpoints.base import FolderStep, StepKind, Target
-from moverq.endpoints.imap.endpoint import ImapEndpoint, open_endpoint
-from moverq.endpoints.imap.mailbox import ImapMailbox
+from moverq.endpoints.imap.endpoint import open_endpoint
+from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
+from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, leaves
 from moverq.model.change import FolderState, ItemContent, ItemState
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
@@ -50,7 +51,7 @@ def an_endpoint(server: FakeImap, path: Path, *, answer_s: float = 5.0):  # type
     return open_endpoint("fake", server.url, mirrors=path / "mirrors", address_of=address_of, answer_s=answer_s)
 
 
-async def a_source(endpoint: ImapEndpoint) -> ImapMailbox:
+async def a_source(endpoint: MirroredEndpoint) -> MirroredMailbox:
     instance = InstanceId(new_id())
     await endpoint.adopt(MailboxId(new_id()), instance, "ada@example.org")
     return endpoint.mailbox(instance)
@@ -174,7 +175,7 @@ async def test_a_connection_that_ends_at_any_byte_of_the_answers_loses_and_doubl
 
 @pytest.mark.slow
 async def test_a_source_whose_connection_ends_at_any_byte_is_read_whole_by_the_next_try(tmp_path: Path) -> None:
-    async def read_all(source: ImapMailbox) -> list[bytes]:
+    async def read_all(source: MirroredMailbox) -> list[bytes]:
         page = await source.read_seed(None, bytes_max=1 << 20, items_max=100)
         return sorted(item.content for item in page.items)
 
@@ -194,7 +195,7 @@ async def test_a_source_whose_connection_ends_at_any_byte_is_read_whole_by_the_n
             server.quirk.cut_after = server.quirk.sent + cut
             read: list[bytes] = []
 
-            async def read_once(source: ImapMailbox = source, read: list[bytes] = read) -> None:
+            async def read_once(source: MirroredMailbox = source, read: list[bytes] = read) -> None:
                 read[:] = await read_all(source)
 
             assert await succeeds(read_once) or await succeeds(read_once)
@@ -383,4 +384,4 @@ async def test_a_folder_that_was_rebuilt_is_known_again_by_its_messages(tmp_path
 async def test_no_secret_is_in_what_is_said_to_a_server_that_is_shown(tmp_path: Path) -> None:
     async with open_fake(FakeImap(RICH)) as server, an_endpoint(server, tmp_path) as endpoint:
         source = await a_source(endpoint)
-        assert "of the fake" not in repr((endpoint, source.session, endpoint.settings, server.url))
+        assert "of the fake" not in repr((endpoint, source.session, endpoint.system, server.url))

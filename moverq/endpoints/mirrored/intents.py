@@ -23,8 +23,8 @@ from typing import Any, Final, NamedTuple
 import apsw
 import attrs
 
-from moverq.endpoints.imap.mirror import STATE, FolderRow, Located, Mirror, digest_of, item_state, state_columns
-from moverq.endpoints.imap.normal_form import as_sent, content_hash, normal_hash
+from moverq.endpoints.mirrored.mirror import STATE, FolderRow, Located, Mirror, digest_of, item_state, state_columns
+from moverq.endpoints.mirrored.normal_form import as_sent, content_hash, normal_hash
 from moverq.flow.sqlite import insert_rows
 from moverq.model.change import BadItem, ChangeBatch, Gone, ItemContent, ItemState
 from moverq.model.ids import FolderId, ItemId

@@ -1,8 +1,8 @@
-"""The contract's verbs on one IMAP mailbox, source and target in one: a rollback swaps the roles.
+"""The contract's verbs on one mirrored mailbox, source and target in one: a rollback swaps the roles.
 
-Reads come from the mirror after a refresh, so they say what the server has now. A mover's writes go into the mirror as
-intents, and are at the server when the verb returns. The guard lives in the mirror: it keeps movers apart, but no mail
-client out. That is what the fence does, where there are hooks for it; see `hooks`.
+Reads come from the mirror after a refresh, so they say what is there now. A mover's writes go into the mirror as
+intents, and are done when the verb returns. The guard lives in the mirror: it keeps movers apart, but no mail client
+out. That is what the fence does, where there are hooks for it; see `hooks`.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,12 @@ from moverq.endpoints.base import (
     MailboxSummary,
     SeedPage,
 )
-from moverq.endpoints.imap import folder_steps, intents, writing
-from moverq.endpoints.imap.hooks import run_hook
-from moverq.endpoints.imap.listing import list_folders
-from moverq.endpoints.imap.mirror import Located, Mirror, Standing
-from moverq.endpoints.imap.normal_form import content_hash, is_same
-from moverq.endpoints.imap.reading import Reading
-from moverq.endpoints.imap.refresh import refresh
-from moverq.endpoints.imap.session import ImapSession
+from moverq.endpoints.mirrored import folder_steps, intents
+from moverq.endpoints.mirrored.hooks import run_hook
+from moverq.endpoints.mirrored.mirror import Located, Mirror, Standing
+from moverq.endpoints.mirrored.normal_form import content_hash, is_same
+from moverq.endpoints.mirrored.refresh import refresh
+from moverq.endpoints.mirrored.session import MailSession
 from moverq.errors import NotFound, RequestRefused
 from moverq.flow import clock
 from moverq.model.change import BadItem, ChangeBatch, FolderState, ItemContent, Watermark
@@ -39,28 +37,27 @@ from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, ItemId, MailboxId
 
 if TYPE_CHECKING:
-    from moverq.endpoints.imap.endpoint import ImapEndpoint
+    from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 
 RECOUNT_BYTES: Final = 8 << 20
 RECOUNT_ITEMS: Final = 512
 
 
 @attrs.frozen(eq=False)
-class ImapMailbox:
+class MirroredMailbox:
     """See the module."""
 
-    endpoint: "ImapEndpoint"
-    session: ImapSession
+    endpoint: "MirroredEndpoint"
+    session: MailSession
 
     @property
     def capabilities(self) -> Capabilities:
-        fenced = bool(self.session.settings.lock_command)
         return Capabilities(
-            kind="imap",
+            kind=self.session.kind,
             keeps_identity=False,
             has_feed=True,
             has_digests=False,
-            fence=FenceClass.C if fenced else FenceClass.D,
+            fence=FenceClass.C if self.session.lock_command else FenceClass.D,
             keeps_properties=False,
             item_bytes_max=self.session.item_bytes_max,
         )
@@ -98,7 +95,7 @@ class ImapMailbox:
         await self.session.ask(partial(Mirror.check_watermark, after=after))
         # Nobody tells of a change at a server.
         while (await self._look()).head <= after.modseq:  # noqa: ASYNC110
-            await trio.sleep(self.endpoint.poll_s)
+            await trio.sleep(self.endpoint.system.poll_s)
 
     async def account(self) -> MailboxAccount:
         await self._look()
@@ -110,11 +107,11 @@ class ImapMailbox:
     async def _look(self) -> Standing:
         """A refresh; where the mirror is right, after what is still to be done."""
         if (await self.session.ask(Mirror.standing)).is_movers:
-            await writing.settle(self.session)
-            await writing.work_off(self.session)
+            await self.session.settle()
+            await self.session.work_off()
         standing = await refresh(self.session)
         if standing.is_movers:
-            await writing.work_off(self.session)
+            await self.session.work_off()
         return standing
 
     # ---- bytes
@@ -150,7 +147,7 @@ class ImapMailbox:
         """The bytes of these items, in their order; those whose hash nobody knew yet get it."""
         if not rows:
             return (), ()
-        wires = {row.folder_id: row.wire for row in await self.session.ask(Mirror.folders)}
+        folders = {row.folder_id: row for row in await self.session.ask(Mirror.folders)}
         # Where the mirror is right, what went in is what an item counts as, in whatever form the server keeps it.
         is_movers = (await self.session.ask(Mirror.standing)).is_movers
         by_folder: dict[FolderId, list[Located]] = {}
@@ -158,17 +155,12 @@ class ImapMailbox:
             by_folder.setdefault(row.state.folder_id, []).append(row)
         contents: dict[int, bytes] = {}
         missing: dict[int, str] = {}
-        async with self.session.connection() as connection:
-            for folder_id, some in by_folder.items():
-                if folder_id not in wires:
-                    continue
-                reading = Reading(connection, [row.server_uid for row in some])
-                await reading.begin(wires[folder_id])
-                found = await reading.end()
-                contents |= {row.seq: found[row.server_uid] for row in some if row.server_uid in found}
-                missing |= {
-                    row.seq: reading.missing[row.server_uid] for row in some if row.server_uid in reading.missing
-                }
+        for folder_id, some in by_folder.items():
+            if folder_id not in folders:
+                continue
+            found, unread = await self.session.read(folders[folder_id], [row.server_uid for row in some])
+            contents |= {row.seq: found[row.server_uid] for row in some if row.server_uid in found}
+            missing |= {row.seq: unread[row.server_uid] for row in some if row.server_uid in unread}
         read: list[ItemContent] = []
         bad: list[BadItem] = []
         news: list[tuple[Located, bytes, int]] = []
@@ -219,14 +211,14 @@ class ImapMailbox:
         """Announced in the mirror before the hook keeps anybody out, so that a restart lets them in again."""
         allowed = (GuardMode.OPEN, GuardMode.LOCKED)
         standing = await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.LOCKED, allowed=allowed))
-        await self._hook(self.session.settings.lock_command, standing)
+        await self._hook(self.session.lock_command, standing)
         return (await refresh(self.session)).watermark
 
     async def unlock(self, token: int) -> None:
         """The hook first: a mailbox that says open must be open."""
         standing = await self.session.ask(partial(_checked, token=token, allowed=(GuardMode.OPEN, GuardMode.LOCKED)))
         if standing.guard.mode is GuardMode.LOCKED:
-            await self._hook(self.session.settings.release_command, standing)
+            await self._hook(self.session.release_command, standing)
         allowed = (GuardMode.OPEN, GuardMode.LOCKED)
         await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.OPEN, allowed=allowed))
 
@@ -243,7 +235,7 @@ class ImapMailbox:
         allowed = (GuardMode.SEALED, GuardMode.OPEN)
         standing = await self.session.ask(partial(_checked, token=token, allowed=allowed))
         if standing.guard.mode is GuardMode.SEALED:
-            await self._hook(self.session.settings.release_command, standing)
+            await self._hook(self.session.release_command, standing)
         await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.OPEN, allowed=allowed))
         await self.session.ask(_adopt_strangers)
 
@@ -281,9 +273,7 @@ class ImapMailbox:
         )
 
     async def _check_empty(self, user: str) -> None:
-        async with self.endpoint.visit(user) as (connection, naming, others):
-            listed = await list_folders(connection, naming, others)
-        holding = [one for one in listed if one.items]
+        holding = [one for one in await self.endpoint.system.list_folders(user) if one.items]
         if holding:
             count = sum(one.items for one in holding)
             raise RequestRefused(
@@ -315,14 +305,14 @@ class ImapMailbox:
 
     async def _take_back(self, token: int) -> None:
         await self.session.ask(partial(_wanted_empty, token=token))
-        await writing.settle(self.session)
+        await self.session.settle()
         await self.session.ask(partial(_wanted_empty, token=token))
-        await writing.work_off(self.session)
+        await self.session.work_off()
         rows = await self.session.ask(Mirror.folders)
-        async with self.session.connection() as connection:
+        async with self.session.places() as places:
             for row in sorted(rows, key=lambda row: len(row.wire), reverse=True):
                 if row.selectable and row.wire != b"INBOX" and not row.native:
-                    await folder_steps.delete_if_empty(connection, row)
+                    await folder_steps.delete_if_empty(places, row)
 
     # ---- writes
 
@@ -331,7 +321,7 @@ class ImapMailbox:
 
     async def write_items(self, items: Sequence[ItemContent], token: int) -> tuple[BadItem, ...]:
         await self.session.greet()
-        await writing.settle(self.session)
+        await self.session.settle()
         with self.session.intending() as intent:
             merged = await self.session.ask(
                 partial(
@@ -343,18 +333,18 @@ class ImapMailbox:
                     can_move=self.session.can_move,
                 )
             )
-            refused = await writing.append_all(self.session, merged, token) if merged.appends else ()
-        await writing.settle(self.session)
-        await writing.work_off(self.session)
+            refused = await self.session.append_all(merged, token) if merged.appends else ()
+        await self.session.settle()
+        await self.session.work_off()
         return (*merged.bad, *refused)
 
     async def apply_changes(self, batch: ChangeBatch, token: int) -> tuple[ItemId, ...]:
         await self.session.greet()
-        await writing.settle(self.session)
+        await self.session.settle()
         merged = await self.session.ask(
             partial(intents.merge_changes, batch=batch, token=token, can_move=self.session.can_move)
         )
-        await writing.work_off(self.session)
+        await self.session.work_off()
         return merged.missing
 
 

@@ -13,42 +13,37 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from moverq.endpoints.imap import learned, tree
-from moverq.endpoints.imap.learned import Difference, Look, Seen
-from moverq.endpoints.imap.listing import Listed, Wanted, list_folders, look_into
-from moverq.endpoints.imap.mirror import FolderRow, Located, Mirror, Standing
-from moverq.endpoints.imap.normal_form import content_hash, is_same
-from moverq.endpoints.imap.reading import read_bodies
+from moverq.endpoints.mirrored import learned, tree
+from moverq.endpoints.mirrored.learned import Difference, Look, Seen
+from moverq.endpoints.mirrored.listed import Listed, Wanted
+from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror, Standing
+from moverq.endpoints.mirrored.normal_form import content_hash, is_same
 from moverq.model.ids import FolderId, ItemId
 
 if TYPE_CHECKING:
-    from moverq.endpoints.imap.session import ImapSession
+    from moverq.endpoints.mirrored.session import MailSession
 
 ROWS_MAX: Final = 20_000
 """Listed messages held before they are put into the mirror: about 6 MiB."""
 
 
-async def refresh(session: "ImapSession") -> Standing:
+async def refresh(session: "MailSession") -> Standing:
     """The mirror knows what the server has. One at a time; who comes while one runs waits and makes his own.
 
     Raises: EndpointUnavailable, EndpointBusy, EndpointBroken.
     """
     async with session.refreshing:
         standing = await session.ask(Mirror.standing)
-        async with session.connection() as connection:
-            listed = await list_folders(connection, await session.naming(connection), session.others)
-            rows = await session.ask(partial(_settle_tree, listed=listed, session=session))
-            wanted = _wanted(rows, listed)
-            orphans = await session.ask(_orphans)
-            held: list[Look] = []
-            if wanted or orphans:
-                await look_into(connection, wanted, on_look=held.append)
+        listed = await session.list_folders()
+        rows = await session.ask(partial(_settle_tree, listed=listed, session=session))
+        wanted = _wanted(rows, listed)
+        orphans = await session.ask(_orphans)
         if wanted or orphans:
-            await _learn(session, held, orphans, is_movers=standing.is_movers)
+            await _learn(session, await session.look_into(wanted), orphans, is_movers=standing.is_movers)
         return await session.ask(Mirror.standing)
 
 
-def _settle_tree(mirror: Mirror, *, listed: Sequence[Listed], session: "ImapSession") -> list[FolderRow]:
+def _settle_tree(mirror: Mirror, *, listed: Sequence[Listed], session: "MailSession") -> list[FolderRow]:
     """The mirror's folders, after the tree was brought up to the listing; blocking."""
     known = mirror.folders()
     naming = session.known_naming
@@ -102,7 +97,7 @@ def _wanted(rows: Sequence[FolderRow], listed: Sequence[Listed]) -> list[Wanted]
     return found
 
 
-async def _learn(session: "ImapSession", looks: Sequence[Look], orphans: Sequence[Located], *, is_movers: bool) -> None:
+async def _learn(session: "MailSession", looks: Sequence[Look], orphans: Sequence[Located], *, is_movers: bool) -> None:
     held: list[Difference] = []
     rows = 0
     for look in looks:
@@ -117,19 +112,16 @@ async def _learn(session: "ImapSession", looks: Sequence[Look], orphans: Sequenc
     await _put(session, held, orphans, is_movers=is_movers)
 
 
-async def _look_at_all(session: "ImapSession", folder_id: FolderId) -> Difference | None:
+async def _look_at_all(session: "MailSession", folder_id: FolderId) -> Difference | None:
     """What is known and what was told did not add up: the folder's whole list. None: it went meanwhile."""
     rows = await session.ask(Mirror.folders)
     (row,) = [row for row in rows if row.folder_id == folder_id]
-    held: list[Look] = []
-    wanted = Wanted(folder_id=folder_id, wire=row.wire, modseq=0)
-    async with session.connection() as connection:
-        await look_into(connection, [wanted], on_look=held.append)
+    held = await session.look_into([Wanted(folder_id=folder_id, wire=row.wire, modseq=0)])
     return await session.ask(partial(learned.compare, look=held[0])) if held else None
 
 
 async def _put(
-    session: "ImapSession", differences: Sequence[Difference], orphans: Sequence[Located], *, is_movers: bool
+    session: "MailSession", differences: Sequence[Difference], orphans: Sequence[Located], *, is_movers: bool
 ) -> None:
     pairs = await _pair(session, differences, orphans, is_movers=is_movers)
     late = await _late_copies(session, differences, pairs) if is_movers else []
@@ -145,7 +137,7 @@ async def _put(
 
 
 async def _pair(
-    session: "ImapSession", differences: Sequence[Difference], orphans: Sequence[Located], *, is_movers: bool
+    session: "MailSession", differences: Sequence[Difference], orphans: Sequence[Located], *, is_movers: bool
 ) -> dict[tuple[FolderId, int], ItemId]:
     """Which new message is which lost item, by content. Of equal copies any may be any."""
     lost: dict[tuple[int, FolderId | None], list[Located]] = defaultdict(list)
@@ -182,7 +174,7 @@ async def _pair(
 
 
 async def _late_copies(
-    session: "ImapSession", differences: Sequence[Difference], pairs: dict[tuple[FolderId, int], ItemId]
+    session: "MailSession", differences: Sequence[Difference], pairs: dict[tuple[FolderId, int], ItemId]
 ) -> list[tuple[FolderId, int]]:
     """New messages at a target that an intent, which had been found not to be there and was written again, brings
     after all: provably our own second copies."""
@@ -208,7 +200,7 @@ async def _late_copies(
     return late
 
 
-async def _look_closer(session: "ImapSession", doubted: Sequence[tuple[Located, Seen]]) -> None:
+async def _look_closer(session: "MailSession", doubted: Sequence[tuple[Located, Seen]]) -> None:
     """Items that the server lists with another size or date than were sent: read, and told apart."""
     by_folder: dict[FolderId, list[tuple[Located, Seen]]] = defaultdict(list)
     for located, seen in doubted:
@@ -234,13 +226,13 @@ def _verdict(located: Located, seen: Seen, content: bytes) -> str:
 
 
 async def _bodies(
-    session: "ImapSession", folder_id: FolderId, asked: Sequence[Seen]
+    session: "MailSession", folder_id: FolderId, asked: Sequence[Seen]
 ) -> AsyncIterator[tuple[int, bytes]]:
     """(uid, content) of these messages, a bounded batch at a time."""
     if not asked:
         return
     rows = await session.ask(Mirror.folders)
-    wire = next(row.wire for row in rows if row.folder_id == folder_id)
+    folder = next(row for row in rows if row.folder_id == folder_id)
     at = 0
     while at < len(asked):
         some: list[int] = []
@@ -249,8 +241,7 @@ async def _bodies(
             some.append(asked[at].uid)
             size += asked[at].size
             at += 1
-        async with session.connection() as connection:
-            read = await read_bodies(connection, wire, some)
+        read, _ = await session.read(folder, some)
         for uid, content in read.items():
             yield uid, content
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from moverq.endpoints.imap.wire import from_utf7, to_utf7
+from moverq.endpoints.mirrored.utf7 import from_utf7, to_utf7
 from moverq.model.change import INBOX
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")

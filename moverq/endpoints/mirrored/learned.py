@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import attrs
 
-from moverq.endpoints.imap.mirror import (
+from moverq.endpoints.mirrored.mirror import (
     STATE,
     FolderRow,
     Located,

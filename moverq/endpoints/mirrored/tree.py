@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import attrs
 
-from moverq.endpoints.imap.folder_names import Naming
-from moverq.endpoints.imap.listing import Listed
-from moverq.endpoints.imap.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.folder_names import Naming
+from moverq.endpoints.mirrored.listed import Listed
+from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.model.change import INBOX, NO_PROPERTIES, FolderState
 from moverq.model.ids import FolderId, new_id
 

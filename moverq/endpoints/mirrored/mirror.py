@@ -27,7 +27,7 @@ import apsw
 import attrs
 
 from moverq.endpoints.base import Guard, GuardMode, Home, MailboxAccount, MailboxSummary
-from moverq.endpoints.imap.schema import MIRROR_APPLICATION_ID, MIRROR_STEPS
+from moverq.endpoints.mirrored.schema import MIRROR_APPLICATION_ID, MIRROR_STEPS
 from moverq.errors import FeedTrimmed, NotFound, RequestRefused, StaleToken
 from moverq.flow.sqlite import bring_up, open_sqlite, transaction
 from moverq.model.change import (

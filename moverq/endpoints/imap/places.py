@@ -1,0 +1,104 @@
+"""The folders of a mailbox on an IMAP server: CREATE, RENAME, DELETE, SUBSCRIBE; repeated, each does no harm."""
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import attrs
+
+from moverq.endpoints.imap.connection import Connection, Refused, error_of, mailbox_word, words
+from moverq.endpoints.imap.wire import Response, number, pairs, quoted
+from moverq.endpoints.mirrored.mirror import FolderRow
+from moverq.endpoints.mirrored.session import Places
+from moverq.errors import MoveError
+from moverq.model.change import FolderState
+
+
+@attrs.frozen
+class ImapPlaces:
+    """`Places`, by one connection."""
+
+    connection: Connection
+
+    async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
+        if wire == b"INBOX":
+            return None
+        use = b""
+        if folder.special_use and self.connection.has(b"CREATE-SPECIAL-USE"):
+            use = b" (USE (" + folder.special_use.encode() + b"))"
+        for extra in (use, b"") if use else (b"",):
+            try:
+                await self.connection.run(b"CREATE ", mailbox_word(wire), extra)
+                return None
+            except Refused as refused:
+                if refused.answer.code == b"ALREADYEXISTS" or await self._exists(wire):
+                    return None
+                last = refused
+        return self._error(last, doing=f"make folder {folder.name!r}")
+
+    async def rename(self, folder: FolderRow, wire: bytes) -> MoveError | None:
+        try:
+            await self.connection.run(b"RENAME ", mailbox_word(folder.wire), b" ", mailbox_word(wire))
+        except Refused as refused:
+            # Done before a crash, and not noted?
+            if not await self._exists(folder.wire) and await self._exists(wire):
+                return None
+            return self._error(refused, doing=f"rename folder {folder.state.name!r}")
+        return None
+
+    async def look(self, folder: FolderRow) -> tuple[int, int]:
+        try:
+            found = await self._status(folder.wire, b"UIDVALIDITY UIDNEXT")
+        except Refused as refused:
+            raise self._error(refused, doing=f"look at folder {folder.state.name!r}") from refused
+        return number(found.get(b"UIDVALIDITY", 0)), number(found.get(b"UIDNEXT", 1))
+
+    async def subscribe(self, wire: bytes, wanted: bool) -> None:
+        try:
+            await self.connection.run(b"SUBSCRIBE " if wanted else b"UNSUBSCRIBE ", mailbox_word(wire))
+        except Refused:
+            return  # some servers refuse to unsubscribe what is not subscribed; nothing depends on it
+
+    async def delete(self, folder: FolderRow) -> bool:
+        try:
+            found = await self._status(folder.wire, b"MESSAGES")
+        except Refused:
+            return True
+        if number(found.get(b"MESSAGES", 0)):
+            return False
+        with suppress(Refused):
+            await self.connection.run(b"UNSUBSCRIBE ", mailbox_word(folder.wire))
+        try:
+            await self.connection.run(b"DELETE ", mailbox_word(folder.wire))
+        except Refused as refused:
+            if await self._exists(folder.wire):
+                doing = f"delete folder {folder.state.name!r} ({quoted(folder.wire)!r})"
+                raise self._error(refused, doing=doing) from refused
+        return True
+
+    async def _exists(self, wire: bytes) -> bool:
+        try:
+            await self._status(wire, b"UIDNEXT")
+        except Refused:
+            return False
+        return True
+
+    async def _status(self, wire: bytes, asked: bytes) -> dict[bytes, object]:
+        """Raises `Refused`."""
+        found: dict[bytes, object] = {}
+
+        def take(response: Response) -> None:
+            said = words(response)
+            if bytes(said[0]).upper() == b"STATUS":
+                found.update(pairs(said[2]))
+
+        await self.connection.run(b"STATUS ", mailbox_word(wire), b" (" + asked + b")", take=take)
+        return found
+
+    def _error(self, refused: Refused, *, doing: str) -> MoveError:
+        error = error_of(self.connection.endpoint, refused, doing=doing)
+        error.__cause__ = refused
+        return error
+
+
+if TYPE_CHECKING:
+    _is_places: type[Places] = ImapPlaces

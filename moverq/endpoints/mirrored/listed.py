@@ -1,0 +1,29 @@
+"""What a mail system says of its folders, as values: `Listed` is told, `Wanted` is asked."""
+
+import attrs
+
+from moverq.model.ids import FolderId
+
+
+@attrs.define(kw_only=True)
+class Listed:
+    """A folder as its mail system lists it. The numbers are those of IMAP, or mean what they mean there."""
+
+    wire: bytes
+    selectable: bool = True
+    special_use: str = ""
+    subscribed: bool = False
+    mailbox_object: bytes = b""
+    validity: int | None = None
+    uidnext: int = 0
+    modseq: int = 0
+    items: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Wanted:
+    """A folder to look into, and up to where it is known. `modseq` 0: look at everything."""
+
+    folder_id: FolderId
+    wire: bytes
+    modseq: int

@@ -1,0 +1,180 @@
+"""What a kind of mail system does for its mirrored mailboxes: `MailSession`, and the mirror's file that each has."""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import trio
+
+from moverq.endpoints.mirrored.folder_names import Naming
+from moverq.endpoints.mirrored.intents import Merged
+from moverq.endpoints.mirrored.learned import Look
+from moverq.endpoints.mirrored.listed import Listed, Wanted
+from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.errors import MoveError
+from moverq.flow.offload import Offload
+from moverq.model.change import BadItem, FolderState
+from moverq.model.ids import InstanceId
+
+T = TypeVar("T")
+
+
+class Places(Protocol):
+    """The folders of a mailbox, where they are: what `folder_steps` asks for. Each is repeated without harm."""
+
+    async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
+        """The folder is there under this name; or why it cannot be, to raise if no other name will do."""
+        ...
+
+    async def rename(self, folder: FolderRow, wire: bytes) -> MoveError | None:
+        """The folder, with all below it, has this name; or why it cannot have it."""
+        ...
+
+    async def look(self, folder: FolderRow) -> tuple[int, int]:
+        """(UIDVALIDITY, UIDNEXT) as they are now."""
+        ...
+
+    async def subscribe(self, wire: bytes, wanted: bool) -> None: ...
+
+    async def delete(self, folder: FolderRow) -> bool:
+        """The folder is gone. False: it holds messages, so it stays."""
+        ...
+
+
+class MailSession(Protocol):
+    """One mailbox in its mail system, in this process. Whatever it raises is a `MoveError`."""
+
+    name: str
+    """The database's."""
+    instance: InstanceId
+    kind: str
+    """For preflight and report."""
+    lock_command: Sequence[str]
+    release_command: Sequence[str]
+    """The fence, where there is one: see `hooks`."""
+    refreshing: trio.Lock
+    intents: set[int]
+    """Of writes that are at work in this process now; any other intent is in doubt."""
+    bytes_max: int
+    """Of bodies held at a time."""
+    can_move: bool
+    """Messages can be moved between folders there, and it is told what they are called then."""
+    item_bytes_max: int | None
+    known_naming: Naming
+
+    # ---- the mirror
+
+    def intending(self) -> AbstractContextManager[int]:
+        """The number of an intent that is at work here as long as the body runs."""
+        ...
+
+    async def ask(self, question: Callable[[Mirror], T]) -> T:
+        """What the mirror answers; the one way to it. Raises `NotFound` where there is none."""
+        ...
+
+    async def make(self, make: Callable[[Path], Mirror]) -> None:
+        """The mirror is there, as `make` makes it."""
+        ...
+
+    async def destroy(self) -> None:
+        """The mirror is gone."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+    # ---- what is there
+
+    async def greet(self) -> None:
+        """What the mail system can do is known."""
+        ...
+
+    async def list_folders(self) -> Sequence[Listed]: ...
+
+    async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
+        """A look each; a folder that went meanwhile is left out."""
+        ...
+
+    async def read(self, folder: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
+        """The bytes by UID, and of those that are there and cannot be read why. In neither: gone."""
+        ...
+
+    # ---- what is wanted there
+
+    def places(self) -> AbstractAsyncContextManager[Places]: ...
+
+    async def append_all(self, merged: Merged, token: int) -> tuple[BadItem, ...]:
+        """Every message of an intent that is at work is there and has its place in the mirror, but for those that were
+        refused. Cancelled, or an error: the intent is in doubt."""
+        ...
+
+    async def settle(self) -> None:
+        """No intent is in doubt: what it would have brought was looked for, and found or not."""
+        ...
+
+    async def work_off(self) -> None:
+        """Nothing is due: places, flags and expunges are there what the mirror wants."""
+        ...
+
+
+class MirrorFile:
+    """A mailbox's mirror, opened when it is first asked, and the intents that are at work on it in this process."""
+
+    def __init__(self, path: Path, instance: InstanceId, offload: Offload) -> None:
+        self.path = path
+        self.instance = instance
+        self.intents: set[int] = set()
+        self._offload = offload
+        self._mirror: Mirror | None = None
+
+    def __repr__(self) -> str:
+        return f"<MirrorFile {self.path.name} {'open' if self._mirror is not None else 'closed'}>"
+
+    @contextmanager
+    def intending(self) -> Iterator[int]:
+        """The number of an intent that is at work here as long as the body runs. Chosen, and known as ours, before the
+        mirror has anything of it: whoever looks for what is in doubt meanwhile leaves it alone."""
+        intent = 1 + secrets.randbits(62)
+        self.intents.add(intent)
+        try:
+            yield intent
+        finally:
+            self.intents.discard(intent)
+
+    async def ask(self, question: Callable[[Mirror], T]) -> T:
+        """What the mirror answers; the one way to it. Raises `NotFound` where there is none."""
+
+        def run() -> T:
+            if self._mirror is None:
+                self._mirror = Mirror.open(self.path, self.instance)
+            return question(self._mirror)
+
+        return await self._offload(run)
+
+    async def make(self, make: Callable[[Path], Mirror]) -> None:
+        """The mirror is there, as `make` makes it."""
+
+        def run() -> None:
+            if self._mirror is None:
+                self._mirror = make(self.path)
+
+        await self._offload(run)
+
+    async def destroy(self) -> None:
+        """The mirror is gone."""
+
+        def run() -> None:
+            self._close()
+            for suffix in ("", "-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+        await self._offload(run)
+
+    async def aclose(self) -> None:
+        await self._offload(self._close)
+
+    def _close(self) -> None:
+        if self._mirror is not None:
+            self._mirror.close()
+            self._mirror = None
