@@ -2,16 +2,19 @@
 
     session.use(verb) ──▶ register (cached) ──▶ database ──▶ verb
           ▲                                            │ MailboxMoved, gone: read the register again, go there
-          └────────────────────────────────────────────┤ MailboxLocked: wait for the guard to turn, look again
+          └────────────────────────────────────────────┤ MailboxLocked: read the guard, then the register; wait for
+                                                       │ the guard's next turn, look again
                                                        └ answer
 
 A verb is tried again only where the store *refused* it, so nothing happened; a verb whose outcome is unknown
-(`EndpointBroken`, a cancelled call) is never repeated here. How long a locked mailbox may keep a caller waiting is the
+(`EndpointBroken`, a cancelled call) is never repeated here, and the next one looks for the database anew: it may have
+been opened again. How long a locked mailbox may keep a caller waiting is the
 caller's to say: `with trio.fail_after(30)`, or `lock_wait_s` where a verb that has begun shall not be cut.
 """
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import attrs
@@ -20,7 +23,7 @@ import trio
 from moverq.directory.directory import Directory, Recipient
 from moverq.endpoints import store as stores
 from moverq.endpoints.base import Home
-from moverq.errors import MailboxLocked, MailboxMoved, NotFound
+from moverq.errors import EndpointBroken, EndpointUnavailable, MailboxLocked, MailboxMoved, NotFound
 
 T = TypeVar("T")
 
@@ -75,16 +78,21 @@ class Session:
                 with stores.translated(place.home.database):
                     return await verb(place)
             except MailboxLocked:
-                if not await self._has_moved(place):
-                    if trio.current_time() >= deadline:
-                        raise
-                    self.waits += 1
-                    with trio.move_on_at(deadline):
-                        await self._wait_turn(place)
+                head = await self._head_while_closed(place)
+                if head is None or await self._has_moved(place):
+                    continue  # the guard has turned since, or the mailbox lives elsewhere: the verb will be told
+                if trio.current_time() >= deadline:
+                    raise
+                self.waits += 1
+                with trio.move_on_at(deadline):
+                    await self._wait_turn(place, head)
             except (MailboxMoved, NotFound):
                 hops += 1
                 if hops > HOPS_MAX or not await self._has_moved(place):
                     raise
+            except (EndpointBroken, EndpointUnavailable):
+                self._place = None
+                raise
 
     async def place(self) -> Place:
         """Where the mailbox is now, by the directory."""
@@ -104,9 +112,21 @@ class Session:
         """Does the register name another home than this one? Goes there, if so."""
         return (await self._find()).home != place.home
 
-    async def _wait_turn(self, place: Place) -> None:
-        """The guard has turned since the refusal. Each turn is a change; mode and head are read as of one moment."""
-        with stores.translated(place.home.database):
-            info = await place.database.info(place.mailbox.instance)
-            if not stores.is_open(info):
-                await place.database.wait_change(place.mailbox.instance, after=info.head)
+    async def _head_while_closed(self, place: Place) -> int | None:
+        """The head of an instance that refuses clients for now, of one moment with its mode. None: it does so no more.
+
+        To be read *before* the register. Each turn of a guard is a change. So if the register still names this place
+        afterwards, the turn that ends the refusal is a change after this head. Read in the other order, or waited for
+        once the instance is retired, there may be no further change, and the wait would never end.
+        """
+        try:
+            with stores.translated(place.home.database):
+                info = await place.database.info(place.mailbox.instance)
+        except NotFound:
+            return None
+        return info.head if stores.is_closed(info) else None
+
+    async def _wait_turn(self, place: Place, head: int) -> None:
+        """The guard may have turned since the instance was at `head`, or the instance is gone."""
+        with suppress(NotFound), stores.translated(place.home.database):
+            await place.database.wait_change(place.mailbox.instance, after=head)

@@ -136,9 +136,9 @@ def store_instance(instance: InstanceId) -> store.InstanceId:
     return store.InstanceId(instance)
 
 
-def is_open(info: store.MailboxInfo) -> bool:
-    """May clients write to this instance?"""
-    return info.mode is store.Mode.OPEN
+def is_closed(info: store.MailboxInfo) -> bool:
+    """Are clients refused for now, without being sent elsewhere?"""
+    return info.keep_until_ms is None and info.mode in (store.Mode.LOCKED, store.Mode.SEALED)
 
 
 def guard_of(info: store.MailboxInfo) -> Guard:

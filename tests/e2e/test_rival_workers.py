@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from moverq.model.ids import RequestId
+from moverq.model.report import EntryKind
 from moverq.root import Root, init_root, open_root
 from tests.e2e.actors import ADDRESS
 from tests.e2e.test_killed_workers import actor, check, fill, started, until
@@ -82,12 +83,16 @@ async def fight(
         sleeper.send_signal(signal.SIGCONT)
         await trio.sleep(rng.uniform(0, 0.05))
     shown = await root.move_show(request)
+    failures: list[str] = []
 
     async def completed() -> bool:
-        nonlocal shown
+        nonlocal shown, failures
         shown = await root.move_show(request)
+        failures = [entry.text for entry in (await root.report(request)).of(EntryKind.FAILURE)]
         assert shown.status != "Failed", shown.message
+        if shown.status_detail == "TransientFailure":
+            await root.resume(request)  # on a loaded machine the third lock past its budget is followed by minutes
         return shown.status == "Completed"
 
-    await until(lambda: f"the move to be completed: {shown}", completed, 120)
+    await until(lambda: f"the move to be completed: {shown}; it failed by {failures}", completed, 120)
     assert [worker.poll() for worker in workers] == [None, None], "a worker died of the fight"
