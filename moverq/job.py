@@ -38,7 +38,7 @@ from moverq.model.ids import RequestId
 from moverq.model.progress import Progress
 from moverq.model.report import EntryKind, ReportEntry
 from moverq.model.request import Status, SyncStage
-from moverq.model.standing import Change, Standing
+from moverq.model.standing import Change, Standing, Wishes
 from moverq.model.status_detail import StatusDetail
 from moverq.phases.abort import abort, unlock_source
 from moverq.phases.attempt import Attempt
@@ -72,6 +72,8 @@ class Job:
     """It ended because a higher token was seen."""
     _token: int | None = attrs.field(default=None, init=False)
     """The last one that took the ledger over."""
+    _heard: Wishes | None = attrs.field(default=None, init=False)
+    """What the operator wanted when this was last looked at: waiting is cut short by what is new alone."""
 
     def __repr__(self) -> str:
         return f"<Job {self.request_id[:8]} {self.tenure!r}>"
@@ -100,6 +102,7 @@ class Job:
                         await advance(tenure)
                         return
                     seconds = await self._act(tenure, todo)
+                    self._heard = tenure.standing.wishes
                 finally:
                     with trio.move_on_after(1, shield=True):
                         await tenure.item_map.close()
@@ -130,6 +133,7 @@ class Job:
         """A new tenure: the token is ours everywhere, the register settled, the source given back if it was locked."""
         ledger, directory = self.tools.ledger, self.tools.directory
         standing = await ledger.get(self.request_id)
+        self._heard = standing.wishes
         request = standing.request
         token = await directory.take_token(request.mailbox_id)
         standing = await ledger.take_over(self.request_id, token)
@@ -225,7 +229,7 @@ class Job:
             taken_wishes=("retry",),
         )
         await t.show_status()
-        return None
+        return delay if t.standing.wishes.remove and not self.tools.drain else None
 
     async def _note_unsettled(self, errors: tuple[Exception, ...]) -> bool:
         """What keeps this move from being settled is in its row. False: there is no next try.
@@ -242,7 +246,8 @@ class Job:
         )
         try:
             # Where not even a token could be taken, the row still has its last one, and a word is said under that.
-            token = self._token if self._token is not None else (await ledger.get(self.request_id)).token
+            standing = await ledger.get(self.request_id)
+            token = self._token if self._token is not None else standing.token
             facts = await ledger.facts(self.request_id)
             hopeless = max(_remedy(error) for error in errors) >= Remedy.OPERATOR and not facts.has(Committed)
             change = Change(
@@ -253,8 +258,9 @@ class Job:
             await ledger.write(self.request_id, token, entries=(entry,), change=change)
         except MoveError as error:
             return _remedy(error) is not Remedy.STOP  # a ledger that cannot be written now is tried again, too
-        looked_after_later = self.tools.drain and facts.has(CleanedUp)
-        return not hopeless and not looked_after_later
+        if self.tools.drain and (hopeless or facts.has(CleanedUp)):
+            return False
+        return not hopeless or standing.wishes.remove
 
     async def _leave(self, reason: Reason) -> None:
         """At a safe point: what an operator wanted it for is done."""
@@ -279,7 +285,7 @@ class Job:
                 await t.item_map.close()
 
     async def _wait(self, seconds: float) -> bool:
-        """The backoff is over, or an operator cut it short. False: the service stops."""
+        """The backoff is over, or a new wish of an operator cut it short. False: the service stops."""
         self.waiting = True
         try:
             until = trio.current_time() + seconds
@@ -293,13 +299,13 @@ class Job:
             self.waiting = False
 
     async def _is_wanted(self) -> bool:
-        """Does an operator cut the wait short? A request that is gone is looked at again at once, and a ledger that
-        cannot be read now is asked later."""
+        """Does an operator cut the wait short? A wish that has been tried and cannot be met now waits like the rest. A
+        request that is gone is looked at again at once, and a ledger that cannot be read now is asked later."""
         try:
             wishes = (await self.tools.ledger.get(self.request_id)).wishes
         except MoveError as error:
             return _remedy(error) is Remedy.STOP
-        return wishes.remove or wishes.suspend or wishes.retry
+        return wishes != self._heard and (wishes.remove or wishes.suspend or wishes.retry)
 
     def _delay_s(self, tries: int) -> float:
         limits = self.tools.limits

@@ -14,6 +14,9 @@ from moverq.model.facts import CleanedUp, OfflineLocked, PurgeAllowed
 from moverq.phases.clean_up import clean_up
 from moverq.phases.tenure import Tenure
 
+NOT_KEPT = 0
+"""What never was a mailbox's home has no retention. A date of now would need a clock that never falls back."""
+
 
 async def abort(t: Tenure) -> None:
     """The request is gone, and all that it made but a committed target.
@@ -62,5 +65,5 @@ async def _drop_target(t: Tenure) -> None:
             return
     except NotFound:
         return
-    await t.target.remove(t.token, keep_until_ms=t.now_ms())
+    await t.target.remove(t.token, keep_until_ms=NOT_KEPT)
     await t.target.purge(t.token)

@@ -1,13 +1,16 @@
 """The worker: many requests, its limits, stopping, and operators who speak while it runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
 
 from moverq import moves
 from moverq.endpoints.base import Home
 from moverq.endpoints.memory import MemoryEndpoint
+from moverq.errors import EndpointBroken, EndpointUnavailable, MoveError, NotFound, RequestRefused
 from moverq.flow.file_lock import FileLock
 from moverq.model.ids import MailboxId
 from tests.support.move_world import ADDRESS, SMALL, World, fill
@@ -124,3 +127,62 @@ async def test_a_move_another_worker_has_is_left_alone(tmp_path: Path, autojump_
     held.release()
     await (await engine.service()).run(drain=True)
     assert (await moves.get(ledger, request_id)).status == "Completed"
+
+
+@pytest.mark.parametrize("at", ["DB2.claim:before", "DB2.purge:before", "DB2.remove:before"])
+@pytest.mark.parametrize(
+    "error", [EndpointUnavailable, EndpointBroken, lambda endpoint, why: RequestRefused(why=f"{endpoint}: {why}")]
+)
+async def test_what_an_operator_wants_and_cannot_be_done_now_is_tried_now_and_then(
+    tmp_path: Path, autojump_clock: object, at: str, error: Callable[..., MoveError]
+) -> None:
+    """A wish stays until it is met: a worker that takes it for news each time would try without a pause."""
+    world = await World.make(tmp_path)
+    await fill(world)
+    refusing = True
+
+    async def step(name: str) -> None:
+        if refusing and name == at:
+            raise error(endpoint="DB2", why="not now")
+
+    engine = world.engine(step=step)
+    ledger = await engine.ledger()
+    service = await engine.service()
+    standing = await moves.new_move(ledger, engine.directory, ADDRESS, "DB2", suspend_when_ready_to_complete=True)
+    request_id = standing.request.request_id
+    refusing = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        await trio.sleep(60)
+        refusing = True
+        before = (await ledger.get(request_id)).token
+        await moves.remove(ledger, request_id)
+        await trio.sleep(30)
+        tries = (await ledger.get(request_id)).token - before
+        assert 2 <= tries <= 3 * 30 / SMALL.retry_delay_s
+        refusing = False
+        await trio.sleep(2 * SMALL.retry_delay_max_s)
+        with pytest.raises(NotFound):
+            await ledger.get(request_id)
+        service.stop()
+    await world.check_safe(at_rest=True)
+
+
+async def test_a_clock_that_falls_back_does_not_keep_what_never_was_a_home(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    world = await World.make(tmp_path)
+    await fill(world)
+
+    async def step(name: str) -> None:
+        if name == "DB2.remove:after":
+            world.now -= 3 * 3_600_000
+
+    engine = world.engine(step=step)
+    ledger = await engine.ledger()
+    standing = await moves.new_move(ledger, engine.directory, ADDRESS, "DB2", suspend_when_ready_to_complete=True)
+    await (await engine.service()).run(drain=True)
+    await moves.remove(ledger, standing.request.request_id)
+    await (await engine.service()).run(drain=True)
+    assert not world.databases["DB2"].instances
+    assert not await moves.list_moves(ledger)
