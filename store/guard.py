@@ -65,12 +65,13 @@ def make(draft: Draft, mailbox_id: MailboxId, *, mode: Mode, token: int) -> None
     claim(draft, token)
 
 
-def claim(draft: Draft, token: int) -> None:
-    """Every lower token is stale from now on; the mode stays."""
+def claim(draft: Draft, token: int) -> MailboxInfo:
+    """Every lower token is stale from now on; the mode stays. Returns the mailbox as it is with that."""
     info = draft.info
     require_token(info, token)
     if token > info.token:
         draft.records.append(GuardSet(info.instance, info.mode, token, info.home, 0))
+    return info._replace(token=token)
 
 
 def _move(draft: Draft, token: int, *, allowed: tuple[Mode, ...], to: Mode, home: str = "") -> int:

@@ -15,7 +15,7 @@ import attrs
 
 from store import guard
 from store.catalogue import queries
-from store.catalogue.queries import FolderInfo
+from store.catalogue.queries import FolderInfo, MailboxInfo
 from store.commit import Committer, Draft, Proposal
 from store.errors import NoSuchFolder, Refused, StoreError
 from store.guard import require_mover
@@ -98,8 +98,9 @@ class Mover:
         """An empty sealed instance is there; one that was made before is claimed."""
         await self._do(lambda draft: guard.make(draft, mailbox_id, mode=Mode.SEALED, token=token))
 
-    async def claim(self, token: int) -> None:
-        await self._do(lambda draft: guard.claim(draft, token))
+    async def claim(self, token: int) -> MailboxInfo:
+        """Every lower token is stale from now on; returns the mailbox as it is with that."""
+        return await self._committer.submit(Proposal(self.instance, lambda draft: guard.claim(draft, token)))
 
     async def lock(self, token: int) -> int:
         """No client write is accepted from now on; returns the lock's own modseq."""

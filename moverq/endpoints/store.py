@@ -360,8 +360,7 @@ class StoreMailbox:
 
     async def claim(self, token: int) -> Guard:
         with translated(self.database_name):
-            await self._mover.claim(token)
-        return await self.guard()
+            return guard_of(await self._mover.claim(token))
 
     async def lock(self, token: int) -> Watermark:
         with translated(self.database_name):
