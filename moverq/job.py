@@ -136,9 +136,8 @@ class Job:
         self._heard = standing.wishes
         request = standing.request
         token = await directory.take_token(request.mailbox_id)
-        standing = await ledger.take_over(self.request_id, token)
+        standing, facts = await ledger.take_over(self.request_id, token)
         self._token = token
-        facts = await ledger.facts(self.request_id)
         from_end, to_end = await self.endpoints(request.source.database), await self.endpoints(request.target_database)
         source, target = from_end.source(request.source.instance), to_end.target(request.target_instance)
         if owns_sides(standing, facts):
@@ -287,6 +286,7 @@ class Job:
     async def _wait(self, seconds: float) -> bool:
         """The backoff is over, or a new wish of an operator cut it short. False: the service stops."""
         self.waiting = True
+        self.tools.freed.ring()
         try:
             until = trio.current_time() + seconds
             while not self.tools.stopping.is_set() and (left := until - trio.current_time()) > 0:
@@ -343,13 +343,13 @@ async def advance(t: Tenure) -> None:
 
 async def _to_the_commit(t: Tenure) -> Attempt:
     await t.safe_point()
-    if t.standing.status is not Status.IN_PROGRESS or t.standing.wishes.retry:
-        await t.write(status=Status.IN_PROGRESS, taken_wishes=("retry",), message="")
-    if t.facts.has(Differed):
-        await reseed(t)
     if not t.facts.has(Preflighted):
         await preflight(t)
         await t.safe_point()
+    elif t.standing.status is not Status.IN_PROGRESS or t.standing.wishes.retry:
+        await t.write(status=Status.IN_PROGRESS, taken_wishes=("retry",), message="")
+    if t.facts.has(Differed):
+        await reseed(t)
     if not t.facts.has(TargetMade):
         await create_target(t)
     if t.facts.need(Preflighted).offline:

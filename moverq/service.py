@@ -1,7 +1,7 @@
 """The worker: takes requests from the ledger and runs their jobs until it is told to stop.
 
     run ─┬─ jobs nursery     one task a move job; a job's errors stay with its request
-         └─ intake nursery   one task: the ledger changed, a job ended, a date came → what starts now?
+         └─ intake nursery   one task: somebody asked, a place is free, a date came → what starts now?
 
 `stop` ends the intake and asks every job to leave at its next safe point; what the deadline cuts short goes on from
 the ledger at the next start. So does all that a killed worker leaves: there is no state that lives only here.
@@ -18,7 +18,6 @@ import trio
 
 from moverq.directory.directory import Directory
 from moverq.flow.backoff import wait_first
-from moverq.flow.bell import Bell
 from moverq.flow.byte_budget import ByteBudget
 from moverq.flow.file_lock import FileLock
 from moverq.flow.offload import Offload
@@ -32,7 +31,9 @@ from moverq.phases.tenure import OnProgress, Tools
 from moverq.queue import choose_requests, next_date_ms
 
 INTAKE_INTERVAL_S = 0.05
-"""Between two looks at the ledger: every write of every job rings, one look answers many."""
+"""Between two looks at the ledger at least: one look answers many who rang."""
+INTAKE_SHARE = 0.1
+"""Of the time, at most, goes into looking: with thousands of requests a look takes a while."""
 ELSEWHERE_S = 1.0
 """Between two looks while another worker has a move: its death writes nothing, only the file lock tells of it."""
 
@@ -68,7 +69,6 @@ class Service:
         self._resting: set[RequestId] = set()
         self._elsewhere = False
         """Another worker had one of the moves, as of the last look."""
-        self._ended = Bell()
         self.waiting: dict[RequestId, str] = {}
         """Why requests that could run are not run now, as of the last look."""
 
@@ -110,7 +110,8 @@ class Service:
 
     async def _take_in(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> None:
         while True:
-            changed, ended = self._ledger.version, self._ended.version
+            begun = trio.current_time()
+            asked, freed = self._ledger.asked, tools.freed.version
             due = [standing for standing in await self._ledger.due() if self._only is None or self._only(standing)]
             self._tell(due)
             choice = choose_requests(
@@ -121,6 +122,7 @@ class Service:
                 now_ms=self._ledger.now_ms(),
                 limits=self._limits,
             )
+            looked_s = trio.current_time() - begun
             self.waiting = dict(choice.waiting)
             self._elsewhere = False
             for request_id in choice.start:
@@ -129,13 +131,13 @@ class Service:
                 intake.cancel()
                 return
             await wait_first(
-                partial(self._ledger.wait_changed, changed),
-                partial(self._ended.wait, ended),
+                partial(self._ledger.wait_asked, asked),
+                partial(tools.freed.wait, freed),
                 at_most_s=self._rest_s(due),
             )
             if not tools.drain:
                 self._resting.clear()
-            await trio.sleep(INTAKE_INTERVAL_S)
+            await trio.sleep(max(INTAKE_INTERVAL_S, looked_s / INTAKE_SHARE))
 
     async def _start(self, request_id: RequestId, jobs: trio.Nursery, tools: Tools) -> None:
         lock = FileLock(self._ledger.lock_path(request_id))
@@ -155,7 +157,7 @@ class Service:
             del self._jobs[job.request_id]
             if not job.was_taken_over:
                 self._resting.add(job.request_id)
-            self._ended.ring()
+            job.tools.freed.ring()
 
     def _tell(self, due: list[Standing]) -> None:
         """Jobs whose request an operator has changed look at it."""

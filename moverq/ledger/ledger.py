@@ -15,6 +15,7 @@ What always holds: a request's token only rises. A fact is one row per kind. Eve
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ import attrs
 import trio
 
 from moverq.errors import NotFound, RequestRefused, StaleToken
+from moverq.flow.backoff import wait_first
+from moverq.flow.bell import Bell
 from moverq.flow.folders import make_folder, sync_folder
 from moverq.flow.group_commit import GroupCommit
 from moverq.flow.offload import Offload
@@ -45,6 +48,8 @@ _COLUMNS = (
     "request, token, status, detail, stage, since_ms, updated_ms, percent, message, next_try_ms, counters, progress, "
     "wish_suspend, wish_retry, wish_complete, wish_finish, wish_remove, superseded_by"
 )
+WATCH_MS = 50
+"""Between two looks for other processes' writes, while somebody waits: a worker takes in no more often."""
 _WISHES = ("suspend", "retry", "complete", "finish", "remove")
 
 
@@ -63,9 +68,8 @@ class Ledger:
         self._commit = GroupCommit(connection, self._offload)
         self._codec = Codec()
         self._watcher: Watcher | None = None
-        self._watching: apsw.Connection | None = None
-        self._changes = 0
-        self._changed = trio.Event()
+        self._written = Bell()
+        self._asked = Bell()
 
     def __repr__(self) -> str:
         return f"<Ledger {self.root}>"
@@ -95,17 +99,12 @@ class Ledger:
 
         ledger = cls(root, await offload(connect), make_offload=make_offload, now_ms=now_ms)
         if watch:
-            ledger._watching = await offload(lambda: open_sqlite(root / "ledger.sqlite", synchronous="FULL"))
-            ledger._watcher = Watcher(ledger._watching, make_offload())
+            # By the connection that writes, which does not take its own commits for somebody else's.
+            ledger._watcher = Watcher(ledger._db, ledger._offload, interval_ms=WATCH_MS)
         return ledger
 
     async def close(self) -> None:
-        def close() -> None:
-            self._db.close()
-            if self._watching is not None:
-                self._watching.close()
-
-        await self._offload(close)
+        await self._offload(self._db.close)
 
     # --- what everybody may read ------------------------------------------------------------------------------
 
@@ -158,13 +157,7 @@ class Ledger:
         return found[0] if found else None
 
     async def facts(self, request_id: RequestId) -> Facts:
-        sql = "SELECT kind, payload FROM facts WHERE request_id = ?"
-
-        def read() -> Facts:
-            found = [self._codec.unpack_fact(kind, payload) for kind, payload in self._db.execute(sql, (request_id,))]
-            return Facts().plus(*(fact for fact in found if fact is not None))
-
-        return await self._read(read)
+        return await self._read(lambda: self._facts(request_id))
 
     async def entries(self, request_id: RequestId) -> tuple[ReportEntry, ...]:
         """The report's entries, in the order they were written."""
@@ -181,16 +174,32 @@ class Ledger:
     @property
     def version(self) -> int:
         """Rises with every change seen; take it before reading, then `wait_changed`."""
-        return self._changes + (self._watcher.version if self._watcher is not None else 0)
+        return self._written.version + self._elsewhere
+
+    @property
+    def asked(self) -> int:
+        """Rises with every change seen but for what this process's own orchestrators write; then `wait_asked`."""
+        return self._asked.version + self._elsewhere
+
+    @property
+    def _elsewhere(self) -> int:
+        return self._watcher.version if self._watcher is not None else 0
 
     async def wait_changed(self, seen: int) -> None:
         """Return when the ledger may have changed since `version` was `seen`."""
+        await self._wait(self._written, seen)
+
+    async def wait_asked(self, seen: int) -> None:
+        """The same, of `asked`: an operator may have said something, or another process written."""
+        await self._wait(self._asked, seen)
+
+    async def _wait(self, own: Bell, seen: int) -> None:
         await trio.lowlevel.checkpoint()
-        if self._watcher is None:
-            while self.version == seen:
-                await self._changed.wait()
-        elif self.version == seen:
-            await self._watcher.wait_changed(self._watcher.version)
+        while own.version + self._elsewhere == seen:
+            waits: list[Callable[[], Awaitable[object]]] = [partial(own.wait, own.version)]
+            if self._watcher is not None:
+                waits.append(partial(self._watcher.wait_changed, self._watcher.version))
+            await wait_first(*waits)
 
     # --- operators --------------------------------------------------------------------------------------------
 
@@ -240,7 +249,7 @@ class Ledger:
             )
             return self._standing(request.request_id)
 
-        return await self._write(insert)
+        return await self._write(insert, asked=True)
 
     async def wish(self, request_id: RequestId, decide: Callable[[Standing], Mapping[str, bool]]) -> Standing:
         """Wishes are as `decide` says, given how the request stands at that moment. It may refuse by raising."""
@@ -251,7 +260,7 @@ class Ledger:
                 self._db.execute(f"UPDATE requests SET wish_{name} = ? WHERE request_id = ?", (value, request_id))
             return self._standing(request_id)
 
-        return await self._write(write)
+        return await self._write(write, asked=True)
 
     async def amend(self, request_id: RequestId, decide: Callable[[Standing], MoveRequest]) -> Standing:
         """What Set-MoveRequest may change of the request is changed."""
@@ -264,19 +273,22 @@ class Ledger:
             )
             return self._standing(request_id)
 
-        return await self._write(write)
+        return await self._write(write, asked=True)
 
     # --- the orchestrator -------------------------------------------------------------------------------------
 
-    async def take_over(self, request_id: RequestId, token: int) -> Standing:
-        """From now on every lower token's writes are refused. Raises `StaleToken` where a higher one was here."""
+    async def take_over(self, request_id: RequestId, token: int) -> tuple[Standing, Facts]:
+        """From now on every lower token's writes are refused; what the last holder of one left.
 
-        def write() -> Standing:
+        Raises `StaleToken` where a higher one was here.
+        """
+
+        def write() -> tuple[Standing, Facts]:
             self._db.execute(
                 "UPDATE requests SET token = ? WHERE request_id = ? AND token <= ?", (token, request_id, token)
             )
             self._check_turn(request_id, token)
-            return self._standing(request_id)
+            return self._standing(request_id), self._facts(request_id)
 
         return await self._write(write)
 
@@ -347,7 +359,7 @@ class Ledger:
             )
             self._db.execute("DELETE FROM requests WHERE request_id = ?", (request_id,))
 
-        await self._write(write)
+        await self._write(write, asked=True)
         await self.drop_map(request_id)
 
     def item_map(self, request_id: RequestId) -> ItemMap:
@@ -397,11 +409,11 @@ class Ledger:
 
         return await self._offload(ask)
 
-    async def _write(self, statements: Callable[[], T]) -> T:
+    async def _write(self, statements: Callable[[], T], *, asked: bool = False) -> T:
         answer = await self._effect("write", lambda: self._commit(statements))
-        self._changes += 1
-        self._changed.set()
-        self._changed = trio.Event()
+        self._written.ring()
+        if asked:
+            self._asked.ring()
         return answer
 
     async def _effect(self, _verb: str, effect: Callable[[], Awaitable[T]]) -> T:
@@ -423,6 +435,11 @@ class Ledger:
         if not rows:
             raise NotFound(kind="move request", name=request_id)
         return self._of_row(rows[0])
+
+    def _facts(self, request_id: RequestId) -> Facts:
+        rows: Iterable[Any] = self._db.execute("SELECT kind, payload FROM facts WHERE request_id = ?", (request_id,))
+        found = [self._codec.unpack_fact(kind, payload) for kind, payload in rows]
+        return Facts().plus(*(fact for fact in found if fact is not None))
 
     def _of_row(self, row: Sequence[Any]) -> Standing:
         return Standing(

@@ -58,23 +58,32 @@ class Carrier:
     """Folders the writer has; None: not looked yet."""
     _unfinished: bool = True
     """The writer may have folders, parked or unwanted, that a plan had to leave because items were in them."""
+    _tree: tuple[FolderState, ...] | None = None
+    """The folders that the map was last told of; None: not by this carrier."""
 
-    async def bring_tree(self, wanted: Sequence[FolderState]) -> None:
-        """The writer's folders are as `wanted`, but for unwanted ones that still hold items; and the map says so."""
-        await self._shape(wanted)
-        await self.item_map.record(self.token, hierarchy=wanted)
+    async def bring_tree(self, wanted: Sequence[FolderState], *, present: Sequence[FolderState] | None = None) -> bool:
+        """The writer's folders are as `wanted`, but for unwanted ones that still hold items; and the map says so.
+
+        `present`: the writer's folders, where they have just been read. False: they needed no step.
+        """
+        if present is None:
+            present = await self.writer.read_hierarchy()
+        taken = await self._shape(present, wanted)
+        if self._tree != tuple(wanted):
+            await self.item_map.record(self.token, hierarchy=wanted)
+            self._tree = tuple(wanted)
+        return taken
 
     async def finish_tree(self) -> None:
         """After the items of a batch: folders that had to wait for them go now."""
         if self._unfinished:
-            wanted = await self.item_map.hierarchy()
+            wanted = self._tree if self._tree is not None else await self.item_map.hierarchy()
             if wanted is not None:
-                await self._shape(wanted)
+                await self._shape(await self.writer.read_hierarchy(), wanted)
 
-    async def _shape(self, wanted: Sequence[FolderState]) -> None:
-        present = await self.writer.read_hierarchy()
+    async def _shape(self, present: Sequence[FolderState], wanted: Sequence[FolderState]) -> bool:
         steps = plan_hierarchy(present, wanted, occupied=frozenset())
-        if steps:  # which is rare: only now it matters what holds items
+        if any(step.kind is StepKind.REMOVE for step in steps):  # only then it matters what holds items
             steps = plan_hierarchy(present, wanted, occupied=await self.writer.occupied_folders())
         if steps:
             try:
@@ -88,6 +97,7 @@ class Carrier:
         have = {folder.folder_id for folder in present} - removed | {folder.folder_id for folder in wanted}
         self._folders = frozenset(have)
         self._unfinished = have != {folder.folder_id for folder in wanted}
+        return bool(steps)
 
     async def apply(self, batch: ChangeBatch) -> Carried:
         """The writer durably holds this batch, and the map says so. The watermark is the caller's to write."""
@@ -104,14 +114,15 @@ class Carrier:
             fetched += written
             bad += [*unreadable, *refused]
             bytes_ += sum(state.size for state in written)
-        await self.item_map.record(
-            self.token,
-            carried=[*(state for state in batch.items if state.item_id not in missing), *fetched],
-            bad=bad,
-            gone=batch.items_gone,
-            settings=batch.settings,
-            seen=self.generation,
-        )
+        if batch.items or batch.items_gone or batch.settings:
+            await self.item_map.record(
+                self.token,
+                carried=[*(state for state in batch.items if state.item_id not in missing), *fetched],
+                bad=bad,
+                gone=batch.items_gone,
+                settings=batch.settings,
+                seen=self.generation,
+            )
         if not batch.more:
             await self.finish_tree()
         return Carried(len(fetched), bytes_, batch.changes, tuple(bad))

@@ -73,12 +73,13 @@ async def clean_up(t: Tenure, attempt: Attempt | None) -> None:
         SyncStage.SOAK,
         CleanedUp(at_ms=now),
         SoakUntil(until_ms=now + int(t.request.soak_s * 1000)),
+        forget=(CommitIntent, LockIntent),
         status=Status.COMPLETED_WITH_WARNING if warned else Status.COMPLETED,
         entries=(done, t.entry(EntryKind.LINE, f"{t.request.address} lives at {t.register.home}.")),
         counters={**counters, "lock_ms": lock_ms} if lock_ms is not None else counters,
         message=f"the way back is kept open until the soak ends; taken back by `moverq move rollback {t.request_id}`",
+        taken_wishes=("complete", "retry"),
     )
-    await t.write(forget=(CommitIntent, LockIntent), taken_wishes=("complete", "retry"))
 
 
 async def _note_remarks(t: Tenure) -> None:

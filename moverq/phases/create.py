@@ -31,7 +31,7 @@ async def create_target(t: Tenure) -> None:
         await t.target.seal(t.token)
     else:
         await t.target.create(t.request.mailbox_id, t.token)
-    await t.write(TargetMade(fixed_ms=await rehearse(t)))
+    await t.enter(SyncStage.CREATING_INITIAL_SYNC_CHECKPOINT, TargetMade(fixed_ms=await rehearse(t)))
 
 
 async def create_checkpoint(t: Tenure) -> None:
@@ -48,7 +48,8 @@ async def create_checkpoint(t: Tenure) -> None:
         return
     watermark = await t.source.head()
     # A target that held items before this move (a rollback whose reverse feed was lost) must be swept afterwards.
-    await t.write(
+    await t.enter(
+        SyncStage.CREATING_FOLDER_HIERARCHY,
         SeedWatermark(watermark=watermark),
         SeedCursor(cursor=b"", done=False, swept=t.request.parent is None),
         FeedWatermark(watermark=watermark),
@@ -74,10 +75,9 @@ async def _inherit(t: Tenure) -> Watermark | None:
     parent = t.request.parent
     assert parent is not None
     try:
-        await t.ledger.take_over(parent, t.token)
+        _, facts = await t.ledger.take_over(parent, t.token)
     except NotFound:
         return None  # its record was removed: the old mailbox is compared in full
-    facts = await t.ledger.facts(parent)
     if facts.has(PurgeAllowed):
         raise RequestRefused(why="the old mailbox has been soft-deleted; move it there with an ordinary new move")
     reverse = facts.get(ReverseWatermark)

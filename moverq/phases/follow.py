@@ -12,16 +12,12 @@ from moverq.phases.tenure import Tenure
 
 
 def forward(t: Tenure) -> Carrier:
-    """Source to target, under this tenure's token."""
-    generation = t.facts.get(SeedWatermark)
-    return Carrier(
-        reader=t.source,
-        writer=t.target,
-        token=t.token,
-        item_map=t.item_map,
-        limits=t.limits,
-        generation=generation.generation if generation is not None else 1,
-    )
+    """Source to target, under this tenure's token: one for the whole tenure, since nobody else shapes the target."""
+    if t.carrier is None:
+        t.carrier = Carrier(reader=t.source, writer=t.target, token=t.token, item_map=t.item_map, limits=t.limits)
+    listed = t.facts.get(SeedWatermark)
+    t.carrier.generation = listed.generation if listed is not None else 1
+    return t.carrier
 
 
 async def note_bad(t: Tenure, bad: tuple[BadItem, ...]) -> tuple[ReportEntry, ...]:
@@ -60,7 +56,10 @@ async def drain(t: Tenure, carrier: Carrier, *, until: Watermark | None = None) 
             entries = await note_bad(t, carried.bad)
             if carried.bad or batch.items_gone:
                 counters["bad_items"] = await t.item_map.bad_count()
-            await t.write(FeedWatermark(watermark=batch.through), entries=entries, counters=counters)
+            if until is None or batch.more or entries:
+                await t.write(FeedWatermark(watermark=batch.through), entries=entries, counters=counters)
+            else:  # the mailbox is locked, and each write makes its user wait: this one goes with the commit intent
+                t.note(FeedWatermark(watermark=batch.through), counters=counters)
             applied += carried.changes
         if not batch.more:
             await carrier.finish_tree()

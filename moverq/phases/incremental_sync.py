@@ -122,6 +122,7 @@ async def _wait(t: Tenure, status: Status, message: str, until_ms: int | None) -
         detail = StatusDetail.AUTO_SUSPENDED if status is Status.AUTO_SUSPENDED else StatusDetail.INCREMENTAL_SYNC
         suspended = {"suspended_ms": t.now_ms()} if status is Status.AUTO_SUSPENDED else {}
         entry = t.entry(EntryKind.LINE, message[0].upper() + message[1:] + ".")
+        await t.publish(at_once=True)
         await t.write(
             status=status, detail=detail, message=message, next_try_ms=until_ms, counters=suspended, entries=(entry,)
         )
@@ -129,7 +130,7 @@ async def _wait(t: Tenure, status: Status, message: str, until_ms: int | None) -
     await t.safe_point()
     if _why_wait(t) is None:
         return
-    t.quiet = True
+    t.rest()
     if t.tools.drain:
         raise LeaveAtSafePoint(Reason.STOP)
     watermark = t.facts.need(FeedWatermark).watermark

@@ -21,7 +21,7 @@ async def preflight(t: Tenure) -> None:
         RequestRefused: with the reason, and what to do.
     """
     counters = {} if t.standing.counters.start_ms is not None else {"start_ms": t.now_ms()}
-    await t.enter(SyncStage.PREFLIGHT, status=Status.IN_PROGRESS, counters=counters)
+    await t.enter(SyncStage.PREFLIGHT, status=Status.IN_PROGRESS, counters=counters, taken_wishes=("retry",))
     if t.register.home != t.source_home:
         raise RequestRefused(
             why=f"{t.request.address} is at {t.register.home}, not at {t.source_home} where this move was to begin; "
@@ -43,7 +43,8 @@ async def preflight(t: Tenure) -> None:
     source, target = t.source.capabilities, t.target.capabilities
     costs = (*sentences(source, "source"), *sentences(target, "target"))
     offline = t.request.offline or not versions.online or not source.has_feed
-    await t.write(
+    await t.enter(
+        SyncStage.CREATING_MAILBOX,
         Preflighted(
             epoch=t.register.epoch,
             offline=offline,

@@ -19,7 +19,7 @@ async def rehearse(t: Tenure) -> float:
     begun = trio.current_time()
     await t.source.claim(t.token)
     await t.source.account()
-    await t.target.account()
+    stands_at = (await t.target.account()).head
     await t.item_map.account()
     await t.write(entries=(t.entry(EntryKind.LINE, "Rehearsing the final steps."),))
     await t.show_status()
@@ -33,5 +33,5 @@ async def rehearse(t: Tenure) -> float:
         raise RequestRefused(why=f"the target's guard did not keep token {t.token}; it says {guard.token}")
     if t.target.capabilities.has_feed:
         # The way back: the target can be followed from where it stands.
-        await t.target_as_source.read_feed(await t.target_as_source.head(), changes_max=1)
+        await t.target_as_source.read_feed(stands_at, changes_max=1)
     return took

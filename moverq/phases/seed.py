@@ -23,7 +23,7 @@ from moverq.model.change import ChangeBatch
 from moverq.model.facts import Differed, FeedWatermark, SeedCursor, SeedWatermark
 from moverq.model.ids import ItemId
 from moverq.model.progress import seeding_progress
-from moverq.model.report import EntryKind
+from moverq.model.report import EntryKind, ReportEntry
 from moverq.model.request import SyncStage
 from moverq.model.status_detail import percent_complete
 from moverq.phases.carry import Carrier, Put
@@ -39,9 +39,8 @@ async def create_hierarchy(t: Tenure) -> None:
 
 async def seed(t: Tenure) -> None:
     """Everything the listing had is durable at the target, and the cursor says so."""
-    await t.enter(SyncStage.LOADING_MESSAGES)
     summary = await t.source.summary()
-    await t.enter(SyncStage.COPYING_MESSAGES, counters={"mailbox_items": summary.items, "mailbox_bytes": summary.bytes})
+    await t.enter(SyncStage.LOADING_MESSAGES, counters={"mailbox_items": summary.items, "mailbox_bytes": summary.bytes})
     t.progress = attrs.evolve(t.progress, items_total=summary.items, bytes_total=summary.bytes)
     await retry_bad_items(t, forward(t))
     channel: ByteChannel[SeedPage] = ByteChannel(t.limits.seed_ahead_bytes_max)
@@ -135,6 +134,10 @@ async def _note(t: Tenure, carrier: Carrier, receive_put: trio.MemoryReceiveChan
         await putting.done.wait()
         assert putting.put is not None
         carried = await carrier.note(putting.put)
+        loaded: tuple[ReportEntry, ...] = ()
+        if t.standing.stage is not SyncStage.COPYING_MESSAGES:  # the first page is here
+            loaded = t.stage_over()
+            t.begin_stage(SyncStage.COPYING_MESSAGES)
         items, bytes_ = items + carried.items, bytes_ + carried.bytes
         counters = t.carried(items=carried.items, bytes_=carried.bytes)
         entries = await note_bad(t, carried.bad)
@@ -142,7 +145,8 @@ async def _note(t: Tenure, carrier: Carrier, receive_put: trio.MemoryReceiveChan
             counters["bad_items"] = await t.item_map.bad_count()
         await t.write(
             attrs.evolve(t.facts.need(SeedCursor), cursor=page.cursor, done=page.done),
-            entries=entries,
+            entries=(*loaded, *entries),
+            stage=SyncStage.COPYING_MESSAGES,
             counters=counters,
             percent=percent_complete(SyncStage.COPYING_MESSAGES, bytes_done=bytes_, bytes_total=t.progress.bytes_total),
         )

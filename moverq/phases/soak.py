@@ -35,7 +35,7 @@ async def soak(t: Tenure) -> bool:
         if t.standing.wishes.finish or t.now_ms() >= until_ms:
             return True
         await _carry_back(t, carrier)
-        t.quiet = True
+        t.rest()
         if t.tools.drain:
             raise LeaveAtSafePoint(Reason.STOP)
         left_s = max(0.0, (until_ms - t.now_ms()) / 1000)
@@ -58,9 +58,11 @@ async def _carry_back(t: Tenure, carrier: Carrier) -> None:
                 counters={"warnings": t.standing.counters.warnings + 1},
             )
             return
-        if batch.changes or batch.through != reverse.watermark:
+        if batch.changes:
             carried = await carrier.apply(batch)
             await t.write(ReverseWatermark(watermark=batch.through), entries=await note_bad(t, carried.bad))
+        elif batch.through != reverse.watermark:  # the opening itself, say: nothing to carry, nothing to lose
+            t.note(ReverseWatermark(watermark=batch.through))
         if not batch.more:
             return
         await t.safe_point()

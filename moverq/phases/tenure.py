@@ -32,6 +32,7 @@ from moverq.model.report import EntryKind, ReportEntry
 from moverq.model.request import MoveRequest, Status, SyncStage
 from moverq.model.standing import Change, Standing
 from moverq.model.status_detail import StatusDetail, percent_complete
+from moverq.phases.carry import Carrier
 
 OnProgress = Callable[[Progress], None]
 
@@ -66,6 +67,8 @@ class Tools:
     """Leave instead of waiting for an operator, a date or the end of a soak."""
     stopping: trio.Event = attrs.field(factory=trio.Event)
     """Set: every job leaves at its next safe point."""
+    freed: Bell = attrs.field(factory=Bell)
+    """Rung when a job has come to rest or has ended: another may have its place."""
 
     def now_ms(self) -> int:
         return self.ledger.now_ms()
@@ -89,12 +92,19 @@ class Tenure:
     progress: Progress
     bell: Bell
     """Rung when an operator's wishes may have changed."""
+    carrier: Carrier | None = None
+    """From source to target (`follow.forward`)."""
     quiet: bool = False
     """Waiting for changes, a date or an operator: the scheduler does not count it."""
     _stage_since_ms: int = 0
     _stage_items: int = 0
     _stage_bytes: int = 0
-    _published_at: float = -1e9
+    _published_at: float = attrs.field(factory=trio.current_time)
+    _noted_facts: tuple[Fact, ...] = ()
+    _noted_counters: Mapping[str, Any] = attrs.field(factory=dict)
+    _is_standing_fresh: bool = True
+    """Read, with the wishes in it, since the last safe point."""
+    _shown: MoveAttributes | None = None
 
     def __repr__(self) -> str:
         return f"<Tenure {self.request_id[:8]} token {self.token} {self.standing.stage.value}>"
@@ -130,6 +140,12 @@ class Tenure:
     def now_ms(self) -> int:
         return self.tools.now_ms()
 
+    def rest(self) -> None:
+        """From now on it only waits: for changes, a date or an operator."""
+        if not self.quiet:
+            self.quiet = True
+            self.tools.freed.ring()
+
     # --- writing ----------------------------------------------------------------------------------------------
 
     async def write(
@@ -139,16 +155,33 @@ class Tenure:
         entries: Sequence[ReportEntry] = (),
         **change: Any,
     ) -> None:
-        """Facts, row and report are durable together; `change` names fields of `Change`."""
+        """Facts, row and report are durable together, with what was noted before; `change` names fields of `Change`."""
+        if self._noted_counters:
+            change["counters"] = {**self._noted_counters, **change.get("counters", {})}
         self.standing = await self.ledger.write(
             self.request_id,
             self.token,
-            facts=facts,
+            facts=(*self._noted_facts, *facts),
             forget=forget,
             entries=entries,
             change=Change(**change) if change else None,
         )
         self.facts = self.facts.minus(*forget).plus(*facts)
+        self._noted_facts, self._noted_counters = (), {}
+        self._is_standing_fresh = True
+
+    def note(self, fact: Fact, *, counters: Mapping[str, Any] | None = None) -> None:
+        """The fact counts from now on, and is durable with the next write.
+
+        Only for one that says how far the work got: after a crash before that write, the stretch is done once more.
+        """
+        self.facts = self.facts.plus(fact)
+        self._noted_facts += (fact,)
+        self._noted_counters = {**self._noted_counters, **(counters or {})}
+        self.standing = self._with_noted(self.standing)
+
+    def _with_noted(self, standing: Standing) -> Standing:
+        return attrs.evolve(standing, counters=attrs.evolve(standing.counters, **self._noted_counters))
 
     async def enter(
         self,
@@ -156,15 +189,22 @@ class Tenure:
         *facts: Fact,
         status: Status | None = None,
         detail: StatusDetail | None = None,
+        forget: Sequence[type[Fact]] = (),
         entries: Sequence[ReportEntry] = (),
         counters: Mapping[str, Any] | None = None,
         message: str = "",
+        taken_wishes: tuple[str, ...] = (),
     ) -> None:
-        """The move stands at `stage`; what it did in the stage before goes into the report."""
-        if (stage, status) == (self.standing.stage, self.standing.status) and not facts and not entries:
+        """The move stands at `stage`; what it did in the stage before goes into the report.
+
+        A phase whose last fact is written enters the next stage with it, which then finds nothing left to write.
+        """
+        here = stage is self.standing.stage and status in (None, self.standing.status)
+        if here and self._stage_since_ms and not (facts or entries or counters):
             return
         await self.write(
             *facts,
+            forget=forget,
             entries=(*entries, *self.stage_over()),
             stage=stage,
             status=status,
@@ -172,9 +212,10 @@ class Tenure:
             message=message,
             percent=percent_complete(stage, bytes_done=0, bytes_total=0),
             counters=counters or {},
+            taken_wishes=taken_wishes,
         )
         self.begin_stage(stage)
-        if status is not None:
+        if status is not None and self._shown != self._attributes(status):
             await self.show_status()
 
     def begin_stage(self, stage: SyncStage) -> None:
@@ -217,14 +258,16 @@ class Tenure:
 
     async def show_status(self, status: Status | None = None) -> None:
         """The user's entry in the directory shows how the move stands; nobody decides by it."""
-        await self.directory.set_move(
-            self.request.mailbox_id,
-            MoveAttributes(
-                status=(status or self.standing.status).value,
-                batch_name=self.request.batch_name,
-                source_database=self.request.source.database,
-                target_database=self.request.target_database,
-            ),
+        attributes = self._attributes(status or self.standing.status)
+        await self.directory.set_move(self.request.mailbox_id, attributes)
+        self._shown = attributes
+
+    def _attributes(self, status: Status) -> MoveAttributes:
+        return MoveAttributes(
+            status=status.value,
+            batch_name=self.request.batch_name,
+            source_database=self.request.source.database,
+            target_database=self.request.target_database,
         )
 
     # --- looking round ----------------------------------------------------------------------------------------
@@ -232,11 +275,16 @@ class Tenure:
     async def safe_point(self) -> None:
         """Between two batches: does an operator want something, does the service stop?
 
+        What was written since the last safe point told of the wishes too; only without that the ledger is asked.
+
         Raises: LeaveAtSafePoint.
         """
+        await trio.lowlevel.checkpoint()
         if self.tools.stopping.is_set():
             raise LeaveAtSafePoint(Reason.STOP)
-        self.standing = await self.ledger.get(self.request_id)
+        if not self._is_standing_fresh:
+            self.standing = self._with_noted(await self.ledger.get(self.request_id))
+        self._is_standing_fresh = False
         if self.standing.wishes.remove:
             raise LeaveAtSafePoint(Reason.REMOVE)
         if self.standing.wishes.suspend and not self.standing.status.is_final:
@@ -248,12 +296,12 @@ class Tenure:
         if limit is not None and encountered > limit:
             raise TooManyBadItems(limit=limit, encountered=encountered)
 
-    async def publish(self, **seen: Any) -> None:
-        """Progress for the callback at once, for other processes now and then."""
+    async def publish(self, *, at_once: bool = False, **seen: Any) -> None:
+        """Progress for the callback at once, for other processes now and then, or `at_once` too."""
         self.progress = attrs.evolve(self.progress, at_ms=self.now_ms(), **seen)
         if self.tools.on_progress is not None:
             self.tools.on_progress(self.progress)
         now = trio.current_time()
-        if now - self._published_at >= self.limits.progress_interval_s:
+        if at_once or now - self._published_at >= self.limits.progress_interval_s:
             self._published_at = now
             await self.ledger.publish(self.token, self.progress)
