@@ -1,7 +1,7 @@
 """The databases of a root that this process has open: each opened by the first who asks, and open until the end.
 
 What opens a database must also close it, so each lives in a task of its own, in the nursery of whoever made this.
-Which kind of endpoint a database is, its path in the directory says: a URL is a mail server, all else a folder.
+Which kind of endpoint a database is, its path in the directory says: `endpoints.kinds`.
 """
 
 from collections.abc import AsyncIterator, Collection
@@ -14,7 +14,7 @@ import trio
 
 from moverq.directory.directory import Directory
 from moverq.endpoints.base import Endpoint
-from moverq.endpoints.imap.settings import is_imap
+from moverq.endpoints.kinds import described, is_mail_system, open_mail_system
 from moverq.endpoints.store import StoreEndpoint, open_endpoint
 from moverq.errors import RequestRefused
 from moverq.model.ids import MailboxId
@@ -33,11 +33,11 @@ class Databases:
     _directory: Directory
     _nursery: trio.Nursery
     _stores: dict[str, StoreEndpoint] = attrs.field(factory=dict)
-    _imap: "dict[str, MirroredEndpoint]" = attrs.field(factory=dict)
+    _mail_systems: "dict[str, MirroredEndpoint]" = attrs.field(factory=dict)
     _opening: dict[str, trio.Event] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
-        return f"<Databases {len(self._stores) + len(self._imap)} open>"
+        return f"<Databases {len(self._stores) + len(self._mail_systems)} open>"
 
     def stores(self) -> Collection[StoreEndpoint]:
         """Those that are open now."""
@@ -46,7 +46,7 @@ class Databases:
     async def endpoint(self, name: str) -> Endpoint:
         """Of whatever kind. Raises `NotFound`, or what opening it raises."""
         path = (await self._directory.database(name)).path
-        return await self.imap(name) if is_imap(path) else await self.store(name)
+        return await self.mail_system(name) if is_mail_system(path) else await self.store(name)
 
     async def store(self, name: str) -> StoreEndpoint:
         """The store of this name, recovered and ready.
@@ -59,21 +59,19 @@ class Databases:
             async with self._taking_up(name):
                 if name not in self._stores:
                     path = (await self._directory.database(name)).path
-                    if is_imap(path):
-                        raise RequestRefused(
-                            why=f"{name} is an IMAP server: its mailboxes are used by IMAP, not from here"
-                        )
+                    if is_mail_system(path):
+                        raise RequestRefused(why=f"{name} is {described(path)}, not from here")
                     self._stores[name] = await self._nursery.start(self._hold_store, name, self._root / path)
         return self._stores[name]
 
-    async def imap(self, name: str) -> "MirroredEndpoint":
-        """The IMAP server of this name; nothing is asked of it yet. Raises `NotFound`."""
-        if name not in self._imap:
+    async def mail_system(self, name: str) -> "MirroredEndpoint":
+        """The mail system of this name; nothing is asked of it yet. Raises `NotFound`."""
+        if name not in self._mail_systems:
             async with self._taking_up(name):
-                if name not in self._imap:
+                if name not in self._mail_systems:
                     path = (await self._directory.database(name)).path
-                    self._imap[name] = await self._nursery.start(self._hold_imap, name, path)
-        return self._imap[name]
+                    self._mail_systems[name] = await self._nursery.start(self._hold_mail_system, name, path)
+        return self._mail_systems[name]
 
     @asynccontextmanager
     async def _taking_up(self, name: str) -> AsyncIterator[None]:
@@ -92,13 +90,14 @@ class Databases:
             task_status.started(endpoint)
             await trio.sleep_forever()
 
-    async def _hold_imap(self, name: str, url: str, *, task_status: "trio.TaskStatus[MirroredEndpoint]") -> None:
-        from moverq.endpoints.imap.endpoint import open_endpoint as open_imap
-
+    async def _hold_mail_system(
+        self, name: str, path: str, *, task_status: "trio.TaskStatus[MirroredEndpoint]"
+    ) -> None:
         async def address_of(mailbox_id: MailboxId) -> str:
             return (await self._directory.recipient(mailbox_id)).address
 
-        async with open_imap(name, url, mirrors=self._root / MIRRORS / name, address_of=address_of) as endpoint:
+        mirrors = self._root / MIRRORS / name
+        async with open_mail_system(name, path, mirrors=mirrors, address_of=address_of) as endpoint:
             task_status.started(endpoint)
             await trio.sleep_forever()
 

@@ -33,7 +33,7 @@ from moverq.databases import Databases
 from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Server, checked_address
 from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
-from moverq.endpoints.imap.settings import is_imap, parse
+from moverq.endpoints.kinds import checked_location, is_mail_system
 from moverq.endpoints.store import (
     CheckReport,
     Database,
@@ -75,8 +75,6 @@ if TYPE_CHECKING:
 
 TRANSPORT = "transport.sqlite"
 DATABASES = "databases"
-IMAP_VERSION = "IMAP"
-"""The version of a server that is reached by IMAP: what it can do it says itself."""
 NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
 """What servers and databases are called: a database's folder has its name."""
 LOOK_S = 0.2
@@ -194,9 +192,9 @@ class Root:
         """
         checked_name(name, "database")
         await self.directory.server(server)
-        url = str(path) if path is not None and is_imap(str(path)) else None
+        url = str(path) if path is not None and is_mail_system(str(path)) else None
         if url is not None:
-            parse(url)
+            checked_location(url)
         if any(entry.name == name for entry in await self.directory.databases()):
             raise RequestRefused(why=f"there is a database {name} already")
         if url is not None:
@@ -211,19 +209,19 @@ class Root:
         return entry
 
     async def database_at(self, place: str) -> str:
-        """The name of the database that is meant: by its name, or by the URL of an IMAP server, which is registered
-        under its host's name if it is not yet."""
-        if not is_imap(place):
+        """The name of the database that is meant: by its name, or by where a mail system is (`endpoints.kinds`), which
+        is registered if it is not yet: an IMAP server by its host's name."""
+        if not is_mail_system(place):
             return (await self.directory.database(place)).name
         entries = await self.directory.databases()
         for entry in entries:
             if entry.path == place:
                 return entry.name
-        host = parse(place).host
+        host, version = checked_location(place)
         taken = {entry.name for entry in entries}
         name = next(n for n in (host, *(f"{host}-{number}" for number in range(2, 1000))) if n not in taken)
         if all(server.name != host for server in await self.directory.servers()):
-            await self.server_add(host, version=IMAP_VERSION)
+            await self.server_add(host, version=version)
         return (await self.database_add(name, server=host, path=place)).name
 
     async def database_list(self) -> Sequence[DatabaseEntry]:
@@ -287,7 +285,7 @@ class Root:
     # ---- mailboxes
 
     async def mailbox_add(self, address: str, *, database: str, quota_bytes: int | None = None) -> Recipient:
-        """A new, empty mailbox, and its recipient at epoch 1. On an IMAP server: the one that the address has there.
+        """A new, empty mailbox, and its recipient at epoch 1. In a mail system: the one that the address has there.
 
         The mailbox first: a crash between the two leaves one that nobody names, which is reported and harmless; the
         other way round it would leave an address without a mailbox.
@@ -304,8 +302,8 @@ class Root:
         else:
             raise RequestRefused(why=f"the address {normal} is taken, by the mailbox of {taken.address}")
         mailbox_id, instance = MailboxId(new_id()), InstanceId(new_id())
-        if is_imap((await self.directory.database(database)).path):
-            await (await self._databases.imap(database)).adopt(mailbox_id, instance, normal)
+        if is_mail_system((await self.directory.database(database)).path):
+            await (await self._databases.mail_system(database)).adopt(mailbox_id, instance, normal)
             return await self.directory.add_recipient(
                 mailbox_id, normal, Home(database, instance), quota_bytes=quota_bytes
             )
@@ -471,14 +469,14 @@ class Root:
         """A request to move this mailbox is queued. `options` as `moverq.moves.new_move` has them.
 
         `source`: where the mailbox is, for one that the directory does not know yet; it is registered there. `to` and
-        `source` are databases by name, or URLs of IMAP servers, which are registered too.
+        `source` are databases by name, or where a mail system is, which is registered too.
 
         Raises:
             RequestRefused: no such mailbox or database, there already, moving already, not at `source`.
         """
         if source is not None:
             await self._register(address, await self.database_at(source))
-        target = await self.database_at(to) if is_imap(to) else to
+        target = await self.database_at(to) if is_mail_system(to) else to
         return (await moves.new_move(self.ledger, self.directory, address, target, **options)).request.request_id
 
     async def _register(self, address: str, database: str) -> None:

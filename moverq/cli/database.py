@@ -18,11 +18,11 @@ async def add(
     server: Annotated[str, Parameter(help="The server that hosts it.")],
     path: Annotated[
         str | None,
-        Parameter(help="Where it lies, if not in the root: a local folder, or an IMAP server's URL."),
+        Parameter(help="Where it lies, if not in the root: a local folder, or where a mail system is."),
     ] = None,
     root: RootOption = ROOT,
 ) -> None:
-    """Make a database and add it to the directory. An IMAP server is a database that is there already."""
+    """Make a database and add it to the directory. A mail system is a database that is there already."""
     from moverq.root import open_root
 
     async with open_root(root) as opened:

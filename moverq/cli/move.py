@@ -78,12 +78,12 @@ async def new(
     addresses: Annotated[list[str], Parameter(name="ADDRESS", help="The mailboxes to move.")],
     /,
     *,
-    to: Annotated[str, Parameter(help="The database they go to, or an IMAP server's URL.")],
+    to: Annotated[str, Parameter(help="The database they go to, or where a mail system is.")],
     source: Annotated[
         str | None,
         Parameter(
             name="--from",
-            help="Where they are now: a database or an IMAP server's URL. For mailboxes the directory does not know.",
+            help="Where they are now, in the same words. For mailboxes that the directory does not know.",
         ),
     ] = None,
     offline: Annotated[bool, Parameter(help="Lock the mailbox for the whole move.")] = False,
@@ -113,7 +113,15 @@ async def new(
     root: RootOption = ROOT,
     json: JsonOption = False,
 ) -> None:
-    """Ask for mailboxes to be moved to another database."""
+    """Ask for mailboxes to be moved to another database.
+
+    `--from` and `--to` take the name of a database, or say where a mail system is, which is then registered:
+
+    `imaps://ADMIN@HOST/?password-file=/FILE`: an IMAP server; `imap://` for STARTTLS.
+
+    `maildir:/var/vmail/%d/%n/Maildir`: Maildirs, as Dovecot's `mail_location` has it: `%u` is the address, `%n` and
+    `%d` its parts; `:LAYOUT=fs`, `:INBOX=/PATH`, `:CONTROL=/PATH` and `:UTF-8` may follow.
+    """
     from moverq.errors import MoveError
     from moverq.model.request import Priority
     from moverq.root import open_root

@@ -18,6 +18,7 @@ from moverq.endpoints.memory import MemoryEndpoint
 from moverq.model.change import INBOX
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 from tests.support.imap_kit import open_imap_kit
+from tests.support.maildir_kit import open_maildir_kit
 from tests.support.store_kit import open_store_kit
 
 
@@ -120,6 +121,7 @@ async def open_memory_kit(name: str, path: Path) -> AsyncIterator[Kit]:
 KITS: dict[str, Callable[[str, Path], AbstractAsyncContextManager[Kit]]] = {
     "memory": open_memory_kit,
     "store": open_store_kit,
+    "maildir": open_maildir_kit,
     "imap-mdbox": partial(open_imap_kit, "mdbox"),
     "imap-maildir": partial(open_imap_kit, "maildir"),
 }

@@ -33,6 +33,10 @@ class ImapServer:
     def __repr__(self) -> str:
         return f"<ImapServer {self.settings.host}>"
 
+    @property
+    def is_one_mailbox(self) -> bool:
+        return False
+
     def user_of(self, address: str) -> str:
         return self.settings.user_of(address)
 

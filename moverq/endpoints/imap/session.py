@@ -23,6 +23,7 @@ from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look
 from moverq.endpoints.mirrored.listed import Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.normal_form import as_sent
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.flow.offload import Offload
 from moverq.model.change import BadItem
@@ -91,6 +92,9 @@ class ImapSession:
         await self._mirror.destroy()
 
     # ---- what is there, and what is wanted there
+
+    def as_kept(self, content: bytes) -> bytes:
+        return as_sent(content)
 
     async def list_folders(self) -> list[Listed]:
         async with self.connection() as connection:

@@ -18,7 +18,7 @@ from moverq.endpoints.mirrored.listed import Listed
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import Mirror
 from moverq.endpoints.mirrored.session import MailSession
-from moverq.errors import NotFound
+from moverq.errors import NotFound, RequestRefused
 from moverq.model.ids import InstanceId, MailboxId
 
 CLOSE_S: Final = 5.0
@@ -30,8 +30,15 @@ AddressOf = Callable[[MailboxId], Awaitable[str]]
 class MailSystem(Protocol):
     """A kind's side of an endpoint: what it knows before there is a mirror."""
 
-    poll_s: float
-    """Between two looks where nobody tells of a change."""
+    @property
+    def poll_s(self) -> float:
+        """Between two looks where nobody tells of a change."""
+        ...
+
+    @property
+    def is_one_mailbox(self) -> bool:
+        """There is one mailbox, whatever the address: so one instance, at the most."""
+        ...
 
     def user_of(self, address: str) -> str:
         """What the user of this address is called there. Raises `RequestRefused`."""
@@ -89,9 +96,21 @@ class MirroredEndpoint:
         Raises: what `MailSystem.list_folders` raises.
         """
         user = self.system.user_of(address)
-        await self.system.list_folders(user)
+        if not await self.system.list_folders(user):
+            raise RequestRefused(why=f"there is no mailbox of {user} at {self.name}")
+        await self.check_alone(instance)
         make = partial(Mirror.make, mailbox_id=mailbox_id, instance=instance, user=user, mode=GuardMode.OPEN, token=0)
         await self.mailbox(instance).session.make(make)
+
+    async def check_alone(self, instance: InstanceId) -> None:
+        """Raises `RequestRefused` where the instance would be a second one of the one mailbox that there is."""
+        others = (
+            [one for one in await self.instances() if one.instance != instance] if self.system.is_one_mailbox else []
+        )
+        if others:
+            raise RequestRefused(
+                why=f"{self.name} is one mailbox, and it is the mailbox {others[0].mailbox_id.hex()[:8]} already"
+            )
 
     async def instances(self) -> Sequence[MailboxSummary]:
         """Those the mover knows; of the other mailboxes there it says nothing."""

@@ -28,6 +28,8 @@ class Naming:
 
     prefix: bytes = b""
     separator: bytes | None = b"/"
+    utf8: bool = False
+    """Names are in UTF-8, and not in modified UTF-7."""
 
     def levels(self, wire: bytes) -> tuple[str, ...]:
         """The levels that a name at the server says. A name with an empty level is taken as one level."""
@@ -36,10 +38,10 @@ class Naming:
         rest = wire.removeprefix(self.prefix)
         parts = rest.split(self.separator) if self.separator else [rest]
         if not all(parts):
-            return (from_utf7(rest),)
+            return (self._decoded(rest),)
         if parts[0].upper() == b"INBOX":
             parts[0] = b"INBOX"
-        return tuple(from_utf7(part) for part in parts)
+        return tuple(self._decoded(part) for part in parts)
 
     def parent_of(self, wire: bytes) -> bytes | None:
         """The wire name one level up; None at the top."""
@@ -54,7 +56,8 @@ class Naming:
         """What the server calls a folder `name` below `parent`."""
         if parent is None and name == INBOX:
             return b"INBOX"
-        word = to_utf7(self._sayable(name))
+        sayable = self._sayable(name)
+        word = sayable.encode(errors="backslashreplace") if self.utf8 else to_utf7(sayable)
         if parent is None:
             return self.prefix + word
         return parent + self.separator + word if self.separator else parent + b"-" + word
@@ -67,6 +70,9 @@ class Naming:
         yield self.wire(parent, f"{plain}_{mark}")
         ascii_only = re.sub(r"[^A-Za-z0-9_-]", "_", plain)[:40]
         yield self.wire(parent, f"{ascii_only}_{mark}")
+
+    def _decoded(self, part: bytes) -> str:
+        return part.decode(errors="backslashreplace") if self.utf8 else from_utf7(part)
 
     def _sayable(self, name: str) -> str:
         if self.separator is not None:

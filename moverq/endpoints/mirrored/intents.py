@@ -17,7 +17,7 @@ Blocking; each function is one transaction.
 
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import apsw
@@ -39,7 +39,7 @@ class ToAppend(NamedTuple):
 
     state: ItemState
     content: bytes
-    """As it is sent: with CRLF at the ends of its lines."""
+    """In the form in which it is taken there; for IMAP, with CRLF at the ends of its lines."""
     keywords: tuple[str, ...]
     """Those that IMAP can say."""
 
@@ -71,8 +71,10 @@ def merge_items(
     intent: int,
     item_bytes_max: int | None,
     can_move: bool,
+    as_kept: Callable[[bytes], bytes] = as_sent,
 ) -> Merged:
-    """Items with their bytes. Those that need an APPEND are rows under this intent."""
+    """Items with their bytes. Those that need an APPEND are rows under this intent. `as_kept`: the form in which the
+    mail system takes what is not clean."""
     appends: list[ToAppend] = []
     bad: list[BadItem] = []
     with mirror.changing():
@@ -113,7 +115,7 @@ def merge_items(
             other_form = normal_hash(item.content)
             said = "\n".join(sorted(keywords))
             fresh.append((*state_columns(state), digest, None, state.flags, said, other_form, 0, 0, intent))
-            content = item.content if other_form is None else as_sent(item.content)
+            content = item.content if other_form is None else as_kept(item.content)
             appends.append(ToAppend(state, content, keywords))
         insert_rows(
             mirror.db,
@@ -331,11 +333,12 @@ def note_placed(mirror: Mirror, placed: Sequence[Placed], token: int) -> None:
     with mirror.changing():
         mirror.check_mover(token)
         for item_id, server_uid in placed:
-            _place(mirror, item_id, server_uid)
+            place(mirror, item_id, server_uid)
 
 
-def _place(mirror: Mirror, item_id: ItemId, server_uid: int) -> bool:
-    """The item, which was on its way, is there. False: it is not wanted any more, or has a place already."""
+def place(mirror: Mirror, item_id: ItemId, server_uid: int) -> bool:
+    """Inside a transaction: the item, which was on its way, is there. False: it is not wanted any more, or has a place
+    already."""
     row = mirror.db.execute(
         "UPDATE items SET server_uid = ?, intent = 0 WHERE item_id = ? AND server_uid IS NULL "
         "RETURNING folder_id, size, digest",
@@ -383,7 +386,7 @@ def note_settled(mirror: Mirror, found: Sequence[Placed], absent: Sequence[Locat
     """What intents in doubt came to: `found` at the server, or `absent`."""
     with mirror.changing():
         for item_id, server_uid in found:
-            moving = _left(mirror, item_id) if _place(mirror, item_id, server_uid) else None
+            moving = _left(mirror, item_id) if place(mirror, item_id, server_uid) else None
             if moving is not None:
                 mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
         for located in absent:
@@ -457,7 +460,7 @@ def note_moved(
             if item_id not in moved:
                 mirror.db.execute("DELETE FROM items WHERE item_id = ? AND server_uid IS NULL", (item_id,))
                 continue
-            _place(mirror, item_id, moved[item_id])
+            place(mirror, item_id, moved[item_id])
             if copied and moving is not None:
                 mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
 

@@ -39,6 +39,8 @@ class Seen(NamedTuple):
     keywords: tuple[str, ...]
     received_ms: int
     size: int
+    client_uid: int = 0
+    """The UID that its clients see, where `uid` is a name of our own (`Look.uids_are_ours`); 0: none yet."""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,6 +57,10 @@ class Look:
     gone: Sequence[int] = ()
     whole: bool = False
     """`seen` is everything there is."""
+    uids_are_ours: bool = False
+    """`Seen.uid` names a message for us alone, and no client ever sees it."""
+    client_validity: int = 0
+    """With `uids_are_ours`: the UIDVALIDITY that clients see; 0: none. `uidnext` is then theirs too."""
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +78,8 @@ class Difference:
     strangers_gone: Sequence[int]
     reset: bool
     """UIDVALIDITY changed: no UID means what it meant."""
+    renumbered: Sequence[Located] = ()
+    """Items that clients know by another UID now, so to them they are others. They are among `new` too."""
     incomplete: bool
     """What is known and what was told do not add up to EXISTS: look at everything."""
 
@@ -99,13 +107,19 @@ def compare(mirror: Mirror, look: Look) -> Difference:
             incomplete=not look.whole,
         )
     new, changed, doubted, verified = [], [], [], []
+    renumbered: list[Located] = []
+    follows_uids = look.uids_are_ours and folder.native and not mirror.standing().is_movers
     for seen in look.seen:
         row = known.get(seen.uid)
         if row is None:
             if seen.uid not in strangers:
                 new.append(seen)
             continue
-        if (row.server_flags, row.server_keywords.lower()) != (seen.flags, "\n".join(seen.keywords).lower()):
+        if follows_uids and not _keeps_uid(row, seen, look):
+            renumbered.append(_located(row))
+            new.append(seen)
+            continue
+        if row.server_flags != seen.flags or _are_others(row.server_keywords, seen.keywords):
             changed.append((row.seq, seen))
         if not row.verified:
             if _fits(row, seen):
@@ -131,7 +145,21 @@ def compare(mirror: Mirror, look: Look) -> Difference:
         strangers_gone=tuple(strangers_gone),
         reset=False,
         incomplete=not look.whole and due != look.items,
+        renumbered=renumbered,
     )
+
+
+def _are_others(known: str, keywords: Sequence[str]) -> bool:
+    """Keywords are the same in any case, and so in any order."""
+    if known == "\n".join(keywords):
+        return False
+    return sorted(known.lower().split("\n")) != sorted("\n".join(keywords).lower().split("\n"))
+
+
+def _keeps_uid(row: "_Known", seen: Seen, look: Look) -> bool:
+    """Is the UID that the mirror gave the item still the one that clients see, or one that nobody else will get?"""
+    uid = row.state[2]
+    return bool(uid == seen.client_uid if seen.client_uid else uid >= look.uidnext)
 
 
 class _Known(NamedTuple):
@@ -198,6 +226,7 @@ def apply(
             raise SourceChanged(why="the mailbox's guard turned while it was looked at")
         rows = {row.folder_id: row for row in mirror.folders()}
         lost = {found.state.item_id: found for difference in differences for found in difference.lost}
+        lost |= {found.state.item_id: found for difference in differences for found in difference.renumbered}
         lost |= {found.state.item_id: found for found in orphans}
         for found in lost.values():
             # Out of the way of the unique indexes: UIDs may be given round.
@@ -229,7 +258,7 @@ def _position(folder: FolderRow, difference: Difference) -> FolderRow:
     return attrs.evolve(
         folder,
         server_validity=look.validity,
-        server_uidnext=max(look.uidnext, 0 if difference.reset else folder.server_uidnext),
+        server_uidnext=0 if look.uids_are_ours else max(look.uidnext, 0 if difference.reset else folder.server_uidnext),
         server_modseq=0 if difference.incomplete else look.modseq,
         server_items=-1 if difference.incomplete else look.items,
     )
@@ -244,17 +273,22 @@ def _follow(
 ) -> FolderRow:
     """The server is right: each difference is a change."""
     state = folder.state
-    if difference.reset and folder.native:
+    look = difference.look
+    validity = look.client_validity or look.validity
+    if folder.native and (difference.reset or look.client_validity not in (0, state.uidvalidity)):
         modseq = mirror.next_modseq()
-        state = attrs.evolve(state, uidvalidity=difference.look.validity, modseq=modseq)
+        state = attrs.evolve(state, uidvalidity=validity, modseq=modseq)
         mirror.raise_head(modseq, hierarchy=True)
     elif folder.native and state.uidvalidity == 0:
-        state = attrs.evolve(state, uidvalidity=difference.look.validity)
+        state = attrs.evolve(state, uidvalidity=validity)
     uidnext = state.uidnext
+    if folder.native and look.uids_are_ours:
+        uidnext = max(uidnext, look.uidnext)
     modseq = mirror.take_modseqs(len(difference.new)) if difference.new else 0
     fresh: list[tuple[Any, ...]] = []
     for seen in sorted(difference.new):
-        uid = seen.uid if folder.native else uidnext
+        uid = (seen.client_uid if look.uids_are_ours else seen.uid) if folder.native else 0
+        uid = uid or uidnext
         uidnext = max(uidnext, uid + 1)
         was = lost.get(pairs.get((folder.folder_id, seen.uid), ItemId(b"")))
         item = ItemState(

@@ -260,6 +260,7 @@ class MirroredMailbox:
         else:
             raise RequestRefused(why=f"instance {self.session.instance.hex()} is soft-deleted")
         user = await self.endpoint.user_of(mailbox_id)
+        await self.endpoint.check_alone(self.session.instance)
         await self._check_empty(user)
         await self.session.make(
             partial(
@@ -331,6 +332,7 @@ class MirroredMailbox:
                     intent=intent,
                     item_bytes_max=self.session.item_bytes_max,
                     can_move=self.session.can_move,
+                    as_kept=self.session.as_kept,
                 )
             )
             refused = await self.session.append_all(merged, token) if merged.appends else ()

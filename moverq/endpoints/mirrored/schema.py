@@ -100,4 +100,12 @@ MIRROR_STEPS = (
         text TEXT PRIMARY KEY, count INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE files (                        -- of a Maildir: the server UID of a message is the number of its file
+        number    INTEGER PRIMARY KEY AUTOINCREMENT,
+        folder_id BLOB NOT NULL,
+        base      BLOB NOT NULL,                -- the file's name without what changes: flags, sizes
+        UNIQUE (folder_id, base)
+    ) STRICT;
+    """,
 )

@@ -86,6 +86,10 @@ class MailSession(Protocol):
 
     # ---- what is there
 
+    def as_kept(self, content: bytes) -> bytes:
+        """The form in which a message that is not clean (`normal_form`) is taken there."""
+        ...
+
     async def greet(self) -> None:
         """What the mail system can do is known."""
         ...

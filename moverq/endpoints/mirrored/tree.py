@@ -55,6 +55,7 @@ def match(known: Sequence[FolderRow], listed: Sequence[Listed]) -> dict[bytes, F
             if one.selectable
             and row.server_validity
             and row.server_validity == one.validity
+            and not (row.mailbox_object and one.mailbox_object)
             and one.uidnext >= row.server_uidnext
             and row.wire != b"INBOX"
             and one.wire != b"INBOX"

@@ -1,0 +1,55 @@
+"""Which kind of endpoint a database is: its path in the directory says it.
+
+    imap://… imaps://…   an IMAP server
+    maildir:/…           Maildirs
+    all else             a folder of our own store
+
+What a kind needs to run is imported when one is opened: a command that moves nothing does not wait for it.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moverq.endpoints.imap import settings as imap_settings
+from moverq.endpoints.maildir import settings as maildir_settings
+
+if TYPE_CHECKING:
+    from moverq.endpoints.mirrored.endpoint import AddressOf, MirroredEndpoint
+
+
+def is_mail_system(path: str) -> bool:
+    """Is the database a mail system of somebody else's, and not a store of ours?"""
+    return imap_settings.is_imap(path) or maildir_settings.is_maildir_location(path)
+
+
+def checked_location(path: str) -> tuple[str, str]:
+    """(the server's name, its version) for a mail system that the directory does not know yet.
+
+    Raises:
+        RequestRefused: the path does not say where it is.
+    """
+    if imap_settings.is_imap(path):
+        return imap_settings.parse(path).host, "IMAP"
+    maildir_settings.parse(path)
+    return "maildir", "MAILDIR"
+
+
+def described(path: str) -> str:
+    """What the database is, in a sentence with `it is`."""
+    if imap_settings.is_imap(path):
+        return "an IMAP server: its mailboxes are used by IMAP"
+    return "a place of Maildirs: its mailboxes are used by a mail server's programs"
+
+
+def open_mail_system(
+    name: str, path: str, *, mirrors: Path, address_of: "AddressOf"
+) -> "AbstractAsyncContextManager[MirroredEndpoint]":
+    """The endpoint of database `name`. Raises `RequestRefused`."""
+    if imap_settings.is_imap(path):
+        from moverq.endpoints.imap.endpoint import open_endpoint as open_imap
+
+        return open_imap(name, path, mirrors=mirrors, address_of=address_of)
+    from moverq.endpoints.maildir.endpoint import open_endpoint as open_maildirs
+
+    return open_maildirs(name, path, mirrors=mirrors, address_of=address_of)

@@ -1,0 +1,85 @@
+"""Maildirs of one location as a database of the directory."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from moverq.endpoints.maildir import folder
+from moverq.endpoints.maildir.session import MaildirSession, as_move_error
+from moverq.endpoints.maildir.settings import Settings, parse
+from moverq.endpoints.mirrored.endpoint import AddressOf, MailSystem, MirroredEndpoint, open_mirrored
+from moverq.endpoints.mirrored.listed import Listed
+from moverq.flow.offload import InThread, Offload
+from moverq.model.ids import InstanceId
+
+POLL_S: Final = 1.0
+"""Between two looks at a Maildir: a few calls of `stat` for each folder."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Maildirs:
+    """`MailSystem`, by files."""
+
+    name: str
+    settings: Settings
+    make_offload: Callable[[], Offload]
+    poll_s: float
+
+    def __repr__(self) -> str:
+        return f"<Maildirs {self.settings.root}>"
+
+    @property
+    def is_one_mailbox(self) -> bool:
+        return self.settings.is_one_mailbox
+
+    def user_of(self, address: str) -> str:
+        return self.settings.user_of(address)
+
+    async def list_folders(self, user: str) -> list[Listed]:
+        layout = self.settings.layout_of(user)
+
+        def run() -> list[Listed]:
+            if not os.path.isdir(layout.root):
+                return []
+            return [attrs.evolve(one, items=folder.count(layout.path(one.wire))) for one in layout.listed(1)]
+
+        try:
+            return await self.make_offload()(run)
+        except OSError as error:
+            raise as_move_error(error, self.name, doing="list the Maildir's folders") from error
+
+    def session(self, path: Path, instance: InstanceId) -> MaildirSession:
+        return MaildirSession(
+            name=self.name,
+            settings=self.settings,
+            path=path,
+            instance=instance,
+            offload=self.make_offload(),
+            files=self.make_offload(),
+        )
+
+
+def open_endpoint(
+    name: str,
+    location: str,
+    *,
+    mirrors: Path,
+    address_of: AddressOf,
+    make_offload: Callable[[], Offload] = InThread,
+    poll_s: float = POLL_S,
+) -> AbstractAsyncContextManager[MirroredEndpoint]:
+    """The Maildirs at `location`, as database `name` of the directory. Nothing is looked at yet.
+
+    Raises:
+        RequestRefused: the location does not say where Maildirs are.
+    """
+    maildirs = Maildirs(name=name, settings=parse(location), make_offload=make_offload, poll_s=poll_s)
+    return open_mirrored(name, maildirs, mirrors=mirrors, address_of=address_of)
+
+
+if TYPE_CHECKING:
+    _is_a_system: type[MailSystem] = Maildirs

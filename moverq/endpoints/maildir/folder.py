@@ -1,0 +1,286 @@
+"""One folder of a Maildir on the disk: scanned, read, written; blocking.
+
+Nobody holds a lock on a Maildir. A delivery agent links files into `new`, a mail server renames them into `cur` and
+from name to name while their flags change; a scan that goes on meanwhile may miss a file that is there, or meet it
+twice. So a scan counts as whole (`is_whole`) only when neither `cur` nor `new` changed from before to after it, as
+their modification times say; those are of the kernel's coarse clock, so a change of the last moments is waited out.
+
+What is written is written as a delivery agent does: into `tmp`, to the disk, and by one rename into `cur`.
+"""
+
+import bz2
+import gzip
+import lzma
+import os
+import stat
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+import attrs
+import xxhash
+
+from moverq.endpoints.maildir import names
+from moverq.endpoints.mirrored.normal_form import as_sent, content_hash, is_clean
+
+SUBFOLDERS: Final = (b"cur", b"new", b"tmp")
+WATCHED: Final = (b"cur", b"new", b"dovecot-uidlist", b"dovecot-keywords", b"courierimapuiddb")
+GRANULE_NS: Final = 12_000_000
+"""Modification times are ticks of the kernel's clock, 10 ms at the most."""
+COARSE_NS: Final = 2_000_000_000
+"""The same where a file system keeps whole seconds, or every second one."""
+TRIES: Final = 4
+"""Of a scan, until it is whole."""
+MESSAGE_BYTES_MAX: Final = 2 << 30
+
+
+@attrs.frozen
+class Owner:
+    """Whose the Maildir is, and who may read it: what is made there is like what is there."""
+
+    uid: int
+    gid: int
+    mode: int
+
+    @classmethod
+    def of(cls, path: bytes) -> "Owner":
+        """Raises `OSError`."""
+        found = os.stat(path)
+        return cls(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode) & 0o777)
+
+    def take(self, descriptor: int) -> None:
+        """A file of ours becomes theirs."""
+        os.fchmod(descriptor, self.mode & 0o666)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, self.uid, self.gid)
+
+    def make_folder(self, path: bytes) -> None:
+        """The folder is there. Its name survives power loss when its parent was synced."""
+        with suppress(FileExistsError):
+            os.mkdir(path, self.mode)
+            os.chmod(path, self.mode)
+            if os.geteuid() == 0:
+                os.chown(path, self.uid, self.gid)
+
+
+@attrs.frozen
+class Scan:
+    """The messages of a folder. `files`: by base name, where below the folder it is now: `cur/name` or `new/name`."""
+
+    files: dict[bytes, bytes]
+    is_whole: bool
+    """Who is not among them was not there."""
+    signature: int
+    """`signature` of the time before the scan; 0 where it is not whole, or there is no folder."""
+
+
+def is_folder(path: bytes) -> bool:
+    return os.path.isdir(os.path.join(path, b"cur"))
+
+
+def folder_object(path: bytes) -> bytes:
+    """What stays of a folder when it is renamed. Raises `OSError`."""
+    found = os.stat(path)
+    return b"%x.%x" % (found.st_dev, found.st_ino)
+
+
+def signature(path: bytes) -> int:
+    """A number that is another one after any change of the folder's messages; 0: it is too early to tell.
+
+    Raises `OSError`.
+    """
+    now = time.time_ns()
+    stamp = _stamp(path)
+    return _told(stamp) if _to_wait_ns(stamp, now) <= 0 else 0
+
+
+Stamp = tuple[tuple[int, int, int], ...]
+"""(inode, modification time, size) of each that is watched."""
+
+
+def _stamp(path: bytes) -> Stamp:
+    said = []
+    for name in WATCHED:
+        try:
+            found = os.stat(os.path.join(path, name))
+        except FileNotFoundError:
+            if name == b"cur":
+                raise
+            said.append((0, 0, 0))
+        else:
+            said.append((found.st_ino, found.st_mtime_ns, found.st_size))
+    return tuple(said)
+
+
+def _told(stamp: Stamp) -> int:
+    return (xxhash.xxh3_64_intdigest(repr(stamp).encode()) >> 2) | 1
+
+
+def _to_wait_ns(stamp: Stamp, now_ns: int) -> int:
+    """Until then the next change may bear the same time as the last one. A time that is to come is not waited for: it
+    was set by hand, or the clock was."""
+    times = [mtime for _, mtime, _ in stamp if mtime]
+    granule = COARSE_NS if all(mtime % 1_000_000_000 == 0 for mtime in times) else GRANULE_NS
+    return max((mtime + granule - now_ns for mtime in times if mtime <= now_ns + granule), default=0)
+
+
+def scan(path: bytes) -> Scan:
+    """Waits out a change of this moment. Raises `OSError`."""
+    met: dict[bytes, bytes] = {}
+    for _ in range(TRIES):
+        time.sleep(max(0, _to_wait_ns(_stamp(path), time.time_ns())) / 1e9)
+        now, stamp = time.time_ns(), _stamp(path)
+        listed = {names.base(rel[4:]): rel for rel in _listed(path)}
+        met |= listed
+        if _to_wait_ns(stamp, now) <= 0 and _stamp(path) == stamp:
+            return Scan(listed, is_whole=True, signature=_told(stamp))
+    return Scan(met, is_whole=False, signature=0)
+
+
+def _listed(path: bytes) -> Iterator[bytes]:
+    """`new` first: what moves on to `cur` meanwhile is met there."""
+    for place in (b"new", b"cur"):
+        try:
+            for name in os.listdir(os.path.join(path, place)):
+                if not name.startswith(b"."):
+                    yield place + b"/" + name
+        except FileNotFoundError:
+            if place == b"cur":
+                raise
+
+
+def count(path: bytes) -> int:
+    """How many messages are there, about. Raises `OSError`."""
+    return sum(1 for _ in _listed(path))
+
+
+def received_and_size(path: bytes, rel: bytes) -> tuple[int, int]:
+    """(milliseconds, size as mail if the name says it, else on the disk). Raises `OSError`."""
+    found = os.stat(os.path.join(path, rel))
+    said = names.size(rel)
+    return found.st_mtime_ns // 1_000_000, said if said is not None else found.st_size
+
+
+# ---- bytes
+
+
+class Unreadable(Exception):
+    """There is a file, and no message can be had from it; the text says why."""
+
+
+def read(path: bytes, rel: bytes, known_hash: bytes) -> bytes:
+    """The message, with CRLF at the ends of its lines; or just the file's bytes, where these are known to be it.
+
+    Raises:
+        FileNotFoundError: it is not there, or not there any more.
+        Unreadable: see the class.
+    """
+    try:
+        data = _bytes_of(os.path.join(path, rel))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unreadable(f"the file cannot be read: {error.strerror}") from error
+    data = _unpacked(data, names.disk_size(rel))
+    if content_hash(data) == known_hash or names.mail_size(rel) == len(data):
+        return data
+    return as_sent(data)
+
+
+def _bytes_of(path: bytes) -> bytes:
+    # Non-blocking, for a pipe that somebody put there must not hold the reading up.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise Unreadable("it is no regular file")
+        if found.st_size > MESSAGE_BYTES_MAX:
+            raise Unreadable(f"{found.st_size} bytes are more than one message may have")
+        return file.read()
+
+
+def _unpacked(data: bytes, size: int | None) -> bytes:
+    """Dovecot's compression: the name has the size of the message, and the file is shorter, and begins as packed ones
+    do."""
+    if size is None or size == len(data):
+        return data
+    try:
+        if data.startswith(b"\x1f\x8b"):
+            return _checked(gzip.decompress(data), size)
+        if data.startswith(b"BZh"):
+            return _checked(bz2.decompress(data), size)
+        if data.startswith(b"\xfd7zXZ\0"):
+            return _checked(lzma.decompress(data), size)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise Unreadable(f"it is packed, and cannot be unpacked: {error}") from error
+    if data.startswith((b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"Dovecot-LZ4\x0d\x2a\x9b\xc5")):
+        raise Unreadable("it is packed by zstd or lz4, which is not unpacked here; move it through its IMAP server")
+    return data
+
+
+def _checked(data: bytes, size: int) -> bytes:
+    if len(data) != size:
+        raise ValueError(f"{len(data)} bytes came out, and the name says {size}")
+    return data
+
+
+# ---- writes
+
+
+def deliver(path: bytes, base: bytes, content: bytes, *, received_ms: int, info: bytes, owner: Owner) -> bytes:
+    """The message is in `cur`, under the name that is returned: `base`, its sizes and `info`. Durable once the caller
+    has synced `cur`.
+
+    A clean message is kept with LF at the ends of its lines, as what reads a Maildir expects; any other as it is. Done
+    again, it does no harm. Raises `OSError`.
+    """
+    stored, sizes = content, b",S=%d" % len(content)
+    if is_clean(content):
+        stored = content.replace(b"\r\n", b"\n")
+        sizes = b",S=%d,W=%d" % (len(stored), len(content))
+    temporary = os.path.join(path, b"tmp", base)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        view = memoryview(stored)
+        while view:
+            view = view[file.write(view) :]
+        owner.take(descriptor)
+        os.utime(descriptor, ns=(received_ms * 1_000_000, received_ms * 1_000_000))
+        os.fsync(descriptor)
+    rel = b"cur/" + base + sizes + b":2," + info
+    os.rename(temporary, os.path.join(path, rel))
+    return rel
+
+
+def discard(path: bytes, base: bytes) -> None:
+    """What a delivery left in `tmp` that was cut short is gone."""
+    with suppress(FileNotFoundError):
+        os.unlink(os.path.join(path, b"tmp", base))
+
+
+def sync_folder(path: bytes) -> None:
+    """Names made, changed and removed in the folder survive power loss. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make(path: bytes, owner: Owner, *, is_root: bool) -> None:
+    """A Maildir folder is there, durable. Raises `OSError`."""
+    owner.make_folder(path)
+    for name in SUBFOLDERS:
+        owner.make_folder(os.path.join(path, name))
+    marker = os.path.join(path, b"maildirfolder")
+    if not is_root and not os.path.exists(marker):
+        descriptor = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        owner.take(descriptor)
+        os.close(descriptor)
+    sync_folder(path)
+    sync_folder(os.path.dirname(path))
+
+
+__all__ = ["Owner", "Scan", "Unreadable", "count", "deliver", "discard", "make", "read", "scan", "signature"]

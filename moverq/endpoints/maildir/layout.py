@@ -1,0 +1,188 @@
+"""Where the folders of a Maildir lie, and what they are called there; blocking.
+
+    Maildir++   <root>/.A.B/cur    folder A.B, beside its parent        (Dovecot's default)
+    fs          <root>/A/B/cur     folder A/B, inside its parent        (LAYOUT=fs)
+    both        <root>/cur         INBOX, or what INBOX= says
+
+Names are in modified UTF-7, or in UTF-8 where the location says so.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+
+from moverq.endpoints.maildir import folder
+from moverq.endpoints.maildir.folder import Owner
+from moverq.endpoints.maildir.side_files import read_subscriptions
+from moverq.endpoints.mirrored.folder_names import Naming
+from moverq.endpoints.mirrored.listed import Listed
+from moverq.mailfiles.maildir import SIDE_FILES
+
+TRASHED: Final = b"..MOVERQ-TRASHED."
+"""A folder on its way out. No mail program takes a name that begins so for a folder's."""
+DEPTH_MAX: Final = 32
+_RESERVED: Final = frozenset({b"", b".", b"..", b"cur", b"new", b"tmp"})
+
+
+@attrs.frozen(kw_only=True)
+class Layout:
+    """One user's Maildir."""
+
+    root: bytes
+    inbox: bytes
+    nested: bool
+    """LAYOUT=fs."""
+    utf8: bool
+    control: bytes
+    """Where `subscriptions` is."""
+
+    @property
+    def naming(self) -> Naming:
+        return Naming(b"", b"/" if self.nested else b".", self.utf8)
+
+    def path(self, wire: bytes) -> bytes:
+        if wire == b"INBOX":
+            return self.inbox
+        return os.path.join(self.root, wire if self.nested else b"." + wire)
+
+    def is_sayable(self, wire: bytes) -> bool:
+        """Can a folder have this name here, without meaning another one or leading out of the root?"""
+        if wire == b"INBOX":
+            return True
+        levels = wire.split(b"/" if self.nested else b".")
+        if wire.upper() == b"INBOX" or b"\0" in wire or (b"/" in wire and not self.nested):
+            return False
+        return not any(level in _RESERVED or (self.nested and level.startswith(b".")) for level in levels)
+
+    def wires(self) -> Iterator[bytes]:
+        """Every folder that can hold messages."""
+        if folder.is_folder(self.inbox):
+            yield b"INBOX"
+        if self.nested:
+            yield from self._nested(b"", DEPTH_MAX)
+            return
+        with os.scandir(self.root) as entries:
+            for entry in entries:
+                if (
+                    entry.name.startswith(b".")
+                    and not entry.name.startswith(b"..")
+                    and len(entry.name) > 1
+                    and entry.name[1:].upper() != b"INBOX"
+                    and folder.is_folder(entry.path)
+                ):
+                    yield entry.name[1:]
+
+    def _nested(self, inside: bytes, depth: int) -> Iterator[bytes]:
+        with os.scandir(os.path.join(self.root, inside)) as entries:
+            names = [e.name for e in entries if e.is_dir() and not e.name.startswith(b".") and e.name not in _RESERVED]
+        for name in names:
+            wire = os.path.join(inside, name)
+            if wire.upper() != b"INBOX" and folder.is_folder(os.path.join(self.root, wire)):
+                yield wire
+            if depth:
+                yield from self._nested(wire, depth - 1)
+
+    def listed(self, validity: int) -> list[Listed]:
+        """Raises `OSError`."""
+        subscribed = read_subscriptions(self.control, self.naming.separator or b".")
+        found = []
+        for wire in self.wires():
+            path = self.path(wire)
+            try:
+                found.append(
+                    Listed(
+                        wire=wire,
+                        subscribed=wire in subscribed,
+                        mailbox_object=folder.folder_object(path),
+                        validity=validity,
+                        modseq=folder.signature(path),
+                    )
+                )
+            except FileNotFoundError:
+                continue  # it went meanwhile
+        return sorted(found, key=lambda one: one.wire)
+
+    # ---- changes
+
+    def make(self, wire: bytes) -> None:
+        """Durable. Raises `OSError`."""
+        owner = Owner.of(existing_above(self.root))
+        made = [self.root if wire != b"INBOX" else self.inbox]
+        while not os.path.isdir(made[-1]):
+            made.append(os.path.dirname(made[-1]))
+        for path in reversed(made[:-1]):
+            owner.make_folder(path)
+            folder.sync_folder(os.path.dirname(path))
+        if self.nested and wire != b"INBOX":
+            levels = wire.split(b"/")
+            for depth in range(1, len(levels)):
+                above = os.path.join(self.root, *levels[:depth])
+                owner.make_folder(above)
+                folder.sync_folder(os.path.dirname(above))
+        folder.make(self.path(wire), owner, is_root=wire == b"INBOX" or self.nested)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """The folder and all below it are there; done before a crash, in part or in whole, it is taken up where it
+        ended. Durable. Raises `OSError`: FileExistsError where another folder has the name."""
+        if self.nested:
+            pairs = [(self.path(old), self.path(new))]
+            above = os.path.dirname(self.path(new))
+            if not os.path.isdir(above):
+                Owner.of(self.root).make_folder(above)
+        else:
+            # Those below first: while one of them is left, the folder itself says that this is not done.
+            inside = b"." + old + b"."
+            below = sorted(name for name in os.listdir(self.root) if name.startswith(inside))
+            pairs = [
+                (os.path.join(self.root, name), os.path.join(self.root, b"." + new + name[len(inside) - 1 :]))
+                for name in below
+            ] + [(self.path(old), self.path(new))]
+        for source, target in pairs:
+            if not os.path.isdir(source):
+                continue
+            if os.path.lexists(target):
+                raise FileExistsError(None, "there is a folder of this name", os.fsdecode(target))
+            os.rename(source, target)
+            folder.sync_folder(os.path.dirname(target))
+            if os.path.dirname(source) != os.path.dirname(target):
+                folder.sync_folder(os.path.dirname(source))
+
+    def delete(self, wire: bytes, mark: bytes) -> bool:
+        """The folder is gone; False: there is something in it that is no mail program's own. Raises `OSError`."""
+        path = self.path(wire)
+        if not os.path.isdir(path):
+            return True
+        if not _is_bare(path):
+            return False
+        trash = os.path.join(self.root, TRASHED + mark)
+        os.rename(path, trash)
+        if not _is_bare(trash):  # somebody delivered in this moment
+            os.rename(trash, path)
+            return False
+        for name in os.listdir(trash):
+            inner = os.path.join(trash, name)
+            os.rmdir(inner) if os.path.isdir(inner) else os.unlink(inner)
+        os.rmdir(trash)
+        folder.sync_folder(os.path.dirname(path))
+        return True
+
+
+def existing_above(path: bytes) -> bytes:
+    """The path, or what there is above it."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _is_bare(path: bytes) -> bool:
+    """Nothing is in it but what mail programs keep for themselves."""
+    for name in os.listdir(path):
+        inner = os.path.join(path, name)
+        if os.path.isdir(inner):
+            if name not in folder.SUBFOLDERS or os.listdir(inner):
+                return False
+        elif not SIDE_FILES.fullmatch(os.fsdecode(name)):
+            return False
+    return True

@@ -1,0 +1,296 @@
+"""One Maildir, in this process: its mirror, and the blocking work on its files.
+
+Files are worked on in threads of their own, the mirror in another. A folder's listing is kept until it turns out to be
+old: a file that is not where it was has another name by now, and is looked for by what stays of it.
+"""
+
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import trio
+
+from moverq.endpoints.maildir import folder, names, numbers, side_files, writing
+from moverq.endpoints.maildir.folder import Scan, Unreadable
+from moverq.endpoints.maildir.layout import Layout
+from moverq.endpoints.maildir.places import MaildirPlaces
+from moverq.endpoints.maildir.settings import Settings
+from moverq.endpoints.mirrored.intents import Merged
+from moverq.endpoints.mirrored.learned import Look, Seen
+from moverq.endpoints.mirrored.listed import Listed, Wanted
+from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.session import MailSession, MirrorFile
+from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, RequestRefused
+from moverq.flow.offload import Offload
+from moverq.model.change import BadItem
+from moverq.model.ids import InstanceId
+
+T = TypeVar("T")
+
+NAMES_MAX: Final = 200_000
+"""File names kept in memory for one mailbox, about 250 bytes each; beyond that a folder is listed again."""
+FULL_S: Final = 60.0
+"""How long a full disk or quota is left alone."""
+UNSETTLED_S: Final = 1.0
+_REFUSED: Final = frozenset(
+    {errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EILSEQ}
+)
+
+
+class MaildirSession:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        settings: Settings,
+        path: Path,
+        instance: InstanceId,
+        offload: Offload,
+        files: Offload,
+        bytes_max: int = 8 << 20,
+    ) -> None:
+        self.name = name
+        self.kind = "maildir"
+        self.instance = instance
+        self.bytes_max = bytes_max
+        self.refreshing = trio.Lock()
+        self._mirror = MirrorFile(path, instance, offload)
+        self.intents = self._mirror.intents
+        self.lock_command: Sequence[str] = settings.lock_command
+        self.release_command: Sequence[str] = settings.release_command
+        self.can_move = True
+        self.item_bytes_max: int | None = None
+        self.validity = 1 + int.from_bytes(instance[:4], "big") % 0x7FFF_FFFE
+        """Of all folders: a file's number is of one base name for ever. To clients it is the UIDVALIDITY of a folder
+        whose server never gave it one."""
+        self._settings = settings
+        self._files = files
+        self._layout: Layout | None = None
+        self.known_naming = settings.naming
+        self._scans: dict[bytes, Scan] = {}
+
+    def __repr__(self) -> str:
+        return f"<MaildirSession {self.name}/{self.instance.hex()[:8]}>"
+
+    def as_kept(self, content: bytes) -> bytes:
+        """A file takes any bytes."""
+        return content
+
+    # ---- the mirror
+
+    def intending(self) -> AbstractContextManager[int]:
+        return self._mirror.intending()
+
+    async def ask(self, question: Callable[[Mirror], T]) -> T:
+        """What the mirror answers; the one way to it. Raises `NotFound` where there is none."""
+        return await self._mirror.ask(question)
+
+    async def make(self, make: Callable[[Path], Mirror]) -> None:
+        await self._mirror.make(make)
+
+    async def destroy(self) -> None:
+        await self._mirror.destroy()
+
+    async def aclose(self) -> None:
+        self.forget_files()
+        await self._mirror.aclose()
+
+    # ---- files
+
+    async def layout(self) -> Layout:
+        if self._layout is None:
+            user = (await self.ask(partial(Mirror.standing, removed=True))).user
+            self._layout = self._settings.layout_of(user)
+        return self._layout
+
+    async def work(self, run: Callable[[], T], *, doing: str) -> T:
+        """Blocking work on the files.
+
+        Raises: what `moved` makes of an `OSError`.
+        """
+        try:
+            return await self._files(run)
+        except OSError as error:
+            raise as_move_error(error, self.name, doing=doing) from error
+
+    async def scan(self, wire: bytes, *, known: bool = False) -> Scan:
+        """The folder's messages; `known`: as they were when they were last looked at will do. A folder that is not
+        there has none, and no signature."""
+        path = (await self.layout()).path(wire)
+        if known and wire in self._scans:
+            return self._scans[wire]
+
+        def run() -> Scan:
+            try:
+                return folder.scan(path)
+            except FileNotFoundError:
+                return Scan({}, is_whole=True, signature=0)
+
+        found = await self.work(run, doing="list a folder's messages")
+        if sum(len(scan.files) for scan in self._scans.values()) + len(found.files) > NAMES_MAX:
+            self._scans.clear()
+        self._scans[wire] = found
+        return found
+
+    async def whole_scan(self, wire: bytes, *, having: Collection[bytes] = ()) -> Scan:
+        """The same; of `having`, who is not in it is not there. One that was made before will do where all are in it.
+
+        Raises:
+            EndpointBusy: the folder changes all the time.
+        """
+        before = self._scans.get(wire)
+        if before is not None and having and all(base in before.files for base in having):
+            return before
+        found = await self.scan(wire)
+        if not found.is_whole and not (having and all(base in found.files for base in having)):
+            raise EndpointBusy(endpoint=self.name, retry_after_s=UNSETTLED_S)
+        return found
+
+    def note_file(self, wire: bytes, base: bytes, rel: bytes | None) -> None:
+        """We have put a file there ourselves; None: taken it away."""
+        scan = self._scans.get(wire)
+        if scan is not None and rel is not None:
+            scan.files[base] = rel
+        elif scan is not None:
+            scan.files.pop(base, None)
+
+    def forget_files(self, wire: bytes | None = None) -> None:
+        """Names that were met may be others; None: of all folders."""
+        if wire is None:
+            self._scans.clear()
+        else:
+            self._scans.pop(wire, None)
+
+    # ---- what is there
+
+    async def greet(self) -> None:
+        pass
+
+    async def list_folders(self) -> Sequence[Listed]:
+        layout = await self.layout()
+        known = await self.ask(Mirror.folders)
+
+        def run() -> list[Listed]:
+            if not folder.is_folder(layout.inbox):
+                if any(row.wire == b"INBOX" for row in known):
+                    # Not mounted, perhaps. That everything in it was deleted must not be made of this.
+                    raise FileNotFoundError(errno.ENOENT, "the Maildir is not there", os.fsdecode(layout.inbox))
+                if not os.path.isdir(layout.root):
+                    return []
+            return layout.listed(self.validity)
+
+        return await self.work(run, doing="list its folders")
+
+    async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
+        looks = [await self._look(one) for one in wanted]
+        return [look for look in looks if look is not None]
+
+    async def _look(self, wanted: Wanted) -> Look | None:
+        layout = await self.layout()
+        path = layout.path(wanted.wire)
+        found = await self.scan(wanted.wire)
+        number = await self.ask(
+            partial(numbers.number_all, folder_id=wanted.folder_id, bases=found.files.keys(), is_whole=found.is_whole)
+        )
+        known = await self.ask(partial(numbers.seen_before, folder_id=wanted.folder_id))
+
+        def run() -> Look | None:
+            if found.is_whole and not found.signature:
+                return None  # it went meanwhile: the next listing tells
+            uids = side_files.read_uid_list(path) if found.is_whole else side_files.UidList()
+            keywords = side_files.read_keywords(path)
+            seen: list[Seen] = []
+            is_whole = found.is_whole
+            for base, rel in found.files.items():
+                flags, words = names.said(names.parts(rel[4:]).letters, keywords)
+                received_ms = size = 0
+                client_uid = uids.uids.get(base, 0)
+                if number[base] not in known or known[number[base]] not in (None, client_uid):
+                    try:
+                        received_ms, size = folder.received_and_size(path, rel)
+                    except FileNotFoundError:
+                        is_whole = False  # it has another name by now, or is gone: the next look says which
+                        continue
+                seen.append(Seen(number[base], flags, words, received_ms, size, client_uid))
+            if not is_whole:
+                seen = [one._replace(client_uid=0) for one in seen]
+                uids = side_files.UidList()
+            return Look(
+                folder_id=wanted.folder_id,
+                validity=self.validity,
+                uidnext=uids.uidnext,
+                modseq=found.signature if is_whole else 0,
+                items=0 if is_whole else -1,
+                seen=seen,
+                whole=is_whole,
+                uids_are_ours=True,
+                client_validity=uids.validity,
+            )
+
+        return await self.work(run, doing="look into a folder")
+
+    async def read(self, row: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
+        path = (await self.layout()).path(row.wire)
+        bases = await self.ask(partial(numbers.bases_of, folder_id=row.folder_id, numbers=uids))
+        read: dict[int, bytes] = {}
+        missing: dict[int, str] = {}
+
+        def run(scan: Scan) -> list[int]:
+            """Those that are not where the scan met them."""
+            moved = []
+            for uid, (base, known_hash) in bases.items():
+                if uid in read or uid in missing:
+                    continue
+                try:
+                    if base not in scan.files:
+                        raise FileNotFoundError
+                    read[uid] = folder.read(path, scan.files[base], known_hash)
+                except FileNotFoundError:
+                    moved.append(uid)
+                except Unreadable as error:
+                    missing[uid] = str(error)
+            return moved
+
+        scan = await self.scan(row.wire, known=True)
+        if await self.work(partial(run, scan), doing="read messages"):
+            scan = await self.scan(row.wire)
+            if await self.work(partial(run, scan), doing="read messages"):
+                await self.work(partial(run, await self.whole_scan(row.wire)), doing="read messages")
+        return read, missing
+
+    # ---- what is wanted there
+
+    @asynccontextmanager
+    async def places(self) -> AsyncIterator[MaildirPlaces]:
+        yield MaildirPlaces(self)
+
+    async def append_all(self, merged: Merged, token: int) -> tuple[BadItem, ...]:
+        return await writing.append_all(self, merged, token)
+
+    async def settle(self) -> None:
+        await writing.settle(self)
+
+    async def work_off(self) -> None:
+        await writing.work_off(self)
+
+
+def as_move_error(error: OSError, endpoint: str, *, doing: str) -> MoveError:
+    """What cures it."""
+    why = f"{doing}: {error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+    if error.errno in _REFUSED or isinstance(error, FileExistsError):
+        return RequestRefused(why=f"{endpoint} cannot {why}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EndpointBusy(endpoint=f"{endpoint} (no space left)", retry_after_s=FULL_S)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return EndpointBroken(endpoint=endpoint, why=f"it cannot {why}")
+    return EndpointUnavailable(endpoint=endpoint, why=f"it cannot {why}")
+
+
+if TYPE_CHECKING:
+    _is_a_session: type[MailSession] = MaildirSession
