@@ -1,13 +1,16 @@
 """What Dovecot and Courier keep beside the mail: who has which UID, what a letter means, what is subscribed.
 
 `dovecot-uidlist` is read and never written: it is its server's. `dovecot-keywords` and `subscriptions` are written
-under the lock that Dovecot takes for them, a file of the same name with `.lock`, which then takes the file's place.
+under the lock that Dovecot takes for them, a file of the same name with `.lock`.
 """
 
+import errno
+import fcntl
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import attrs
@@ -24,6 +27,8 @@ LOCK_S: Final = 10.0
 """How long a lock of somebody else's is waited for. Dovecot's are held for milliseconds."""
 LOCK_STALE_S: Final = 120.0
 """A lock older than this is of a process that died: Dovecot's own bound."""
+OURS: Final = b"moverq\n"
+"""What a lock of ours says, so that one whose maker died is told from one of Dovecot's that is being written."""
 _PLAIN_KEYWORD: Final = re.compile(r"[!-~]+")
 
 
@@ -166,41 +171,63 @@ def _read(path: bytes) -> bytes:
 def _replace(path: bytes, change: Callable[[bytes], bytes], owner: Owner) -> bytes:
     """The file holds what `change` makes of it, which is returned. Raises `OSError`."""
     lock = path + b".lock"
-    descriptor = _lock(lock)
+    held = _lock(lock)
     try:
+        data = change(_read(path))
+        temporary = path + b".moverq"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            data = change(_read(path))
             file.write(data)
             file.flush()
-            owner.take(file.fileno())
-            os.fsync(file.fileno())
-        os.rename(lock, path)
-    except BaseException:
-        os.unlink(lock)
-        raise
-    sync_folder(os.path.dirname(path))
+            owner.take(descriptor)
+            os.fsync(descriptor)
+        os.rename(temporary, path)
+        sync_folder(os.path.dirname(path))
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(lock)
+        os.close(held)
     return data
 
 
 def _lock(lock: bytes) -> int:
+    """The lock is ours until it is unlinked, or its descriptor closed, which the kernel does for who died."""
     end = time.monotonic() + LOCK_S
     while True:
         try:
-            return os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
-            if _is_stale(lock):
+            if _is_nobodys(lock):
                 continue
             if time.monotonic() > end:
-                raise TimeoutError(None, "somebody holds the lock", os.fsdecode(lock)) from None
+                raise TimeoutError(errno.ETIMEDOUT, "somebody holds the lock", os.fsdecode(lock)) from None
             time.sleep(0.02)
+            continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.write(descriptor, OURS)
+        return descriptor
 
 
-def _is_stale(lock: bytes) -> bool:
-    """Gone now, also because it was one that its maker left for good."""
+def _is_nobodys(lock: bytes) -> bool:
+    """Gone now, also because it was one that its maker left for good: one of ours whose maker is dead, or a very old
+    one."""
     try:
-        if time.time() - os.stat(lock).st_mtime < LOCK_STALE_S:
-            return False
-        os.unlink(lock)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        found = os.fstat(descriptor)
+        if time.time() - found.st_mtime < LOCK_STALE_S:
+            if os.read(descriptor, len(OURS) + 1) != OURS:
+                return False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        if os.stat(lock).st_ino == found.st_ino:
+            os.unlink(lock)
     except FileNotFoundError:
         pass
+    finally:
+        os.close(descriptor)
     return True
