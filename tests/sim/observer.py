@@ -239,10 +239,11 @@ class Observer:
         for checker in self.checkers:
             checker.verb_ended(Home(verb.database, InstanceId(verb.instance)), name, token, verb.begun, self.moment)
 
-    def ring_ledgers(self) -> None:
-        """Whoever has the ledger open sees that somebody has written."""
+    def ring_ledgers(self, writer: object) -> None:
+        """Whoever else has the ledger open sees that somebody has written."""
         for each in self.ledgers:
-            each.ring()
+            if each is not writer:
+                each.ring()
 
     # ---- what is there
 

@@ -261,14 +261,13 @@ class SimLedger(Ledger):
         if process.world.hit_anywhere("ledger busy"):
             raise EndpointBusy(endpoint="ledger", retry_after_s=1.0)
         answer = await effect()
-        process.observer.ring_ledgers()
+        process.observer.ring_ledgers(self)
         return answer
 
     def ring(self) -> None:
-        """Somebody has committed."""
-        self._changes += 1
-        self._changed.set()
-        self._changed = trio.Event()
+        """Another process has committed."""
+        self._written.ring()
+        self._asked.ring()
 
     def close_files(self) -> None:
         """What the kernel does for a process that is gone."""
