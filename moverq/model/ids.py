@@ -4,6 +4,7 @@ A *mailbox* is what a person has, and keeps through every move. An *instance* is
 a move makes a second instance and ends with one of them at home.
 """
 
+from collections.abc import Iterator
 from typing import NewType
 from uuid import uuid4
 
@@ -18,3 +19,10 @@ RequestId = NewType("RequestId", str)
 def new_id() -> bytes:
     """Sixteen random bytes. Simulations pass their own maker where ids must repeat from a seed."""
     return uuid4().bytes
+
+
+def new_ids(count: int) -> Iterator[bytes]:
+    """As many new ones, each the next number after the one before, from a random one on: what is written together lies
+    together in every tree that is ordered by them."""
+    first = int.from_bytes(new_id(), "big")
+    return (((first + n) % (1 << 128)).to_bytes(16, "big") for n in range(count))

@@ -50,13 +50,13 @@ class ImapClient:
             pytest.skip("Dovecot takes no empty message")
         wire = (await self._folder(folder_id)).wire
         date = None if received_ms is None else imaplib.Time2Internaldate(received_ms / 1000)
-        words = flag_words(flags, sorted(set(keywords))).decode()
+        words = flag_words(flags, tuple(sorted(set(keywords)))).decode()
         uid = await self._do(lambda c: _uid_of(c.append(_name(wire), f"({words})", date, content), b"APPENDUID"))
         return await self._item_at(folder_id, uid)
 
     async def set_flags(self, item_id: ItemId, flags: int, keywords: Iterable[str] = ()) -> None:
         folder, uid = await self._place(item_id)
-        words = flag_words(flags, sorted(set(keywords))).decode()
+        words = flag_words(flags, tuple(sorted(set(keywords)))).decode()
 
         def store(client: imaplib.IMAP4) -> None:
             client.select(_name(folder.wire))

@@ -12,13 +12,24 @@ closes it. The mailbox's bytes are never looked into.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import attrs
 import trio
 
-from moverq.endpoints.imap.wire import Incoming, Literal, Response, Said, WireError, is_quotable, quoted, said, tokens
+from moverq.endpoints.imap.wire import (
+    Incoming,
+    Literal,
+    Response,
+    Said,
+    Usual,
+    WireError,
+    is_quotable,
+    quoted,
+    said,
+    tokens,
+)
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, RequestRefused
 
 RECEIVE_BYTES: Final = 256 << 10
@@ -27,8 +38,8 @@ LITERAL_MINUS_BYTES: Final = 4096
 """LITERAL- lets so many bytes be sent unasked (RFC 7888)."""
 
 Take = Callable[[Response], None]
-Piece = bytes | Literal
-"""Of a command: text as it stands, or a literal."""
+Piece = bytes | Literal | memoryview
+"""Of a command: text as it stands, or a literal; a memoryview is a literal too, which is not copied to become one."""
 
 
 class Refused(Exception):
@@ -46,6 +57,8 @@ class Command:
     tag: bytes
     name: str
     take: Take | None
+    usual: Usual | None = None
+    """Reads what comes by the thousand; `take` has what that left."""
     answer: Said | None = None
 
 
@@ -82,17 +95,26 @@ class Connection:
 
     # ---- commands
 
-    async def start(self, *pieces: Piece, take: Take | None = None) -> Command:
+    async def start(
+        self,
+        *pieces: Piece,
+        take: Take | None = None,
+        usual: Usual | None = None,
+        before_end: Callable[[], Awaitable[None]] | None = None,
+    ) -> Command:
         """The command is sent (or in the kernel's hands); `done` awaits its answer.
 
         A literal that may not be sent unasked is asked for, and answers of earlier commands are taken meanwhile.
+        `before_end` is awaited when all but the end of the command is sent: the server has the bytes, and does not yet
+        do what it is told.
         """
         self._number += 1
-        command = Command(b"M%d" % self._number, pieces[0].split(b" ", 1)[0].decode("ascii", "replace"), take)
+        name = bytes(pieces[0]).split(b" ", 1)[0].decode("ascii", "replace")
+        command = Command(b"M%d" % self._number, name, take, usual)
         self._waiting.append(command)
         out = bytearray(command.tag + b" ")
         for piece in pieces:
-            if not isinstance(piece, Literal):
+            if not isinstance(piece, (Literal, memoryview)):
                 out += piece
             elif self.has(b"LITERAL+") or (len(piece) <= LITERAL_MINUS_BYTES and self.has(b"LITERAL-")):
                 out += b"{%d+}\r\n" % len(piece)
@@ -112,6 +134,10 @@ class Connection:
             if len(out) >= SEND_BYTES:
                 await self._send(out)
                 out = bytearray()
+        if before_end is not None:
+            await self._send(out)
+            out = bytearray()
+            await before_end()
         out += b"\r\n"
         await self._send(out)
         return command
@@ -182,7 +208,7 @@ class Connection:
             self._dispatch(response)
         return False
 
-    async def _send(self, data: bytes | bytearray) -> None:
+    async def _send(self, data: bytes | bytearray | memoryview) -> None:
         self.bytes_out += len(data)
         try:
             with trio.fail_after(self.answer_s):
@@ -193,15 +219,20 @@ class Connection:
             raise EndpointUnavailable(endpoint=self.endpoint, why="the connection was lost") from error
 
     async def _receive(self) -> Response:
+        usual = self._waiting[0].usual if self._waiting else None
         try:
-            while (response := self._incoming.next()) is None:
+            while True:
+                if usual is not None:
+                    self._incoming.skim(usual)
+                response = self._incoming.next()
+                if response is not None:
+                    return response
                 with trio.fail_after(self.answer_s):
                     data = await self.stream.receive_some(RECEIVE_BYTES)
                 if not data:
                     raise EndpointUnavailable(endpoint=self.endpoint, why="it closed the connection")
                 self.bytes_in += len(data)
                 self._incoming.feed(data)
-            return response
         except trio.TooSlowError:
             raise self._silent() from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

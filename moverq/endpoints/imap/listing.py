@@ -34,7 +34,8 @@ _FLAGS: Final = {
     b"\\draft": int(Flag.DRAFT),
 }
 _AS_ASKED: Final = re.compile(
-    rb'\* \d+ FETCH \(UID (\d+) FLAGS \(([^()"{]*)\) INTERNALDATE "([^"]*)" RFC822\.SIZE (\d+)(?: MODSEQ \(\d+\))?\)'
+    rb"\* \d+ FETCH \(UID (\d{1,10}) FLAGS \(([^()\"{\r\n]*)\) "
+    rb'INTERNALDATE "([^"\r\n]{1,40})" RFC822\.SIZE (\d{1,19})(?: MODSEQ \(\d+\))?\)\r\n'
 )
 """The usual line of a listing: everything in the order asked for. It is read without being taken apart."""
 AHEAD: Final = 8
@@ -187,6 +188,16 @@ class _Looking:
             elif answer.code == b"HIGHESTMODSEQ":
                 self.modseq = number(answer.arguments)
 
+    def usual_fetch(self, buffer: bytearray, at: int) -> int:
+        """Lines of the listing that are as asked."""
+        seen = self.seen
+        while (line := _AS_ASKED.match(buffer, at)) is not None:
+            uid, flag_text, date, size = line.groups()
+            flags, keywords = _flags_said(flag_text)
+            seen[int(uid)] = Seen(int(uid), flags, keywords, date_ms(date), int(size))
+            at = line.end()
+        return at
+
     def take_fetch(self, response: Response) -> None:
         head = response.head
         if head[2:11].upper() == b"VANISHED ":
@@ -221,6 +232,9 @@ async def _begin(connection: Connection, wanted: Wanted) -> _Looking:
     def take_fetch(response: Response) -> None:
         one.take_fetch(response)
 
+    def usual_fetch(buffer: bytearray, at: int) -> int:
+        return one.usual_fetch(buffer, at)
+
     examine = await connection.start(
         b"EXAMINE ", mailbox_word(wanted.wire), b" (CONDSTORE)" if can_condstore else b"", take=take_examine
     )
@@ -231,7 +245,9 @@ async def _begin(connection: Connection, wanted: Wanted) -> _Looking:
     if wanted.modseq and can_condstore:
         vanished = b" VANISHED" if b"QRESYNC" in connection.enabled else b""
         since = b" (CHANGEDSINCE %d%s)" % (wanted.modseq, vanished)
-    one.fetch = await connection.start(b"UID FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE)" + since, take=take_fetch)
+    one.fetch = await connection.start(
+        b"UID FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE)" + since, take=take_fetch, usual=usual_fetch
+    )
     return one
 
 
@@ -272,10 +288,6 @@ async def _end(connection: Connection, one: _Looking, on_look: Callable[[Look], 
 
 def seen_in(response: Response) -> Seen | None:
     """A message, if the response lists one whole; what comes unasked says less and is left for the next look."""
-    usual = _AS_ASKED.fullmatch(response.head)
-    if usual is not None:
-        flags, keywords = _flags_said(usual[2])
-        return Seen(int(usual[1]), flags, keywords, date_ms(usual[3]), int(usual[4]))
     if b" FETCH " not in response.head.upper()[:30]:
         return None
     said_words = words(response)
@@ -306,7 +318,8 @@ def flags_in(listed: Sequence[bytes]) -> tuple[int, tuple[str, ...]]:
     return flags, tuple(sorted(keywords.values()))
 
 
-def flag_words(flags: int, keywords: Iterable[str]) -> bytes:
+@lru_cache(4096)
+def flag_words(flags: int, keywords: tuple[str, ...]) -> bytes:
     r"""`\Seen work` of the bits and keywords."""
     said_flags = [name.replace(b"\\", b"").capitalize() for name, bit in _FLAGS.items() if flags & bit]
     return b" ".join([b"\\" + name for name in said_flags] + [keyword.encode() for keyword in keywords])

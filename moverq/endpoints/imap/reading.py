@@ -8,7 +8,8 @@ from typing import Final
 from moverq.endpoints.imap.connection import Command, Connection, Refused, error_of, mailbox_word, words
 from moverq.endpoints.imap.wire import Literal, Response, number, pairs, uid_set
 
-_AS_ASKED: Final = re.compile(rb"\* \d+ FETCH \(UID (\d+) BODY\[\] ")
+_AS_ASKED: Final = re.compile(rb"\* \d+ FETCH \(UID (\d+) BODY\[\] \{(\d{1,9})\}\r\n")
+_END: Final = b")\r\n"
 
 
 class Reading:
@@ -31,7 +32,7 @@ class Reading:
             connection.selected = (wire, False)
             connection.is_in_folder = True
         self._fetch = await connection.start(
-            b"UID FETCH " + uid_set(self.uids) + b" (UID BODY.PEEK[])", take=self._take
+            b"UID FETCH " + uid_set(self.uids) + b" (UID BODY.PEEK[])", take=self._take, usual=self._usual
         )
 
     async def end(self) -> dict[int, bytes]:
@@ -62,11 +63,19 @@ class Reading:
                 await self._one_by_one()
         return self.found
 
+    def _usual(self, buffer: bytearray, at: int) -> int:
+        """Bodies that came whole and in the order asked for."""
+        with memoryview(buffer) as view:
+            while (head := _AS_ASKED.match(buffer, at)) is not None:
+                begin = head.end()
+                end = begin + int(head[2])
+                if bytes(view[end : end + len(_END)]) != _END:
+                    break
+                self.found[int(head[1])] = bytes(view[begin:end])
+                at = end + len(_END)
+        return at
+
     def _take(self, response: Response) -> None:
-        usual = _AS_ASKED.fullmatch(response.head)
-        if usual is not None and len(response.parts) == 3:
-            self.found[int(usual[1])] = response.parts[1]
-            return
         if len(response.parts) == 1 and b"BODY[]" not in response.head.upper():
             return
         values = pairs(words(response)[2])

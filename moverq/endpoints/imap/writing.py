@@ -213,13 +213,16 @@ def _by_size(seen: Sequence[Seen], bytes_max: int) -> Iterator[Sequence[Seen]]:
 async def work_off(session: "ImapSession") -> None:
     """Nothing is due: places, flags and expunges at the server are what the mirror wants."""
     due = await session.ask(intents.due)
-    if not due:
+    if due is None:
         return
     async with session.connection() as connection:
         for (from_folder, to_folder), asked in due.moves.items():
             if from_folder in due.wires and to_folder in due.wires:
                 await _move(session, connection, due, from_folder, to_folder, asked)
-        due = await session.ask(intents.due)
+        if due.moves:
+            due = await session.ask(intents.due)
+            if due is None:
+                return
         for folder_id in due.flags.keys() | due.expunges.keys():
             if folder_id in due.wires:
                 await _store_and_expunge(session, connection, due, folder_id)

@@ -19,7 +19,7 @@ import attrs
 from moverq.endpoints.maildir import folder, names, numbers, side_files
 from moverq.endpoints.maildir.folder import Owner, Scan
 from moverq.endpoints.mirrored import intents
-from moverq.endpoints.mirrored.intents import Due, Merged, ToAppend
+from moverq.endpoints.mirrored.intents import Due, Merged, Placed, ToAppend
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
 from moverq.model.change import BadItem
 from moverq.model.ids import FolderId, ItemId
@@ -107,8 +107,7 @@ def _note_delivered(mirror: Mirror, *, folder_id: FolderId, delivered: _Delivere
     with mirror.changing():
         mirror.check_mover(token)
         number = numbers.number_some(mirror, folder_id, [base for _, base in delivered.named])
-        for item_id, base in delivered.named:
-            intents.place(mirror, item_id, number[base])
+        intents.place(mirror, [Placed(item_id, number[base]) for item_id, base in delivered.named])
     if delivered.kept:
         bases = dict(delivered.named)
         stored = [(number[bases[item_id]], flags, words) for item_id, (flags, words) in delivered.kept.items()]
@@ -169,9 +168,8 @@ async def _moved_to(
 def _note_settled(mirror: Mirror, *, folder_id: FolderId, found: Sequence[Named], absent: Sequence[Located]) -> None:
     with mirror.changing():
         number = numbers.number_some(mirror, folder_id, [base for _, base in found])
-        for item_id, base in found:
-            intents.place(mirror, item_id, number[base])
-            mirror.db.execute("DELETE FROM to_move WHERE item_id = ?", (item_id,))
+        intents.place(mirror, [Placed(item_id, number[base]) for item_id, base in found])
+        mirror.db.executemany("DELETE FROM to_move WHERE item_id = ?", [(item_id,) for item_id, _ in found])
     intents.note_settled(mirror, (), absent)
 
 

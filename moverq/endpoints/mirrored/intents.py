@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 import attrs
 
-from moverq.endpoints.mirrored.mirror import STATE, FolderRow, Located, Mirror, digest_of, item_state, state_columns
+from moverq.endpoints.mirrored.mirror import STATE, FolderPlace, Located, Mirror, item_state, state_columns
 from moverq.endpoints.mirrored.normal_form import as_sent, content_hash, normal_hash
 from moverq.flow.sqlite import insert_rows
 from moverq.model.change import BadItem, ChangeBatch, Gone, ItemContent, ItemState
@@ -31,6 +31,8 @@ from moverq.model.ids import FolderId, ItemId
 
 TO_DO: Final = 0
 """The intent of work that nobody has begun."""
+NOBODY: Final = -1
+"""An intent that is none."""
 _ATOM: Final = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z^_`a-z|}~]+")
 
 
@@ -79,7 +81,7 @@ def merge_items(
     bad: list[BadItem] = []
     with mirror.changing():
         mirror.check_mover(token)
-        folders = {row.folder_id: row for row in mirror.folders()}
+        folders = mirror.places()
         present = _present(mirror, [item.state.item_id for item in items])
         dead = _dead(mirror, [item.state.item_id for item in items])
         uids: dict[FolderId, int] = {}
@@ -111,7 +113,7 @@ def merge_items(
             keywords = sayable(state.keywords)
             if len(keywords) < len(state.keywords):
                 mirror.remark("a keyword that IMAP cannot say was left out")
-            digest = digest_of(state)
+            digest = mirror.digest_of(state)
             other_form = normal_hash(item.content)
             said = "\n".join(sorted(keywords))
             fresh.append((*state_columns(state), digest, None, state.flags, said, other_form, 0, 0, intent))
@@ -132,7 +134,7 @@ def merge_changes(mirror: Mirror, batch: ChangeBatch, token: int, *, can_move: b
     """States, tombstones, settings and delivery keys."""
     with mirror.changing():
         mirror.check_mover(token)
-        folders = {row.folder_id: row for row in mirror.folders()}
+        folders = mirror.places()
         for gone in batch.items_gone:
             _bury(mirror, gone, folders)
         asked = [state.item_id for state in batch.items]
@@ -249,9 +251,9 @@ def _dead(mirror: Mirror, item_ids: Sequence[ItemId]) -> set[ItemId]:
     return found
 
 
-def _restate(mirror: Mirror, was: _Present, state: ItemState, folders: Mapping[FolderId, FolderRow]) -> None:
+def _restate(mirror: Mirror, was: _Present, state: ItemState, folders: Mapping[FolderId, FolderPlace]) -> None:
     """The item's state is this; what the server lacks of it is due."""
-    digest = digest_of(state)
+    digest = mirror.digest_of(state)
     keywords = sorted(sayable(state.keywords))
     differs = (state.flags, "\n".join(keywords).lower()) != (was.server_flags, was.server_keywords.lower())
     moves = state.folder_id != was.state.folder_id
@@ -286,7 +288,7 @@ def _restate(mirror: Mirror, was: _Present, state: ItemState, folders: Mapping[F
     mirror.raise_head(state.modseq)
 
 
-def _bury(mirror: Mirror, gone: Gone, folders: Mapping[FolderId, FolderRow]) -> None:
+def _bury(mirror: Mirror, gone: Gone, folders: Mapping[FolderId, FolderPlace]) -> None:
     was = _present(mirror, [ItemId(gone.id)]).get(ItemId(gone.id))
     if was is not None:
         _leave_place(mirror, was, folders)
@@ -299,7 +301,7 @@ def _bury(mirror: Mirror, gone: Gone, folders: Mapping[FolderId, FolderRow]) -> 
     mirror.raise_head(gone.modseq)
 
 
-def _leave_place(mirror: Mirror, was: _Present, folders: Mapping[FolderId, FolderRow]) -> None:
+def _leave_place(mirror: Mirror, was: _Present, folders: Mapping[FolderId, FolderPlace]) -> None:
     """What the item has at the server is to be expunged."""
     folder_id, uid = was.state.folder_id, was.server_uid
     if uid is not None:
@@ -332,24 +334,35 @@ def note_placed(mirror: Mirror, placed: Sequence[Placed], token: int) -> None:
     """These items have a place at the server, where their bytes are durable."""
     with mirror.changing():
         mirror.check_mover(token)
-        for item_id, server_uid in placed:
-            place(mirror, item_id, server_uid)
+        place(mirror, placed)
 
 
-def place(mirror: Mirror, item_id: ItemId, server_uid: int) -> bool:
-    """Inside a transaction: the item, which was on its way, is there. False: it is not wanted any more, or has a place
-    already."""
-    row = mirror.db.execute(
-        "UPDATE items SET server_uid = ?, intent = 0 WHERE item_id = ? AND server_uid IS NULL "
-        "RETURNING folder_id, size, digest",
-        (server_uid, item_id),
-    ).get
-    if row is None:
-        return False
-    folder_id, size, digest = row
-    mirror.count(folder_id, 1, size, digest)
-    mirror.db.execute("DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?", (folder_id, server_uid))
-    return True
+def place(mirror: Mirror, placed: Sequence[Placed]) -> set[ItemId]:
+    """Inside a transaction: these items, which were on their way, are there. Returns those of them that are still
+    wanted, and had no place already."""
+    if not placed:
+        return set()
+    uids = dict(placed)
+    there: set[ItemId] = set()
+    rows: list[tuple[int, int]] = []
+    taken: list[tuple[FolderId, int]] = []
+    for seq, item_id, folder_id, size, digest in mirror.db.execute(
+        "SELECT seq, item_id, folder_id, size, digest FROM items WHERE item_id IN carray(?) AND server_uid IS NULL",
+        (apsw.carray(tuple(uids)),),
+    ):
+        mirror.count(folder_id, 1, size, digest)
+        there.add(item_id)
+        rows.append((seq, uids[item_id]))
+        taken.append((folder_id, uids[item_id]))
+    insert_rows(
+        mirror.db,
+        "WITH given(seq, uid) AS (",
+        rows,
+        after=") UPDATE items SET server_uid = given.uid, intent = 0 FROM given WHERE items.seq = given.seq",
+    )
+    if mirror.db.execute("SELECT 1 FROM strangers LIMIT 1").get is not None:
+        mirror.db.executemany("DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?", taken)
+    return there
 
 
 def _left(mirror: Mirror, item_id: ItemId) -> tuple[Any, ...] | None:
@@ -371,22 +384,22 @@ def forget(mirror: Mirror, item_ids: Sequence[ItemId], token: int) -> None:
 
 def in_doubt(mirror: Mirror, at_work: Iterable[int]) -> list[Located]:
     """Items on their way that nobody brings, but for those that are only waiting to be moved."""
-    busy = set(at_work)
     return [
         Located(seq, 0, normal, item_state(state))
-        for seq, intent, normal, *state in mirror.db.execute(
-            f"SELECT seq, intent, normal_hash, {STATE} FROM items WHERE server_uid IS NULL AND (intent <> 0 OR "
-            f"item_id IN (SELECT item_id FROM to_move))"
+        for seq, normal, *state in mirror.db.execute(
+            f"SELECT seq, normal_hash, {STATE} FROM items WHERE server_uid IS NULL AND (intent <> 0 OR "
+            f"item_id IN (SELECT item_id FROM to_move)) AND intent NOT IN carray(?)",
+            (apsw.carray(array("q", (NOBODY, *at_work))),),
         )
-        if intent not in busy
     ]
 
 
 def note_settled(mirror: Mirror, found: Sequence[Placed], absent: Sequence[Located]) -> None:
     """What intents in doubt came to: `found` at the server, or `absent`."""
     with mirror.changing():
-        for item_id, server_uid in found:
-            moving = _left(mirror, item_id) if place(mirror, item_id, server_uid) else None
+        there = place(mirror, found)
+        for item_id, _ in found:
+            moving = _left(mirror, item_id) if item_id in there else None
             if moving is not None:
                 mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
         for located in absent:
@@ -419,11 +432,18 @@ class Due:
     validity: Mapping[FolderId, int]
     wires: Mapping[FolderId, bytes]
 
-    def __bool__(self) -> bool:
-        return bool(self.moves or self.flags or self.expunges)
+
+_IS_ANY_DUE: Final = """
+    SELECT EXISTS (SELECT 1 FROM to_move) OR EXISTS (SELECT 1 FROM items WHERE due = 1)
+        OR EXISTS (SELECT 1 FROM to_expunge)
+"""
 
 
-def due(mirror: Mirror) -> Due:
+def due(mirror: Mirror) -> Due | None:
+    """None: nothing is."""
+    (is_any,) = next(mirror.db.execute(_IS_ANY_DUE))
+    if not is_any:
+        return None
     moves: dict[tuple[FolderId, FolderId], list[tuple[ItemId, int]]] = {}
     for item_id, folder_id, from_folder, uid in mirror.db.execute(
         "SELECT i.item_id, i.folder_id, m.from_folder, m.server_uid FROM to_move m JOIN items i USING (item_id) "
@@ -437,7 +457,7 @@ def due(mirror: Mirror) -> Due:
         words = sayable(keywords.split("\n")) if keywords else ()
         flags.setdefault(folder_id, []).append((uid, bits, words))
     expunges: dict[FolderId, list[int]] = {}
-    folders: dict[Any, FolderRow] = {row.folder_id: row for row in mirror.folders()}
+    folders = mirror.places()
     for folder_id, validity, uid in mirror.db.execute("SELECT folder_id, server_validity, server_uid FROM to_expunge"):
         if folder_id in folders and folders[folder_id].server_validity == validity:
             expunges.setdefault(folder_id, []).append(uid)
@@ -460,7 +480,7 @@ def note_moved(
             if item_id not in moved:
                 mirror.db.execute("DELETE FROM items WHERE item_id = ? AND server_uid IS NULL", (item_id,))
                 continue
-            place(mirror, item_id, moved[item_id])
+            place(mirror, [Placed(item_id, moved[item_id])])
             if copied and moving is not None:
                 mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
 

@@ -19,13 +19,13 @@ from moverq.endpoints.mirrored.mirror import (
     FolderRow,
     Located,
     Mirror,
-    digest_of,
     item_state,
     state_columns,
 )
 from moverq.errors import SourceChanged
+from moverq.flow.sqlite import insert_rows
 from moverq.model.change import ItemState
-from moverq.model.ids import FolderId, ItemId, new_id
+from moverq.model.ids import FolderId, ItemId, new_id, new_ids
 
 DAMAGED: Final = -1
 """The modseq of an item that is not what the mover made it: any state is newer."""
@@ -286,13 +286,14 @@ def _follow(
         uidnext = max(uidnext, look.uidnext)
     modseq = mirror.take_modseqs(len(difference.new)) if difference.new else 0
     fresh: list[tuple[Any, ...]] = []
+    ids = new_ids(len(difference.new))
     for seen in sorted(difference.new):
         uid = (seen.client_uid if look.uids_are_ours else seen.uid) if folder.native else 0
         uid = uid or uidnext
         uidnext = max(uidnext, uid + 1)
         was = lost.get(pairs.get((folder.folder_id, seen.uid), ItemId(b"")))
         item = ItemState(
-            was.state.item_id if was is not None else ItemId(new_id()),
+            was.state.item_id if was is not None else ItemId(next(ids)),
             folder.folder_id,
             uid,
             modseq,
@@ -304,12 +305,12 @@ def _follow(
         )
         modseq += 1
         if was is None:
-            digest = digest_of(item)
-            fresh.append((*state_columns(item), digest, seen.uid, seen.flags, "\n".join(seen.keywords)))
+            digest = mirror.digest_of(item)
+            fresh.append((*state_columns(item), digest, seen.uid, seen.flags, "\n".join(seen.keywords), 1, 0, 0))
             mirror.count(folder.folder_id, 1, item.size, digest)
             continue
         item = item._replace(item_class=was.state.item_class, properties=was.state.properties)
-        digest = digest_of(item)
+        digest = mirror.digest_of(item)
         mirror.db.execute(
             "UPDATE items SET folder_id = ?, uid = ?, modseq = ?, flags = ?, keywords = ?, digest = ?, server_uid = ?, "
             "server_flags = ?, server_keywords = ? WHERE seq = ?",
@@ -327,12 +328,11 @@ def _follow(
             ),
         )
         mirror.count(folder.folder_id, 1, item.size, digest)
-    if fresh:
-        mirror.db.executemany(
-            f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, verified, due, intent) "
-            f"VALUES ({','.join('?' * 15)}, 1, 0, 0)",
-            fresh,
-        )
+    insert_rows(
+        mirror.db,
+        f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, verified, due, intent)",
+        fresh,
+    )
     for seq, seen in difference.changed:
         _set_flags(mirror, seq, seen, modseq=mirror.next_modseq())
     if difference.verified:
@@ -396,7 +396,7 @@ def _set_flags(mirror: Mirror, seq: int, seen: Seen, *, modseq: int) -> None:
         return
     old = item_state(row[1:])
     state = old._replace(flags=seen.flags, keywords=seen.keywords, modseq=modseq)
-    digest = digest_of(state)
+    digest = mirror.digest_of(state)
     keywords = "\n".join(seen.keywords)
     mirror.db.execute(
         "UPDATE items SET flags = ?, keywords = ?, server_flags = ?, server_keywords = ?, modseq = ?, digest = ? "
