@@ -59,7 +59,13 @@ class FakeImap:
     quirk: Quirk = attrs.field(factory=Quirk)
     folders: dict[str, Folder] = attrs.field(factory=lambda: {"INBOX": Folder(1)})
     refuse_append: Callable[[bytes], str | None] = lambda content: None
+    locks_for_append: bool = False
+    """From the first byte of an APPEND to its last, as one does that keeps an mbox. Who comes second is first."""
+    appending: int = 0
+    appending_max: int = 0
+    """APPENDs that were under way at once."""
     port: int = 0
+    _lock: trio.Lock = attrs.field(factory=trio.Lock)
     _modseq: int = 1
     _validity: int = 10
 
@@ -88,6 +94,21 @@ class FakeImap:
 
     def has(self, name: str) -> bool:
         return name in self.capabilities.split()
+
+    @asynccontextmanager
+    async def append_under_way(self) -> AsyncIterator[None]:
+        self.appending += 1
+        self.appending_max = max(self.appending, self.appending_max)
+        try:
+            if self.locks_for_append:
+                if self.appending == 1:
+                    await trio.sleep(0.05)
+                async with self._lock:
+                    yield
+            else:
+                yield
+        finally:
+            self.appending -= 1
 
 
 @asynccontextmanager
@@ -147,6 +168,13 @@ class _Session:
 
     async def _command(self) -> None:
         line = await self._line()
+        if b" APPEND " in line[:20]:
+            async with self.server.append_under_way():
+                await self._rest_of(line)
+        else:
+            await self._rest_of(line)
+
+    async def _rest_of(self, line: bytes) -> None:
         literals: list[bytes] = []
         while (found := _LITERAL.search(line)) is not None:
             if not found[2]:

@@ -61,6 +61,12 @@ class Command:
     """Reads what comes by the thousand; `take` has what that left."""
     answer: Said | None = None
 
+    def end(self, answer: Said) -> None:
+        """Nothing more comes for it. Whoever takes also holds the command: in such a ring, megabytes of messages would
+        stay until the next collection."""
+        self.answer = answer
+        self.take = self.usual = None
+
 
 @attrs.define(eq=False)
 class Connection:
@@ -263,16 +269,17 @@ class Connection:
                 # UIDs, so nothing is mixed up.
                 command = next(command for command in self._waiting if command.tag == tag)
                 self._waiting.remove(command)
-                command.answer = said(rest)
+                command.end(said(rest))
                 return
             raise EndpointUnavailable(endpoint=self.endpoint, why=f"it answered {head[:80]!r}, which nobody asked")
         command = self._waiting.popleft()
-        command.answer = said(rest)
-        if command.answer.code == b"CAPABILITY":
-            self.capabilities = frozenset(command.answer.arguments.upper().split())
-        if command.answer.code and command.take is not None:
+        answer = said(rest)
+        if answer.code == b"CAPABILITY":
+            self.capabilities = frozenset(answer.arguments.upper().split())
+        if answer.code and command.take is not None:
             # What the code says (COPYUID, HIGHESTMODSEQ) may also come untagged: one place hears both.
             self._take(command.take, Response((b"* " + rest,)))
+        command.end(answer)
 
     def _take(self, take: Take, response: Response) -> None:
         try:

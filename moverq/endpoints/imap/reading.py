@@ -1,12 +1,20 @@
-"""Bytes of messages, many a command. They pass through: nothing of a message is parsed."""
+"""Bytes of messages, many a command. They pass through: nothing of a message is parsed.
+
+A page is asked for before the one before it is taken, on the same connection: the server works ahead by as much as the
+sockets hold, and nothing of it is in this process before somebody reads.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+import attrs
+
 from moverq.endpoints.imap.connection import Command, Connection, Refused, error_of, mailbox_word, words
 from moverq.endpoints.imap.wire import Literal, Response, number, pairs, uid_set
+from moverq.endpoints.mirrored.mirror import FolderPlace, Located
+from moverq.model.ids import FolderId
 
 _AS_ASKED: Final = re.compile(rb"\* \d+ FETCH \(UID (\d+) BODY\[\] \{(\d{1,9})\}\r\n")
 _END: Final = b")\r\n"
@@ -21,19 +29,27 @@ class Reading:
         self.found: dict[int, bytes] = {}
         self.missing: dict[int, str] = {}
         """UIDs that the server lists and gives no bytes for, and what it says of them."""
+        self._wire = b""
         self._examine: Command | None = None
         self._fetch: Command | None = None
 
     async def begin(self, wire: bytes) -> None:
         """The commands are sent."""
-        connection = self.connection
-        if connection.selected != (wire, False):
-            self._examine = await connection.start(b"EXAMINE ", mailbox_word(wire))
-            connection.selected = (wire, False)
-            connection.is_in_folder = True
-        self._fetch = await connection.start(
+        self._wire = wire
+        self._examine = await self._open()
+        self._fetch = await self.connection.start(
             b"UID FETCH " + uid_set(self.uids) + b" (UID BODY.PEEK[])", take=self._take, usual=self._usual
         )
+
+    async def _open(self) -> Command | None:
+        """None: the folder is the one that the commands sent so far have selected."""
+        connection = self.connection
+        if connection.selected == (self._wire, False):
+            return None
+        examine = await connection.start(b"EXAMINE ", mailbox_word(self._wire))
+        connection.selected = (self._wire, False)
+        connection.is_in_folder = True
+        return examine
 
     async def end(self) -> dict[int, bytes]:
         """The bytes by UID. A UID that is not among them is gone, or `missing`.
@@ -85,6 +101,13 @@ class Reading:
 
     async def _one_by_one(self) -> None:
         """Which of those that did not come are gone, and which are there and cannot be read?"""
+        examine = await self._open()  # for another folder may have been asked for since
+        if examine is not None:
+            try:
+                await self.connection.done(examine)
+            except Refused:
+                self.connection.selected = None
+                return
         for uid in self.uids:
             if uid in self.found:
                 continue
@@ -117,3 +140,42 @@ async def read_bodies(connection: Connection, wire: bytes, uids: Sequence[int]) 
     reading = Reading(connection, uids)
     await reading.begin(wire)
     return await reading.end()
+
+
+@attrs.frozen(eq=False)
+class PageReading:
+    """The bytes of items of several folders, on their way."""
+
+    rows: Sequence[Located]
+    _readings: Sequence[tuple[Reading, Sequence[Located]]]
+
+    @classmethod
+    async def begin(
+        cls, connection: Connection, rows: Sequence[Located], places: Mapping[FolderId, FolderPlace]
+    ) -> "PageReading":
+        """All commands are sent. Items of folders that are not among `places` are gone."""
+        by_folder: dict[FolderId, list[Located]] = {}
+        for row in rows:
+            by_folder.setdefault(row.state.folder_id, []).append(row)
+        readings: list[tuple[Reading, Sequence[Located]]] = []
+        for folder_id, some in by_folder.items():
+            if folder_id in places:
+                # Each page opens its folders itself: one that went is told to the page that needed it.
+                connection.selected = None
+                reading = Reading(connection, [row.server_uid for row in some])
+                await reading.begin(places[folder_id].wire)
+                readings.append((reading, some))
+        return cls(rows, readings)
+
+    async def end(self) -> tuple[dict[int, bytes], dict[int, str]]:
+        """By `seq`: the bytes, and what is wrong with those that the server lists and does not give."""
+        contents: dict[int, bytes] = {}
+        missing: dict[int, str] = {}
+        for reading, some in self._readings:
+            found = await reading.end()
+            for row in some:
+                if row.server_uid in found:
+                    contents[row.seq] = found[row.server_uid]
+                elif row.server_uid in reading.missing:
+                    missing[row.seq] = reading.missing[row.server_uid]
+        return contents, missing

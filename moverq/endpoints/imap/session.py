@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from moverq.endpoints.imap import listing, writing
+from moverq.endpoints.imap.appending import AppendOrder, append_all
 from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.places import ImapPlaces
 from moverq.endpoints.imap.reading import Reading
+from moverq.endpoints.imap.seeding import PAGE_BYTES, PageAhead, read_page
 from moverq.endpoints.imap.settings import Settings
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.intents import Merged
@@ -24,6 +26,7 @@ from moverq.endpoints.mirrored.learned import Look
 from moverq.endpoints.mirrored.listed import Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.normal_form import as_sent
+from moverq.endpoints.mirrored.paging import PageRead
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.flow.offload import Offload
 from moverq.model.change import BadItem
@@ -62,8 +65,8 @@ class ImapSession:
         self.kind = "imap"
         self.lock_command: Sequence[str] = settings.lock_command
         self.release_command: Sequence[str] = settings.release_command
-        self.folder_turns: dict[bytes, trio.Lock] = {}
-        """Appends to one folder go one after the other, so that its messages keep their order."""
+        self.append_order = AppendOrder()
+        self.ahead: PageAhead | None = None
         self.can_move = False
         """Messages can be moved between folders there, and it is told what they are called then."""
         self.item_bytes_max: int | None = None
@@ -113,6 +116,9 @@ class ImapSession:
             await reading.begin(folder.wire)
             return await reading.end(), reading.missing
 
+    async def read_page(self, after: int, *, bytes_max: int, items_max: int) -> PageRead:
+        return await read_page(self, after, bytes_max=min(bytes_max, PAGE_BYTES), items_max=items_max)
+
     @asynccontextmanager
     async def places(self) -> AsyncIterator[ImapPlaces]:
         async with self.connection() as connection:
@@ -120,7 +126,7 @@ class ImapSession:
             yield ImapPlaces(connection)
 
     async def append_all(self, merged: Merged, token: int) -> tuple[BadItem, ...]:
-        return await writing.append_all(self, merged, token)
+        return await append_all(self, merged, token)
 
     async def settle(self) -> None:
         await writing.settle(self)
@@ -186,10 +192,10 @@ class ImapSession:
             self._naming_known = True
         return self.known_naming
 
-    def turn(self, folder_id: bytes) -> trio.Lock:
-        return self.folder_turns.setdefault(folder_id, trio.Lock())
-
     async def aclose(self) -> None:
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None:
+            await ahead.holding.aclose()
         free, self._free = self._free, []
         for connection, _ in free:
             await connection.aclose()

@@ -1,8 +1,7 @@
-"""The server follows the mirror: appends, moves, flags, expunges; and what came of those that nobody saw end.
+"""The server follows the mirror: moves, flags, expunges; and what came of appends and moves that nobody saw end.
 
-Appends go in MULTIAPPENDs of `APPEND_ITEMS`, several on their way at once, one folder after the other but different
-folders on different connections. The server's answer (APPENDUID) says where each message is; without UIDPLUS the
-messages are found by content, as after a crash.
+The server's answer to an APPEND (APPENDUID) says where each message is; without UIDPLUS the messages are found by
+content, as after a crash. The appends themselves are in `appending`.
 
 What always holds: an effect whose repetition would show (APPEND, MOVE) has a durable intent before it; the rest (STORE,
 EXPUNGE of a UID) is done again without harm until it is noted as done.
@@ -11,130 +10,22 @@ EXPUNGE of a UID) is done again without harm until it is noted as done.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import attrs
-import trio
-
-from moverq.endpoints.imap.connection import Command, Connection, Piece, Refused, error_of, mailbox_word
+from moverq.endpoints.imap.connection import Connection, Refused, error_of, mailbox_word
 from moverq.endpoints.imap.listing import flag_words, look_into
 from moverq.endpoints.imap.reading import read_bodies
-from moverq.endpoints.imap.wire import Literal, Response, date_words, number, said, uid_set, uids_in
+from moverq.endpoints.imap.wire import Response, number, said, uid_set, uids_in
 from moverq.endpoints.mirrored import intents
-from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
+from moverq.endpoints.mirrored.intents import Placed
 from moverq.endpoints.mirrored.learned import Look, Seen
 from moverq.endpoints.mirrored.listed import Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
 from moverq.endpoints.mirrored.normal_form import is_same
-from moverq.model.change import BadItem
 from moverq.model.ids import FolderId, ItemId
 
 if TYPE_CHECKING:
     from moverq.endpoints.imap.session import ImapSession
-
-APPEND_ITEMS: Final = 50
-"""Messages in one MULTIAPPEND: more gain nothing (`peers`), and a refused one is written again one by one."""
-APPEND_BYTES: Final = 4 << 20
-APPENDS_AHEAD: Final = 4
-"""MULTIAPPENDs sent before the first is answered."""
-
-
-# ---- appends
-
-
-async def append_all(session: "ImapSession", merged: Merged, token: int) -> tuple[BadItem, ...]:
-    """Every message of an intent that is at work is at the server and has its place in the mirror, but for those that
-    the server refused, and those of which it did not say where they are: `settle` finds these.
-
-    Cancelled, or an error: the intent is in doubt.
-    """
-    by_folder: dict[FolderId, list[ToAppend]] = defaultdict(list)
-    for one in merged.appends:
-        by_folder[one.state.folder_id].append(one)
-    rows = {row.folder_id: row for row in await session.ask(Mirror.folders)}
-    appending = [_Appending(session, rows[folder_id], some) for folder_id, some in by_folder.items()]
-    # In the nursery: one task a folder, each until its messages are there.
-    async with trio.open_nursery() as nursery:
-        for one_folder in appending:
-            nursery.start_soon(one_folder.run)
-    placed = [place for one_folder in appending for place in one_folder.placed]
-    bad = [item for one_folder in appending for item in one_folder.bad]
-    if placed:
-        await session.ask(partial(intents.note_placed, placed=placed, token=token))
-    if bad:
-        await session.ask(partial(intents.forget, item_ids=[item.state.item_id for item in bad], token=token))
-    return tuple(bad)
-
-
-@attrs.define(eq=False)
-class _Appending:
-    """One folder's part of an intent."""
-
-    session: "ImapSession"
-    folder: FolderRow
-    items: Sequence[ToAppend]
-    placed: list[Placed] = attrs.Factory(list)
-    bad: list[BadItem] = attrs.Factory(list)
-
-    async def run(self) -> None:
-        async with self.session.turn(self.folder.folder_id), self.session.connection() as connection:
-            alone: list[ToAppend] = []
-            sent: list[tuple[Command, Sequence[ToAppend]]] = []
-            for batch in _batches(self.items, many=connection.has(b"MULTIAPPEND")):
-                sent.append((await connection.start(*self._pieces(batch)), batch))
-                if len(sent) == APPENDS_AHEAD:
-                    alone += await self._answer(connection, *sent.pop(0))
-            while sent:
-                alone += await self._answer(connection, *sent.pop(0))
-            for one in alone:
-                refused = await self._answer(connection, await connection.start(*self._pieces([one])), [one], last=True)
-                assert not refused
-
-    def _pieces(self, batch: Sequence[ToAppend]) -> Iterator[Piece]:
-        yield b"APPEND "
-        yield mailbox_word(self.folder.wire)
-        for one in batch:
-            yield b" (" + flag_words(one.state.flags, one.keywords) + b") " + date_words(one.state.received_ms) + b" "
-            yield Literal(one.content)
-
-    async def _answer(
-        self, connection: Connection, command: Command, batch: Sequence[ToAppend], *, last: bool = False
-    ) -> Sequence[ToAppend]:
-        """Those of the batch to try alone: a refused batch is all or nothing (RFC 3502), and one item may be why."""
-        try:
-            answer = await connection.done(command)
-        except Refused as refused:
-            code = refused.answer.code
-            if code in (b"TRYCREATE", b"NONEXISTENT"):
-                return ()  # the folder went: what was to go there is not there, as the next look will show
-            if code in (b"OVERQUOTA", b"UNAVAILABLE", b"INUSE", b"NOPERM"):
-                raise error_of(connection.endpoint, refused, doing="take a message") from refused
-            if not last and len(batch) > 1:
-                return batch
-            kind = "LargeItem" if code in (b"TOOBIG", b"LIMIT") else "CorruptItem"
-            why = f"the server refuses it: {refused.answer.text or refused.answer.status.decode()}"
-            self.bad += (BadItem(one.state, kind, why, raw=one.content) for one in batch)
-            return ()
-        if answer.code == b"APPENDUID":
-            validity, _, uids = answer.arguments.partition(b" ")
-            found = uids_in(uids)
-            if number(validity) == self.folder.server_validity and len(found) == len(batch):
-                self.placed += (Placed(one.state.item_id, uid) for one, uid in zip(batch, found, strict=True))
-        return ()
-
-
-def _batches(items: Sequence[ToAppend], *, many: bool) -> Iterator[Sequence[ToAppend]]:
-    batch: list[ToAppend] = []
-    size = 0
-    for one in items:
-        if batch and (not many or len(batch) == APPEND_ITEMS or size + one.state.size > APPEND_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(one)
-        size += one.state.size
-    if batch:
-        yield batch
-
 
 # ---- in doubt
 
@@ -213,7 +104,7 @@ def _by_size(seen: Sequence[Seen], bytes_max: int) -> Iterator[Sequence[Seen]]:
 async def work_off(session: "ImapSession") -> None:
     """Nothing is due: places, flags and expunges at the server are what the mirror wants."""
     due = await session.ask(intents.due)
-    if due is None:
+    if not due:
         return
     async with session.connection() as connection:
         for (from_folder, to_folder), asked in due.moves.items():
@@ -221,8 +112,6 @@ async def work_off(session: "ImapSession") -> None:
                 await _move(session, connection, due, from_folder, to_folder, asked)
         if due.moves:
             due = await session.ask(intents.due)
-            if due is None:
-                return
         for folder_id in due.flags.keys() | due.expunges.keys():
             if folder_id in due.wires:
                 await _store_and_expunge(session, connection, due, folder_id)
@@ -339,4 +228,4 @@ async def _expunge(connection: Connection, uids: Sequence[int]) -> None:
         await connection.run(b"UID STORE " + uid_set(others) + b" +FLAGS.SILENT (\\Deleted)")
 
 
-__all__ = ["append_all", "settle", "work_off"]
+__all__ = ["settle", "work_off"]

@@ -432,6 +432,9 @@ class Due:
     validity: Mapping[FolderId, int]
     wires: Mapping[FolderId, bytes]
 
+    def __bool__(self) -> bool:
+        return bool(self.moves or self.flags or self.expunges)
+
 
 _IS_ANY_DUE: Final = """
     SELECT EXISTS (SELECT 1 FROM to_move) OR EXISTS (SELECT 1 FROM items WHERE due = 1)
@@ -439,11 +442,10 @@ _IS_ANY_DUE: Final = """
 """
 
 
-def due(mirror: Mirror) -> Due | None:
-    """None: nothing is."""
+def due(mirror: Mirror) -> Due:
     (is_any,) = next(mirror.db.execute(_IS_ANY_DUE))
     if not is_any:
-        return None
+        return Due(moves={}, flags={}, expunges={}, validity={}, wires={})
     moves: dict[tuple[FolderId, FolderId], list[tuple[ItemId, int]]] = {}
     for item_id, folder_id, from_folder, uid in mirror.db.execute(
         "SELECT i.item_id, i.folder_id, m.from_folder, m.server_uid FROM to_move m JOIN items i USING (item_id) "

@@ -5,7 +5,7 @@ intents, and are done when the verb returns. The guard lives in the mirror: it k
 out. That is what the fence does, where there are hooks for it; see `hooks`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +28,7 @@ from moverq.endpoints.mirrored import folder_steps, intents
 from moverq.endpoints.mirrored.hooks import run_hook
 from moverq.endpoints.mirrored.mirror import Located, Mirror, Standing
 from moverq.endpoints.mirrored.normal_form import content_hash, is_same
+from moverq.endpoints.mirrored.paging import read_rows, that_fit
 from moverq.endpoints.mirrored.refresh import refresh
 from moverq.endpoints.mirrored.session import MailSession
 from moverq.errors import NotFound, RequestRefused
@@ -120,15 +121,14 @@ class MirroredMailbox:
         if cursor is None:
             await self._look()
         after = msgpack.unpackb(cursor) if cursor is not None else 0
-        rows = await self.session.ask(partial(Mirror.seed_rows, after=after, limit=items_max))
-        page = _that_fit(rows, bytes_max)
-        read, bad = await self._read(page)
+        page, contents, missing = await self.session.read_page(after, bytes_max=bytes_max, items_max=items_max)
+        read, bad = await self._known(page.rows, contents, missing, is_movers=page.is_movers)
         settings, keys = await self.session.ask(Mirror.listing_extras) if cursor is None else ((), ())
         return SeedPage(
             items=read,
             bad=bad,
-            cursor=msgpack.packb(page[-1].seq if page else after),
-            done=len(page) == len(rows) < items_max,
+            cursor=msgpack.packb(page.rows[-1].seq if page.rows else after),
+            done=page.done,
             settings=settings,
             delivery_keys=keys,
         )
@@ -139,28 +139,23 @@ class MirroredMailbox:
         await self._look()
         found = await self.session.ask(partial(Mirror.find, item_ids=item_ids))
         rows = [found[item_id] for item_id in item_ids if item_id in found]
-        page = _that_fit(rows, bytes_max)
+        page = that_fit(rows, bytes_max)
         read, bad = await self._read(page)
         return read, bad, tuple(row.state.item_id for row in rows[len(page) :])
 
     async def _read(self, rows: Sequence[Located]) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...]]:
         """The bytes of these items, in their order; those whose hash nobody knew yet get it."""
-        if not rows:
-            return (), ()
-        folders = {row.folder_id: row for row in await self.session.ask(Mirror.folders)}
-        # Where the mirror is right, what went in is what an item counts as, in whatever form the server keeps it.
         is_movers = (await self.session.ask(Mirror.standing)).is_movers
-        by_folder: dict[FolderId, list[Located]] = {}
-        for row in rows:
-            by_folder.setdefault(row.state.folder_id, []).append(row)
-        contents: dict[int, bytes] = {}
-        missing: dict[int, str] = {}
-        for folder_id, some in by_folder.items():
-            if folder_id not in folders:
-                continue
-            found, unread = await self.session.read(folders[folder_id], [row.server_uid for row in some])
-            contents |= {row.seq: found[row.server_uid] for row in some if row.server_uid in found}
-            missing |= {row.seq: unread[row.server_uid] for row in some if row.server_uid in unread}
+        return await self._known(rows, *await read_rows(self.session, rows), is_movers=is_movers)
+
+    async def _known(
+        self, rows: Sequence[Located], contents: Mapping[int, bytes], missing: Mapping[int, str], *, is_movers: bool
+    ) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...]]:
+        """Of the bytes that came: the items with their hashes, which the mirror knows from now on.
+
+        Where the mirror is right (`is_movers`), what went in is what an item counts as, in whatever form the server
+        keeps it.
+        """
         read: list[ItemContent] = []
         bad: list[BadItem] = []
         news: list[tuple[Located, bytes, int]] = []
@@ -188,7 +183,7 @@ class MirroredMailbox:
         digests = {folder.folder_id: FolderDigest() for folder in account.folders}
         after = 0
         while rows := await self.session.ask(partial(Mirror.seed_rows, after=after, limit=RECOUNT_ITEMS)):
-            page = _that_fit(rows, RECOUNT_BYTES)
+            page = that_fit(rows, RECOUNT_BYTES)
             read, _ = await self._read(page)
             known = {row.state.item_id: row for row in page}
             for item in read:
@@ -348,15 +343,6 @@ class MirroredMailbox:
         )
         await self.session.work_off()
         return merged.missing
-
-
-def _that_fit(rows: Sequence[Located], bytes_max: int) -> Sequence[Located]:
-    size = 0
-    for at, row in enumerate(rows):
-        size += row.state.size
-        if at and size > bytes_max:
-            return rows[:at]
-    return rows
 
 
 def _checked(mirror: Mirror, *, token: int, allowed: Sequence[GuardMode]) -> Standing:

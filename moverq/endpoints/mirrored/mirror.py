@@ -45,7 +45,8 @@ from moverq.model.change import (
 from moverq.model.digest import MODULUS, FolderDigest, item_digest
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 
-CACHE_KIB: Final = 16 * 1024
+CACHE_KIB: Final = 4 * 1024
+"""Of pages: ids, UIDs and change numbers all rise, so a batch needs the ends of the trees."""
 CHECKPOINT_PAGES: Final = 16_000
 MOVER_MODES: Final = (GuardMode.SEALED, GuardMode.RETIRED)
 STATE: Final = (

@@ -13,6 +13,7 @@ from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look
 from moverq.endpoints.mirrored.listed import Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.paging import PageRead
 from moverq.errors import MoveError
 from moverq.flow.offload import Offload
 from moverq.model.change import BadItem, FolderState
@@ -102,6 +103,10 @@ class MailSession(Protocol):
 
     async def read(self, folder: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
         """The bytes by UID, and of those that are there and cannot be read why. In neither: gone."""
+        ...
+
+    async def read_page(self, after: int, *, bytes_max: int, items_max: int) -> PageRead:
+        """The items behind `after`, in the mirror's order, with their bytes: `paging.read_page`, or better."""
         ...
 
     # ---- what is wanted there

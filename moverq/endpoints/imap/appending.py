@@ -1,0 +1,201 @@
+"""Messages go to the server: MULTIAPPENDs over several connections at once, which end one after the other.
+
+Of an APPEND the server's work is taking the bytes and syncing them; giving out UIDs is a moment at the end. So the
+batches of a folder are sent at the same time, each on a connection of its own, and each but the first holds its last
+two bytes back until the one before is answered. The messages of a folder keep their order, and the server is never
+without work while an answer is under way.
+
+    connection 1   APPEND {…}bytes{…}bytes CRLF ─▶ OK
+    connection 2   APPEND {…}bytes{…}bytes · · · · · · CRLF ─▶ OK
+    connection 3   APPEND {…}bytes{…}by…
+
+What always holds: a batch waits only for one that has its connection already, so somebody always gets on. A server
+that locks the folder from the first byte of an APPEND to its last would make the first wait for the second's lock: a
+batch that has waited for `GATE_S` with all its bytes sent gives up its connection, and with it what it sent, waits
+without one, and from then on no two are sent to one folder at once.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from moverq.endpoints.imap.connection import Command, Connection, Piece, Refused, error_of, mailbox_word
+from moverq.endpoints.imap.listing import flag_words
+from moverq.endpoints.imap.wire import date_words, number, uids_in
+from moverq.endpoints.mirrored import intents
+from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
+from moverq.endpoints.mirrored.mirror import FolderPlace, Mirror
+from moverq.model.change import BadItem
+from moverq.model.ids import FolderId
+
+if TYPE_CHECKING:
+    from moverq.endpoints.imap.session import ImapSession
+
+BATCH_ITEMS: Final = 100
+"""Messages in one MULTIAPPEND. Beyond 50 the server gains nothing, but a far one is asked half as often."""
+BATCH_ITEMS_MIN: Final = 25
+"""A page is not cut up smaller than this, however many connections there are."""
+BATCH_BYTES: Final = 4 << 20
+APPENDS_AHEAD: Final = 4
+"""Without MULTIAPPEND: APPENDs sent on one connection before the first is answered."""
+GATE_S: Final = 5.0
+
+
+class _InTheWay(Exception):
+    """The batch before does not end while this one is open."""
+
+
+@attrs.define(eq=False)
+class AppendOrder:
+    """Of one mailbox: which batch comes after which, whoever writes."""
+
+    handing_out: trio.Lock = attrs.Factory(trio.Lock)
+    """Held while the batches of one write get their connections, so that no later write has all of them."""
+    at_once: bool = True
+    """Several batches may be sent to one folder at the same time."""
+    _last: dict[FolderId, trio.Event] = attrs.Factory(dict)
+
+    def follow(self, folder_id: FolderId) -> tuple[trio.Event | None, trio.Event]:
+        """The end of the folder's batch before, if that is still to come; and the end of the new one, for its writer
+        to set."""
+        before = self._last.get(folder_id)
+        self._last[folder_id] = end = trio.Event()
+        return (None if before is None or before.is_set() else before), end
+
+
+async def append_all(session: "ImapSession", merged: Merged, token: int) -> tuple[BadItem, ...]:
+    """Every message of an intent that is at work is at the server and has its place in the mirror, but for those that
+    the server refused, and those of which it did not say where they are: `settle` finds these.
+
+    Cancelled, or an error: the intent is in doubt.
+    """
+    by_folder: dict[FolderId, list[ToAppend]] = defaultdict(list)
+    for one in merged.appends:
+        by_folder[one.state.folder_id].append(one)
+    places = await session.ask(Mirror.places)
+    order = session.append_order
+    share = max(BATCH_ITEMS_MIN, -(-len(merged.appends) // session.settings.connections))
+    batches: list[_Batch] = []
+    # In the nursery: one task a batch, each until its messages are there.
+    async with trio.open_nursery() as nursery, order.handing_out:
+        for folder_id, some in by_folder.items():
+            for items in _batches(some, items_max=min(share, BATCH_ITEMS)):
+                batch = _Batch(session, places[folder_id], items, *order.follow(folder_id))
+                batches.append(batch)
+                await nursery.start(batch.run)
+    placed = [place for batch in batches for place in batch.placed]
+    bad = [item for batch in batches for item in batch.bad]
+    if placed:
+        await session.ask(partial(intents.note_placed, placed=placed, token=token))
+    if bad:
+        await session.ask(partial(intents.forget, item_ids=[item.state.item_id for item in bad], token=token))
+    return tuple(bad)
+
+
+@attrs.define(eq=False)
+class _Batch:
+    """Messages of one folder that are sent on one connection."""
+
+    session: "ImapSession"
+    folder: FolderPlace
+    items: Sequence[ToAppend]
+    before: trio.Event | None
+    end: trio.Event
+    placed: list[Placed] = attrs.Factory(list)
+    bad: list[BadItem] = attrs.Factory(list)
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Started: the batch has its connection."""
+        order = self.session.append_order
+        try:
+            if self.before is not None and not order.at_once:
+                await self.before.wait()
+            async with self.session.connection() as connection:
+                task_status.started()
+                try:
+                    await self._send(connection)
+                    return
+                except _InTheWay:
+                    pass  # in the middle of its command, the connection is not lent again but closed
+            order.at_once = False
+            assert self.before is not None
+            await self.before.wait()
+            async with self.session.connection() as connection:
+                await self._send(connection)
+        finally:
+            self.end.set()
+
+    async def _send(self, connection: Connection) -> None:
+        many = connection.has(b"MULTIAPPEND")
+        commands = [self.items] if many else [[one] for one in self.items]
+        alone: list[ToAppend] = []
+        sent: list[tuple[Command, Sequence[ToAppend]]] = []
+        for number_, some in enumerate(commands):
+            before_end = self._wait_for_before if self.before is not None and not number_ else None
+            sent.append((await connection.start(*self._pieces(some), before_end=before_end), some))
+            if len(sent) == APPENDS_AHEAD:
+                alone += await self._answer(connection, *sent.pop(0))
+        while sent:
+            alone += await self._answer(connection, *sent.pop(0))
+        for one in alone:
+            refused = await self._answer(connection, await connection.start(*self._pieces([one])), [one], last=True)
+            assert not refused
+
+    async def _wait_for_before(self) -> None:
+        assert self.before is not None
+        with trio.move_on_after(GATE_S):
+            await self.before.wait()
+            return
+        raise _InTheWay
+
+    def _pieces(self, batch: Sequence[ToAppend]) -> Iterator[Piece]:
+        yield b"APPEND "
+        yield mailbox_word(self.folder.wire)
+        for one in batch:
+            yield b" (" + flag_words(one.state.flags, one.keywords) + b") " + date_words(one.state.received_ms) + b" "
+            yield memoryview(one.content)
+
+    async def _answer(
+        self, connection: Connection, command: Command, batch: Sequence[ToAppend], *, last: bool = False
+    ) -> Sequence[ToAppend]:
+        """Those of the batch to try alone: a refused batch is all or nothing (RFC 3502), and one item may be why."""
+        try:
+            answer = await connection.done(command)
+        except Refused as refused:
+            code = refused.answer.code
+            if code in (b"TRYCREATE", b"NONEXISTENT"):
+                return ()  # the folder went: what was to go there is not there, as the next look will show
+            if code in (b"OVERQUOTA", b"UNAVAILABLE", b"INUSE", b"NOPERM"):
+                raise error_of(connection.endpoint, refused, doing="take a message") from refused
+            if not last and len(batch) > 1:
+                return batch
+            kind = "LargeItem" if code in (b"TOOBIG", b"LIMIT") else "CorruptItem"
+            why = f"the server refuses it: {refused.answer.text or refused.answer.status.decode()}"
+            self.bad += (BadItem(one.state, kind, why, raw=one.content) for one in batch)
+            return ()
+        if answer.code == b"APPENDUID":
+            validity, _, uids = answer.arguments.partition(b" ")
+            found = uids_in(uids)
+            if number(validity) == self.folder.server_validity and len(found) == len(batch):
+                self.placed += (Placed(one.state.item_id, uid) for one, uid in zip(batch, found, strict=True))
+        return ()
+
+
+def _batches(items: Sequence[ToAppend], *, items_max: int) -> Iterator[Sequence[ToAppend]]:
+    batch: list[ToAppend] = []
+    size = 0
+    for one in items:
+        if batch and (len(batch) == items_max or size + one.state.size > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(one)
+        size += one.state.size
+    if batch:
+        yield batch
+
+
+__all__ = ["AppendOrder", "append_all"]

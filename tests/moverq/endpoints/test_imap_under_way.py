@@ -1,0 +1,117 @@
+"""What is under way at once to an IMAP server: batches of one folder on several connections, pages asked for ahead."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from moverq.endpoints.imap import appending
+from moverq.endpoints.mirrored.normal_form import content_hash
+from moverq.model.change import ItemContent, ItemState
+from moverq.model.ids import InstanceId, ItemId, MailboxId
+from tests.moverq.endpoints.test_imap_quirks import INBOX_ID, SENT_ID, a_source, an_endpoint, folders
+from tests.support.fake_imap import RICH, FakeImap, Quirk, open_fake
+
+
+@pytest.fixture(autouse=True)
+def password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "of the fake")
+
+
+def many(count: int, *, seed: int) -> list[ItemContent]:
+    """Messages of all sizes, in two folders."""
+    rng = random.Random(seed)
+    made: list[ItemContent] = []
+    for number in range(count):
+        content = b"Subject: %d\r\n\r\n" % number + b"x" * rng.choice((0, 10, 5000, 300_000)) + b"\r\n"
+        state = ItemState(
+            ItemId(number.to_bytes(16, "big")),
+            INBOX_ID if number % 10 else SENT_ID,
+            number + 1,
+            number + 1,
+            1_700_000_000_000 + number * 1000,
+            len(content),
+            content_hash(content),
+            number % 4,
+            (),
+        )
+        made.append(ItemContent(state, content))
+    return made
+
+
+def in_order(server: FakeImap, name: str) -> list[bytes]:
+    return [mail.content for mail in sorted(server.folders[name].mail, key=lambda mail: mail.uid)]
+
+
+@pytest.mark.parametrize("capabilities", [RICH, RICH.replace(" LITERAL+", ""), RICH.replace(" MULTIAPPEND", "")])
+@pytest.mark.parametrize("locks", [False, True], ids=["", "locks for an APPEND"])
+async def test_a_folder_keeps_its_order_over_several_connections(
+    capabilities: str, locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "GATE_S", 0.2)
+    written = many(120, seed=7)
+    server = FakeImap(capabilities, locks_for_append=locks)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        assert await target.write_items(written, 1) == ()
+        for folder_id, name in ((INBOX_ID, "INBOX"), (SENT_ID, "Sent")):
+            assert in_order(server, name) == [item.content for item in written if item.state.folder_id == folder_id]
+        assert 1 < server.appending_max <= 4
+
+
+@pytest.mark.parametrize("refused", [3, 60])
+async def test_a_refused_message_is_reported_and_the_rest_is_written_once(refused: int, tmp_path: Path) -> None:
+    written = many(120, seed=8)
+    bad_content = written[refused].content
+    server = FakeImap(RICH, refuse_append=lambda content: "not this one" if content == bad_content else None)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        (bad,) = await target.write_items(written, 1)
+        assert bad.state == written[refused].state
+        found = sorted(content for name in ("INBOX", "Sent") for content in in_order(server, name))
+        assert found == sorted(item.content for item in written if item is not written[refused])
+
+
+async def test_a_message_without_bytes_is_looked_for_in_its_own_folder(tmp_path: Path) -> None:
+    """The page behind it, which is of another folder with the same UIDs, has been asked for by then."""
+
+    def silent(command: bytes, data: bytes) -> bytes:
+        is_page = command.startswith(b"UID FETCH 1:2 ") and b"BODY.PEEK[]" in command and b"Subject: a" in data
+        return data[data.index(b"* 2 FETCH") :] if is_page else data
+
+    server = FakeImap(RICH, quirk=Quirk(answer=silent))
+    for folder in ("INBOX", "Other"):
+        for number in range(2):
+            server.add(folder, b"Subject: %s %d\r\n\r\n" % (b"a" if folder == "INBOX" else b"b", number))
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        source = await a_source(endpoint)
+        first = await source.read_seed(None, bytes_max=1 << 20, items_max=2)
+        second = await source.read_seed(first.cursor, bytes_max=1 << 20, items_max=2)
+        assert [item.content for item in first.items] == [b"Subject: a 0\r\n\r\n", b"Subject: a 1\r\n\r\n"]
+        assert [item.content for item in second.items] == [b"Subject: b 0\r\n\r\n", b"Subject: b 1\r\n\r\n"]
+        assert not first.bad
+        assert not second.bad
+
+
+async def test_a_page_that_was_asked_for_ahead_is_dropped_for_another_one(tmp_path: Path) -> None:
+    server = FakeImap(RICH)
+    for number in range(9):
+        server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        source = await a_source(endpoint)
+        for _ in range(6):  # more often than there are connections
+            first = await source.read_seed(None, bytes_max=1 << 20, items_max=2)
+            again = await source.read_seed(first.cursor, bytes_max=1 << 20, items_max=3)
+            assert [item.content for item in again.items] == [b"Subject: %d\r\n\r\n" % n for n in (2, 3, 4)]
+        cursor, read = None, []
+        while True:
+            page = await source.read_seed(cursor, bytes_max=1 << 20, items_max=2)
+            read += [item.content for item in page.items]
+            cursor = page.cursor
+            if page.done:
+                break
+        assert read == [b"Subject: %d\r\n\r\n" % number for number in range(9)]
