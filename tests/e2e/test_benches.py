@@ -18,7 +18,7 @@ HARDLY = {
     "cutover": ("--small", "10", "--middle", "20", "--large", "30", "--moves", "2", "--large-moves", "2"),
     "deliver": ("--seconds", "1", "--runs", "1", "--copied-items", "100"),
     "feed": ("--commits", "5", "--small", "20", "--large", "40"),
-    "imap": ("--messages", "30", "--rounds", "1", "--tools", "moverq,raw"),
+    "imap": ("--messages", "60", "--rounds", "1", "--tools", "moverq,raw-1", "--fidelity"),
 }
 
 

@@ -1,0 +1,1 @@
+"""How fast is a mailbox moved between two real IMAP servers, beside the tools that administrators use today?"""
