@@ -16,6 +16,7 @@ import trio
 
 from moverq.endpoints.imap.connection import Connection, Piece, Refused, astring, error_of
 from moverq.endpoints.imap.settings import Secret, Settings
+from moverq.endpoints.imap.tls import TlsStream
 from moverq.endpoints.imap.wire import Response
 from moverq.endpoints.mirrored.hooks import fill
 from moverq.errors import EndpointBroken, EndpointUnavailable, RequestRefused
@@ -76,23 +77,20 @@ def _context(settings: Settings) -> ssl.SSLContext:
         raise EndpointBroken(endpoint=str(settings.ca_file), why=f"the CA file cannot be read: {error}") from error
 
 
-async def _wrap(
-    stream: trio.SocketStream, context: ssl.SSLContext, settings: Settings, endpoint: str
-) -> trio.SSLStream[trio.SocketStream]:
-    wrapped = trio.SSLStream(stream, context, server_hostname=settings.host, https_compatible=True)
+async def _wrap(stream: trio.SocketStream, context: ssl.SSLContext, settings: Settings, endpoint: str) -> TlsStream:
+    wrapped = TlsStream(stream, context, server_hostname=settings.host)
     try:
         with trio.fail_after(CONNECT_S):
-            await wrapped.do_handshake()
+            await wrapped.handshake()
     except trio.TooSlowError as error:
         raise EndpointUnavailable(endpoint=endpoint, why="TLS took too long") from error
     except (trio.BrokenResourceError, ssl.SSLError) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
-        if isinstance(cause, ssl.SSLCertVerificationError):
+        if isinstance(error, ssl.SSLCertVerificationError):
             raise EndpointBroken(
                 endpoint=endpoint,
-                why=f"its certificate is not to be trusted ({cause.verify_message}); name its CA with ca-file=",
+                why=f"its certificate is not to be trusted ({error.verify_message}); name its CA with ca-file=",
             ) from error
-        raise EndpointUnavailable(endpoint=endpoint, why=f"no TLS: {cause}") from error
+        raise EndpointUnavailable(endpoint=endpoint, why=f"no TLS: {error}") from error
     return wrapped
 
 

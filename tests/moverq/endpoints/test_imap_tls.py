@@ -1,0 +1,110 @@
+"""Our TLS over a stream, against trio's: the same bytes both ways, whatever their size, and an end that is seen."""
+
+import random
+import ssl
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from moverq.endpoints.imap.tls import TlsStream
+
+SIZES = (1, 16_384, 16_385, 1 << 20, 3_000_001)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def contexts(authority: trustme.CA, version: ssl.TLSVersion) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    ours, theirs = ssl.create_default_context(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.configure_trust(ours)
+    authority.issue_cert("mail.example.org").configure_cert(theirs)
+    theirs.maximum_version = version
+    return ours, theirs
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_what_is_sent_arrives_both_ways(authority: trustme.CA, version: ssl.TLSVersion) -> None:
+    ours, theirs = contexts(authority, version)
+    near, far = trio.testing.lockstep_stream_pair()
+    server = trio.SSLStream(far, theirs, server_side=True)
+    client = TlsStream(near, ours, server_hostname="mail.example.org")
+    sent = [random.Random(size).randbytes(size) for size in SIZES]
+
+    async def echo() -> None:
+        try:
+            while data := await server.receive_some():
+                await server.send_all(data)
+        except trio.BrokenResourceError:
+            pass  # the client went without a word, as it does
+
+    # In the nursery: the server, which ends when the client does.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(echo)
+        await client.handshake()
+        for data in sent:
+            came = bytearray()
+            async with trio.open_nursery() as both:
+                both.start_soon(client.send_all, data)
+                while len(came) < len(data):
+                    came += await client.receive_some(100_000)
+            assert came == data
+        await client.aclose()
+
+
+@pytest.mark.parametrize("politely", [True, False])
+async def test_an_end_is_an_end_with_or_without_a_word(authority: trustme.CA, politely: bool) -> None:
+    ours, theirs = contexts(authority, ssl.TLSVersion.TLSv1_3)
+    near, far = trio.testing.memory_stream_pair()
+    server = trio.SSLStream(far, theirs, server_side=True, https_compatible=not politely)
+    client = TlsStream(near, ours, server_hostname="mail.example.org")
+
+    async def speak_and_go() -> None:
+        await server.send_all(b"* BYE\r\n")
+        await (server.aclose() if politely else far.aclose())
+
+    # In the nursery: the server's last words.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.handshake)
+        await server.do_handshake()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(speak_and_go)
+        came = b""
+        while data := await client.receive_some():
+            came += data
+        assert came == b"* BYE\r\n"
+        assert await client.receive_some() == b""
+        await client.aclose()
+
+
+async def test_damaged_bytes_break_the_connection_and_are_never_handed_out(authority: trustme.CA) -> None:
+    ours, theirs = contexts(authority, ssl.TLSVersion.TLSv1_3)
+    near, far = trio.testing.memory_stream_pair()
+    server = trio.SSLStream(far, theirs, server_side=True)
+    client = TlsStream(near, ours, server_hostname="mail.example.org")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.handshake)
+        await server.do_handshake()
+    await far.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises(trio.BrokenResourceError):
+        await client.receive_some()
+
+
+@pytest.mark.parametrize(("host", "trusted"), [("other.example.org", True), ("mail.example.org", False)])
+async def test_another_name_or_an_unknown_authority_is_refused(authority: trustme.CA, host: str, trusted: bool) -> None:
+    ours, theirs = contexts(authority, ssl.TLSVersion.TLSv1_3)
+    near, far = trio.testing.memory_stream_pair()
+    server = trio.SSLStream(far, theirs, server_side=True)
+    client = TlsStream(near, ours if trusted else ssl.create_default_context(), server_hostname=host)
+
+    async def accept() -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await server.do_handshake()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await client.handshake()
