@@ -14,7 +14,7 @@ from moverq.endpoints.imap.connection import Connection, Piece, mailbox_word
 from moverq.endpoints.imap.listing import flag_words
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.settings import parse
-from moverq.endpoints.imap.wire import to_utf7
+from moverq.endpoints.mirrored.utf7 import to_utf7
 from tests.support.dovecot import Dovecot
 
 USER: Final = "bench"
