@@ -10,9 +10,8 @@ By default some steps, `MOVERQ_CRASH_FULL=1` every one.
 
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import attrs
@@ -20,38 +19,18 @@ import pytest
 import trio
 
 from moverq.endpoints.maildir import folder, layout, side_files, writing
-from moverq.flow.offload import InThread
 from moverq.model.ids import RequestId
 from moverq.model.request import Status
 from moverq.root import init_root, open_root
 from tests.support.dovecot import shared_dovecot
 from tests.support.imap_world import Mailbox
+from tests.support.killing import Killed, Steps, count_offloads, was_killed
 
 pytestmark = pytest.mark.slow
 
-T = TypeVar("T")
 FULL = os.environ.get("MOVERQ_CRASH_FULL") == "1"
 STEPS_ASKED = 16
 DISK_CALLS = ("rename", "unlink", "open", "utime", "fsync", "mkdir", "rmdir")
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-@attrs.define(eq=False)
-class Steps:
-    """Counts, and kills at `kill_at`; from then on nothing is done any more."""
-
-    kill_at: int = 0
-    count: int = 0
-    dead: bool = False
-
-    def step(self) -> None:
-        self.count += 1
-        if self.dead or self.count == self.kill_at:
-            self.dead = True
-            raise Killed
 
 
 class CountedOs:
@@ -79,15 +58,7 @@ class CountedOs:
 def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     """Every effect of the engine is counted."""
     steps = Steps()
-    offload = InThread.__call__
-
-    async def stepped_offload(self: InThread, fn: Callable[[], T]) -> T:
-        steps.step()
-        done = await offload(self, fn)
-        steps.step()
-        return done
-
-    monkeypatch.setattr(InThread, "__call__", stepped_offload)
+    count_offloads(monkeypatch, steps)
     for module in (folder, layout, side_files, writing):
         monkeypatch.setattr(module, "os", CountedOs(steps))
     return steps
@@ -137,7 +108,7 @@ class World:
 
 async def count_steps(steps: Steps, path: Path) -> int:
     world = await World.make(path, 8)
-    steps.kill_at, steps.count = 0, 0
+    steps.begin(0)
     try:
         assert await world.run() == Status.COMPLETED.value
         return steps.count
@@ -148,19 +119,17 @@ async def count_steps(steps: Steps, path: Path) -> int:
 async def killed_and_resumed(steps: Steps, path: Path, kill_at: int) -> None:
     world = await World.make(path, 8)
     try:
-        steps.kill_at, steps.count, steps.dead = kill_at, 0, False
+        steps.begin(kill_at)
         died = False
         try:
             await world.run()
         except BaseExceptionGroup as group:
-            died = group.split(Killed)[0] is not None
-            rest = group.split(Killed)[1]
-            assert rest is None or all(isinstance(leaf, trio.Cancelled) for leaf in rest.exceptions), rest
+            died = was_killed(group)
         except Killed:
             died = True
         if not died:
             return  # how often a process looks at the ledger differs from run to run: this one had fewer steps
-        steps.kill_at, steps.dead = 0, False
+        steps.restart()
         if await world.is_at_old():
             # Its user goes on working while no engine runs.
             world.old.add("INBOX")

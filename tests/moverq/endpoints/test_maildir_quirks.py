@@ -1,0 +1,426 @@
+"""Maildirs as they are found: what a scan meets while others write, odd files, and what a target cannot keep."""
+
+import gzip
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from moverq.endpoints.base import FolderStep, GuardMode, StepKind
+from moverq.endpoints.maildir import folder, writing
+from moverq.endpoints.maildir.endpoint import open_endpoint
+from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
+from moverq.endpoints.mirrored.mailbox import MirroredMailbox
+from moverq.endpoints.mirrored.mirror import Mirror
+from moverq.errors import EndpointBusy, EndpointUnavailable, RequestRefused
+from moverq.model.change import INBOX, BadItem, FolderState, ItemContent, ItemState
+from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
+from tests.support.maildir_client import MaildirClient
+
+CLEAN = b"Subject: clean\r\n\r\ntext\r\n"
+
+
+@attrs.frozen
+class Place:
+    """An endpoint, and the Maildir of its one address."""
+
+    endpoint: MirroredEndpoint
+    client: MaildirClient
+    mailbox_id: MailboxId
+    instance: InstanceId
+
+    async def source(self) -> MirroredMailbox:
+        self.client.make("INBOX")
+        await self.endpoint.adopt(self.mailbox_id, self.instance, "ada@example.org")
+        return self.endpoint.mailbox(self.instance)
+
+    async def target(self) -> tuple[MirroredMailbox, FolderId]:
+        """A sealed one, and its INBOX."""
+        target = self.endpoint.mailbox(self.instance)
+        await target.create(self.mailbox_id, token=1)
+        inbox = a_folder(INBOX)
+        await target.apply_folders([FolderStep(StepKind.CREATE, inbox)], token=1)
+        return target, inbox.folder_id
+
+
+async def opened(tmp_path: Path, ending: str = "") -> AsyncIterator[Place]:
+    async def address_of(mailbox_id: MailboxId) -> str:
+        return "ada@example.org"
+
+    root = tmp_path / "mail"
+    async with open_endpoint(
+        "here", f"maildir:{root}{ending}", mirrors=tmp_path / "mirrors", address_of=address_of, poll_s=0.02
+    ) as endpoint:
+        yield Place(endpoint, MaildirClient(root), MailboxId(new_id()), InstanceId(new_id()))
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async for one in opened(tmp_path):
+        yield one
+
+
+@pytest.fixture
+async def nested(tmp_path: Path) -> AsyncIterator[Place]:
+    async for one in opened(tmp_path, ":LAYOUT=fs:UTF-8"):
+        yield one
+
+
+def a_folder(name: str, parent_id: FolderId | None = None) -> FolderState:
+    return FolderState(FolderId(new_id()), parent_id, name, modseq=1, uidvalidity=7, uidnext=1)
+
+
+def an_item(folder_id: FolderId, uid: int, content: bytes = CLEAN, **state: Any) -> ItemContent:
+    return ItemContent(
+        ItemState(
+            item_id=ItemId(new_id()),
+            folder_id=folder_id,
+            uid=uid,
+            modseq=10 + uid,
+            received_ms=1_700_000_000_123,
+            size=len(content),
+            content_hash=folder.content_hash(content),
+            flags=0,
+            keywords=(),
+        )._replace(**state),
+        content,
+    )
+
+
+async def items(mailbox: MirroredMailbox) -> dict[bytes, ItemState]:
+    """Everything that can be read, by content."""
+    page = await mailbox.read_seed(None, bytes_max=1 << 20, items_max=1000)
+    assert page.done
+    return {item.content: item.state for item in page.items}
+
+
+async def bad(mailbox: MirroredMailbox) -> tuple[BadItem, ...]:
+    return (await mailbox.read_seed(None, bytes_max=1 << 20, items_max=1000)).bad
+
+
+async def gone_since(mailbox: MirroredMailbox, head: Any) -> int:
+    return len((await mailbox.read_feed(head, changes_max=1000)).items_gone)
+
+
+# ---- others write
+
+
+async def test_a_file_that_is_renamed_while_it_is_listed_is_not_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From new into cur, and from name to name, behind the back of the listing: it meets neither."""
+    source = await place.source()
+    base = place.client.deliver(CLEAN)
+    head = await source.head()
+    place.client.deliver(b"Subject: so that there is something to look at\n\n")
+    calls = 0
+    listdir = os.listdir
+
+    def listed(path: bytes) -> list[bytes]:
+        nonlocal calls
+        found = listdir(path)
+        if isinstance(path, bytes) and path.endswith(b"/cur") and calls < 2:
+            calls += 1
+            place.client.set_flags("INBOX", base, calls)  # after the one name, before the other
+            return [name for name in found if base.encode() not in name]
+        return found
+
+    monkeypatch.setattr(folder.os, "listdir", listed)
+    assert await gone_since(source, head) == 0
+    assert calls == 2
+    assert (await items(source))[CLEAN].flags == 2
+
+
+async def test_a_folder_that_never_rests_loses_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no listing was whole for is not said to be gone; a write that must know waits."""
+    source = await place.source()
+    kept = place.client.deliver(CLEAN)
+    place.client.deliver(b"Subject: other\n\n")
+    head = await source.head()
+    listdir = os.listdir
+
+    def listed(path: bytes) -> list[bytes]:
+        place.client.deliver(b"more\n", received_ms=1_700_000_000_000)
+        return [name for name in listdir(path) if kept.encode() not in name]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.os, "listdir", listed)
+        assert await gone_since(source, head) == 0
+        with pytest.raises(EndpointBusy):
+            await source.session.whole_scan(b"INBOX")  # type: ignore[attr-defined]
+    assert await gone_since(source, head) == 0
+    assert b"Subject: clean\r\n\r\ntext\r\n" in await items(source)
+
+
+async def test_a_file_that_has_another_name_when_it_is_read_is_found(place: Place) -> None:
+    source = await place.source()
+    base = place.client.deliver(CLEAN)
+    (state,) = (await items(source)).values()
+    place.client.set_flags("INBOX", base, 1)
+    session = source.session
+    (row,) = await session.ask(Mirror.folders)
+    (located,) = (await session.ask(lambda mirror: mirror.find([state.item_id]))).values()
+    assert await session.read(row, [located.server_uid]) == ({located.server_uid: CLEAN}, {})
+    place.client.delete("INBOX", base)
+    assert await session.read(row, [located.server_uid]) == ({}, {})
+
+
+async def test_a_maildir_that_is_not_mounted_is_waited_for(place: Place) -> None:
+    """An empty mount point is no mailbox in which everything was deleted."""
+    source = await place.source()
+    place.client.deliver(CLEAN)
+    head = await source.head()
+    away = place.client.root.with_name("away")
+    place.client.root.rename(away)
+    with pytest.raises(EndpointUnavailable):
+        await source.head()
+    place.client.root.mkdir()
+    with pytest.raises(EndpointUnavailable):
+        await source.head()
+    place.client.root.rmdir()
+    away.rename(place.client.root)
+    assert await gone_since(source, head) == 0
+    assert list(await items(source)) == [CLEAN]
+
+
+# ---- UIDs
+
+
+async def test_an_item_is_who_its_clients_think_it_is(place: Place) -> None:
+    """What came before the server gave UIDs keeps its number where the server gives the same one. Where the server
+    gives another, it is another item."""
+    source = await place.source()
+    uid_list = place.client.root / "dovecot-uidlist"
+    uid_list.write_text("3 V1234567890 N5\n")
+    guessed, missed = place.client.deliver(b"Subject: 1\r\n\r\n"), place.client.deliver(b"Subject: 2\r\n\r\n")
+    before = await items(source)
+    assert {state.uid for state in before.values()} == {5, 6}
+    (inbox,) = await source.read_hierarchy()
+    assert inbox.uidvalidity == 1234567890
+    first = before[b"Subject: 1\r\n\r\n"].uid
+    uid_list.write_text(f"3 V1234567890 N5\n{first} :{guessed}\n9 :{missed}\n")
+    after = await items(source)
+    assert after[b"Subject: 1\r\n\r\n"].item_id == before[b"Subject: 1\r\n\r\n"].item_id
+    assert after[b"Subject: 2\r\n\r\n"].item_id != before[b"Subject: 2\r\n\r\n"].item_id
+    assert after[b"Subject: 2\r\n\r\n"].uid == 9
+    assert after[b"Subject: 2\r\n\r\n"].received_ms == before[b"Subject: 2\r\n\r\n"].received_ms
+    (inbox,) = await source.read_hierarchy()
+    assert inbox.uidnext == 10
+    assert await source.account() == await source.recount()
+
+
+async def test_uids_that_two_new_items_have_the_other_way_round(place: Place) -> None:
+    source = await place.source()
+    first, second = place.client.deliver(b"Subject: 1\r\n\r\n"), place.client.deliver(b"Subject: 2\r\n\r\n")
+    assert {content[9:10]: state.uid for content, state in (await items(source)).items()} == {b"1": 1, b"2": 2}
+    (place.client.root / "dovecot-uidlist").write_text(f"3 V1234567890 N1\n1 :{second}\n2 :{first}\n")
+    assert {content[9:10]: state.uid for content, state in (await items(source)).items()} == {b"1": 2, b"2": 1}
+    assert await source.account() == await source.recount()
+
+
+async def test_a_new_uidvalidity_is_followed_without_reading_anything(place: Place) -> None:
+    source = await place.source()
+    base = place.client.deliver(CLEAN)
+    uid_list = place.client.root / "dovecot-uidlist"
+    uid_list.write_text(f"3 V1234567890 N1\n1 :{base}\n")
+    (before,) = (await items(source)).values()
+    uid_list.write_text(f"3 V1234567999 N1\n1 :{base}\n")
+    (inbox,) = await source.read_hierarchy()
+    assert inbox.uidvalidity == 1234567999
+    assert (await items(source))[CLEAN] == before
+
+
+# ---- bytes
+
+
+async def test_bytes_are_mail_with_crlf(place: Place) -> None:
+    source = await place.source()
+    for content in (b"Subject: lf\n\nx\n", b"Subject: crlf\r\n\r\nx\r\n", b"Subject: mixed\r\n\nx\n", b""):
+        place.client.deliver(content)
+    exact = b"Subject: exact\n\n"
+    place.client.append("INBOX", exact, name=f"1.exact,W={len(exact)}")
+    assert set(await items(source)) == {
+        b"Subject: lf\r\n\r\nx\r\n",
+        b"Subject: crlf\r\n\r\nx\r\n",
+        b"Subject: mixed\r\n\r\nx\r\n",
+        b"",
+        exact,
+    }
+    assert await source.account() == await source.recount()
+
+
+async def test_a_packed_file_is_unpacked_or_a_bad_item(place: Place) -> None:
+    source = await place.source()
+    content = b"Subject: packed\n\n" + b"text\n" * 100
+    place.client.append("INBOX", gzip.compress(content), name=f"1.gz,S={len(content)}")
+    place.client.append("INBOX", gzip.compress(content)[:-9], name=f"2.torn,S={len(content)}")
+    place.client.append("INBOX", gzip.compress(content), name=f"3.lie,S={len(content) - 1}")
+    place.client.append("INBOX", b"\x28\xb5\x2f\xfd....", name="4.zstd,S=99")
+    place.client.append("INBOX", gzip.compress(content), name="5.mail-of-these-bytes")
+    assert content.replace(b"\n", b"\r\n") in await items(source)
+    told = [item.why for item in await bad(source)]
+    assert len(told) == 3
+    assert sum("cannot be unpacked" in why for why in told) == 2
+    assert sum("by zstd" in why for why in told) == 1
+
+
+async def test_what_is_no_file_holds_nobody_up(place: Place) -> None:
+    source = await place.source()
+    os.mkfifo(place.client.root / "cur" / "1.pipe:2,")
+    (place.client.root / "cur" / "2.folder:2,").mkdir()
+    (place.client.root / "cur" / ".hidden").write_bytes(CLEAN)
+    place.client.deliver(CLEAN)
+    assert list(await items(source)) == [CLEAN]
+    assert sorted(item.why for item in await bad(source)) == [
+        "it is no regular file",
+        "the file cannot be read: Is a directory",
+    ]
+
+
+# ---- a target
+
+
+async def test_a_target_keeps_every_byte_and_the_usual_form_of_clean_mail(place: Place) -> None:
+    target, inbox = await place.target()
+    contents = [CLEAN, b"Subject: lf\n\n", b"nul \0 and \r alone\r\n", b"no end", b""]
+    written = [an_item(inbox, number, content) for number, content in enumerate(contents, 1)]
+    assert await target.write_items(written, token=1) == ()
+    on_disk = {path.read_bytes() for path in place.client.files("INBOX")}
+    assert on_disk == {CLEAN.replace(b"\r\n", b"\n"), *contents[1:]}
+    assert set(await items(target)) == set(contents)
+    assert await target.account() == await target.recount()
+    (file,) = [path for path in place.client.files("INBOX") if path.read_bytes() == b"Subject: clean\n\ntext\n"]
+    assert f",S={len(CLEAN) - 3},W={len(CLEAN)}:2," in file.name
+    assert file.stat().st_mtime_ns == 1_700_000_000_123_000_000
+    assert await target.remarks() == ()
+
+
+async def test_the_twenty_seventh_keyword_is_left_out_and_told(place: Place) -> None:
+    target, inbox = await place.target()
+    many = tuple(sorted(f"word{number:02}" for number in range(27)))
+    await target.write_items([an_item(inbox, 1, keywords=many, flags=9)], token=1)
+    (state,) = (await items(target)).values()
+    assert (state.keywords, state.flags) == (many, 9)
+    assert await target.account() == await target.recount()
+    (file,) = place.client.files("INBOX")
+    assert file.name.endswith(":2,ST" + "abcdefghijklmnopqrstuvwxyz")
+    assert await target.remarks() == ("the server does not keep a keyword",)
+
+
+async def test_a_message_moves_to_a_folder_with_other_letters_and_its_own_name(place: Place) -> None:
+    target, inbox = await place.target()
+    other = a_folder("Other")
+    await target.apply_folders([FolderStep(StepKind.CREATE, other)], token=1)
+    first = an_item(inbox, 1, b"Subject: 1\r\n\r\n", keywords=("a", "b"))
+    second = an_item(other.folder_id, 1, b"Subject: 2\r\n\r\n", keywords=("b",))
+    await target.write_items([first, second], token=1)
+    (there,) = place.client.files("Other")
+    (here,) = place.client.files("INBOX")
+    taken = place.client.path("Other") / "cur" / here.name  # a stranger's file of the same name
+    taken.write_bytes(b"Subject: a stranger\n\n")
+    moved = first.state._replace(folder_id=other.folder_id, uid=9, modseq=50)
+    await target.write_items([ItemContent(moved, first.content)], token=1)
+    assert list(place.client.files("INBOX")) == []
+    files = {path.read_bytes(): path for path in place.client.files("Other")}
+    assert files.keys() == {b"Subject: 1\n\n", b"Subject: 2\n\n", b"Subject: a stranger\n\n"}
+    assert files[b"Subject: 2\n\n"] == there
+    assert files[b"Subject: a stranger\n\n"] == taken
+    assert files[b"Subject: 1\n\n"].name.endswith(":2,ab")
+    assert there.name.endswith(":2,a")
+    assert {state.keywords for state in (await items(target)).values()} == {("a", "b"), ("b",)}
+    assert await target.account() == await target.recount()
+
+
+async def test_what_a_crash_left_in_tmp_is_cleared_and_written_anew(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, inbox = await place.target()
+    item = an_item(inbox, 1)
+    rename = os.rename
+
+    def torn(old: bytes, new: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing.folder.os, "rename", torn)
+        with pytest.raises(KeyboardInterrupt):
+            await target.write_items([item], token=1)
+    assert os.rename is rename
+    assert len(list((place.client.root / "tmp").iterdir())) == 1
+    await target.write_items([item], token=1)
+    assert list((place.client.root / "tmp").iterdir()) == []
+    assert len(list(place.client.files("INBOX"))) == 1
+    assert await target.account() == await target.recount()
+
+
+@pytest.mark.parametrize("name", ["a.b", "a/b", "..", "cur", "Inbox", "x" * 300, "new\nline", "~", "&"])
+async def test_a_name_that_a_maildir_cannot_have_is_another_one_there(place: Place, name: str) -> None:
+    target, _ = await place.target()
+    folder_state = a_folder(name)
+    await target.apply_folders([FolderStep(StepKind.CREATE, folder_state)], token=1)
+    assert {state.name for state in await target.read_hierarchy()} == {INBOX, name}
+    inside = [path for path in place.client.root.iterdir() if path.is_dir() and path.name.startswith(".")]
+    assert len(inside) == 1
+    assert sorted(path.name for path in place.client.root.parent.iterdir()) == ["mail", "mirrors"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "cur", "tmp", "Inbox", "ä.b", "x" * 300])
+async def test_likewise_where_folders_lie_in_each_other(nested: Place, name: str) -> None:
+    target, _ = await nested.target()
+    outer, inner = a_folder("outer"), a_folder(name)
+    inner = attrs.evolve(inner, parent_id=outer.folder_id)
+    await target.apply_folders([FolderStep(StepKind.CREATE, one) for one in (outer, inner)], token=1)
+    assert {state.name for state in await target.read_hierarchy()} == {INBOX, "outer", name}
+    await target.write_items([an_item(inner.folder_id, 1)], token=1)
+    renamed = attrs.evolve(outer, name="Other", modseq=9)
+    await target.apply_folders([FolderStep(StepKind.MOVE, renamed)], token=1)
+    found = [path for path in (nested.client.root / "Other").rglob("*.moverq*") if path.is_file()]
+    assert len(found) == 1
+    assert await target.account() == await target.recount()
+
+
+async def test_nested_folders_are_found_and_those_that_only_hold_folders_too(nested: Place) -> None:
+    for path in ("", "A/B", "A/B/C", "ä", "D/cur-like"):
+        for inner in ("cur", "new", "tmp"):
+            (nested.client.root / path / inner).mkdir(parents=True)
+    source = await nested.source()
+    tree = {state.folder_id: state for state in await source.read_hierarchy()}
+
+    def path_of(state: FolderState) -> str:
+        return f"{path_of(tree[state.parent_id])}/{state.name}" if state.parent_id is not None else state.name
+
+    assert {path_of(state) for state in tree.values()} == {INBOX, "A", "A/B", "A/B/C", "ä", "D", "D/cur-like"}
+
+
+async def test_a_folder_with_somebody_elses_mail_stays_and_is_told_of(place: Place) -> None:
+    target, _ = await place.target()
+    state = a_folder("Gone")
+    await target.apply_folders([FolderStep(StepKind.CREATE, state)], token=1)
+    place.client.deliver(CLEAN, "Gone")
+    await target.apply_folders([FolderStep(StepKind.REMOVE, state)], token=1)
+    assert [path.read_bytes() for path in place.client.files("Gone")] == [CLEAN]
+    assert await target.remarks() == ("folder 'Gone' is left at the server, for messages in it that no move wrote",)
+
+
+async def test_one_maildir_is_one_mailbox(place: Place) -> None:
+    await place.source()
+    with pytest.raises(RequestRefused, match="is one mailbox"):
+        await place.endpoint.adopt(MailboxId(new_id()), InstanceId(new_id()), "bob@example.org")
+    with pytest.raises(RequestRefused, match="is one mailbox"):
+        await place.endpoint.mailbox(InstanceId(new_id())).create(MailboxId(new_id()), token=1)
+
+
+async def test_what_is_no_maildir_is_not_adopted(place: Place) -> None:
+    with pytest.raises(RequestRefused, match="there is no mailbox"):
+        await place.endpoint.adopt(place.mailbox_id, place.instance, "ada@example.org")
+    assert not place.client.root.exists()
+    assert await place.endpoint.instances() == []
+
+
+async def test_a_target_need_not_exist(place: Place) -> None:
+    target, _ = await place.target()
+    assert (await target.guard()).mode is GuardMode.SEALED
+    assert {path.name for path in place.client.root.iterdir()} >= {"cur", "new", "tmp"}
