@@ -7,8 +7,9 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from uuid import uuid4
@@ -29,6 +30,7 @@ from moverq.shown import MailboxShown
 from tests.support.cli import MESSAGE, Here, organisation
 from tests.support.dovecot import shared_dovecot
 from tests.support.imap_world import Mailbox
+from tests.support.maildir_client import MaildirClient
 from tests.support.slapd import real_slapd
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 LDAP = DOCS / "how-to" / "keep-the-directory-in-ldap.md"
 DOVECOT_SITE = "move-a-dovecot-site.md"
+MAILDIRS = "move-maildirs.md"
 HOW_TO = [page for page in sorted((DOCS / "how-to").glob("*.md")) if page != LDAP]
 
 
@@ -98,6 +101,17 @@ def servers() -> dict[str, str]:
     return {f"{side.upper()}_URL": server.url(user=f"{{local}}.{place}.{side}") for side in ("old", "new")}
 
 
+def maildirs(folder: Path) -> dict[str, str]:
+    """The place that `MAILDIRS` speaks of, with two users who have mail there, and the new one, which is empty."""
+    for name in ("alice", "bert"):
+        client = MaildirClient(folder / "old" / "example.com" / name / "Maildir")
+        for wire in ("INBOX", "Sent"):
+            client.make(wire)
+            client.deliver(MESSAGE, wire)
+    (folder / "new").mkdir()
+    return {"OLD_MAIL": str(folder / "old"), "NEW_MAIL": str(folder / "new")}
+
+
 # ---- commands and examples
 
 
@@ -110,7 +124,8 @@ def test_what_a_beginner_types_works(page: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in HOW_TO if commands(page)], ids=lambda page: page.name)
 def test_what_a_how_to_says_works(page: Path, tmp_path: Path) -> None:
-    run_commands(page, tmp_path, root=acme(tmp_path), given=servers() if page.name == DOVECOT_SITE else None)
+    needed: dict[str, Callable[[], dict[str, str]]] = {DOVECOT_SITE: servers, MAILDIRS: partial(maildirs, tmp_path)}
+    run_commands(page, tmp_path, root=acme(tmp_path), given=needed.get(page.name, dict)())
 
 
 @pytest.mark.slow
