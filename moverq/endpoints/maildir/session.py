@@ -23,6 +23,7 @@ from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look, Seen
 from moverq.endpoints.mirrored.listed import Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.paging import PageRead, read_page
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, RequestRefused
 from moverq.flow.offload import Offload
@@ -265,6 +266,9 @@ class MaildirSession:
         return read, missing
 
     # ---- what is wanted there
+
+    async def read_page(self, after: int, *, bytes_max: int, items_max: int) -> PageRead:
+        return await read_page(self, after, bytes_max=bytes_max, items_max=items_max)
 
     @asynccontextmanager
     async def places(self) -> AsyncIterator[MaildirPlaces]:
