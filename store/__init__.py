@@ -4,7 +4,7 @@ It has never heard of moves; but its guard, its change feed and its digests are 
 """
 
 from store.catalogue.queries import FeedPage, FolderInfo, MailboxInfo
-from store.database import Database, Fetched, Statistics, create_database, open_database
+from store.database import Database, Statistics, create_database, open_database
 from store.errors import (
     Corruption,
     FeedTrimmed,
@@ -27,6 +27,7 @@ from store.ids import FolderId, InstanceId, ItemId, MailboxId
 from store.mailbox import Mailbox
 from store.mover import FolderStepKind, MovedChanges, MovedFolder, Mover, RefusedItem
 from store.names import INBOX, RECOVERABLE_ITEMS, Added, NewItem
+from store.paging import Fetched, Listing
 from store.records import DeliveryKeyRow, FolderPut, GoneRow, ItemRow, Mode
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "InstanceId",
     "ItemId",
     "ItemRow",
+    "Listing",
     "Mailbox",
     "MailboxId",
     "MailboxInfo",

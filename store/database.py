@@ -13,17 +13,15 @@ Tasks: the committer's two, and the watch. Readers are connections of their own,
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from itertools import accumulate, takewhile
-from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 from uuid import uuid4
 
 import apsw
 import attrs
 import trio
 
-from store import retention
+from store import paging, retention
 from store.catalogue import queries
 from store.catalogue.queries import FeedPage, FolderInfo, MailboxInfo
 from store.catalogue.schema import catalogue_error, is_durable, make_catalogue, open_catalogue, read_applied
@@ -32,7 +30,7 @@ from store.commit import Committer, Draft, Proposal
 from store.content.pool import SegmentReader, SegmentWriter
 from store.deciding import first_inbox
 from store.disk import Disk, File
-from store.errors import Corruption, FeedTrimmed, Refused, StoreBroken, StoreBusy, StoreClosed
+from store.errors import FeedTrimmed, Refused, StoreBroken, StoreBusy, StoreClosed
 from store.feed import Watch
 from store.ids import FolderId, InstanceId, ItemId, LogHead, MailboxId, Signature
 from store.layout import Layout, generation_numbers
@@ -43,28 +41,12 @@ from store.log.log import Log
 from store.mailbox import Mailbox
 from store.mover import Mover
 from store.offload import InThread, Offload
+from store.paging import Fetched, Listing, Reading
 from store.records import DeliveryKeyRow, ItemRow, MailboxMade, Mode
 from store.recovery import recover
 from store.retention import Maintained
 
 T = TypeVar("T")
-
-
-@attrs.frozen(eq=False)
-class Reading:
-    """What a read has in hand, inside `Offload`: a connection, and the segments."""
-
-    db: apsw.Connection
-    content: SegmentReader
-
-
-class Fetched(NamedTuple):
-    """An item with its bytes, or with why they cannot be had (`damage`, `raw`: whatever is there instead)."""
-
-    row: ItemRow
-    content: bytes | None
-    damage: Corruption | None = None
-    raw: bytes | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -190,21 +172,29 @@ class Database:
         In a page, items come in the order of their places. Of damage and size the same holds as for `fetch`.
         """
 
-        def look(reading: Reading) -> tuple[list[Fetched], bytes | None]:
-            no = queries.mailbox(reading.db, instance).no
-            rows: list[ItemRow] = []
-            asked = size = 0
-            # A page of large items is a few rows, one of small ones a thousand: the first few tell about how many.
-            while len(rows) == asked < limit and size <= bytes_max:
-                more = (bytes_max - size) * asked // max(size, 1) + 1 if asked else PAGE_ROWS_MIN
-                more = min(max(more, PAGE_ROWS_MIN), limit - asked)
-                found = queries.items_by_id(reading.db, no, after=rows[-1].item_id if rows else after, limit=more)
-                rows += found
-                asked += more
-                size += sum(row.size for row in found)
-            some = _fitting(rows, bytes_max)
-            following = None if len(some) == len(rows) < asked else some[-1].item_id
-            return _fetch(reading, instance, sorted(some, key=_PLACE)), following
+        listing, fetched = await self.listed_page(instance, after=after, limit=limit, bytes_max=bytes_max, keys_max=0)
+        return fetched, listing.following
+
+    async def listing(
+        self, instance: InstanceId, *, after: bytes, limit: int, bytes_max: int = FETCH_BYTES_MAX, keys_max: int
+    ) -> Listing:
+        """The same without the bytes, which `fetch` gets; with settings and delivery keys, see `list_page`."""
+        return await self.read(
+            lambda reading: paging.list_page(
+                reading.db, instance, after=after, limit=limit, bytes_max=bytes_max, keys_max=keys_max
+            )
+        )
+
+    async def listed_page(
+        self, instance: InstanceId, *, after: bytes, limit: int, bytes_max: int = FETCH_BYTES_MAX, keys_max: int
+    ) -> tuple[Listing, list[Fetched]]:
+        """`listing` and `fetch` at once: for what is one page."""
+
+        def look(reading: Reading) -> tuple[Listing, list[Fetched]]:
+            listing = paging.list_page(
+                reading.db, instance, after=after, limit=limit, bytes_max=bytes_max, keys_max=keys_max
+            )
+            return listing, paging.fetch(reading, instance, listing.rows)
 
         return await self.read(look)
 
@@ -239,7 +229,7 @@ class Database:
         nor damage.
         """
 
-        return await self.read(lambda reading: _fetch(reading, instance, _fitting(rows, bytes_max)))
+        return await self.read(lambda reading: paging.fetch(reading, instance, paging.fitting(rows, bytes_max)))
 
     async def feed(self, instance: InstanceId, *, after: int, limit: int = FEED_CHANGES_MAX) -> FeedPage:
         """What differs since `after`, oldest first. Never waits. Raises `FeedTrimmed`."""
@@ -308,35 +298,6 @@ class Database:
     async def read_db(self, fn: Callable[[apsw.Connection], T]) -> T:
         """`read`, of the catalogue alone."""
         return await self.read(lambda reading: fn(reading.db))
-
-
-PAGE_ROWS_MIN = 32
-_PLACE = attrgetter("segment", "offset")
-
-
-def _fitting(rows: Sequence[ItemRow], bytes_max: int) -> Sequence[ItemRow]:
-    """The first of these, as many as fit; one at least, if there is one."""
-    sizes = accumulate(row.size for row in rows)
-    return rows[: max(1, sum(1 for _ in takewhile(lambda size: size <= bytes_max, sizes)))]
-
-
-def _fetch(reading: Reading, instance: InstanceId, rows: Sequence[ItemRow]) -> list[Fetched]:
-    return [
-        _damaged(reading, instance, row, content) if isinstance(content, Corruption) else Fetched(row, content)
-        for row, content in zip(rows, reading.content.read_each(rows), strict=True)
-    ]
-
-
-def _damaged(reading: Reading, instance: InstanceId, row: ItemRow, damage: Corruption) -> Fetched:
-    info = queries.mailbox(reading.db, instance)
-    now = queries.find_items(reading.db, info.no, [row.item_id])
-    if not now or now[0].ref != row.ref:
-        return Fetched(row, None)  # purged meanwhile, and its segment dropped
-    try:
-        raw = reading.content.read_raw(row.ref)
-    except (Corruption, StoreBroken):
-        raw = None
-    return Fetched(row, None, damage, raw)
 
 
 def create_database(path: Path, *, disk: Disk | None = None, created_ms: int | None = None) -> None:

@@ -20,7 +20,7 @@ LAYERS = {
         ("store.clock", "store.digest", "store.layout", "store.names", "store.disk", "store.offload"),
         ("store.catalogue",),
         ("store.content", "store.log"),
-        ("store.recovery", "store.snapshot", "store.feed"),
+        ("store.recovery", "store.snapshot", "store.feed", "store.paging"),
         ("store.commit",),
         ("store.guard",),
         ("store.deciding",),

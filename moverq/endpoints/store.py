@@ -30,6 +30,7 @@ from moverq.endpoints.base import (
     Home,
     MailboxAccount,
     MailboxSummary,
+    SeedListing,
     SeedPage,
     Source,
     StepKind,
@@ -71,6 +72,7 @@ RebuildReport = store.rebuild.RebuildReport
 CAPABILITIES = Capabilities(kind="store", keeps_identity=True, has_feed=True, has_digests=True, fence=FenceClass.A)
 KEYS_PER_PAGE = 4096
 RECOUNT_ITEMS = 1024
+_AT_THE_START: tuple[str, Any] = ("items", b"")
 
 _MODES = {
     store.Mode.OPEN: GuardMode.OPEN,
@@ -258,33 +260,36 @@ class StoreMailbox:
         return frozenset(FolderId(folder.folder_id) for folder in folders if folder.items)
 
     async def read_seed(self, cursor: bytes | None, *, bytes_max: int, items_max: int) -> SeedPage:
-        place: tuple[str, Any] = ("items", b"") if cursor is None else place_of(cursor)
-        stage, after = place
+        stage, after = _AT_THE_START if cursor is None else place_of(cursor)
+        if stage == "keys":
+            return await self.read_listed(await self._list_keys(after))
         with translated(self.database_name):
-            if stage == "keys":
-                return await self._seed_keys(after)
-            fetched, following = await self.database.page(self._id, after=after, limit=items_max, bytes_max=bytes_max)
-            settings = await self.database.setting_states(self._id) if cursor is None else []
-            end = await self._seed_keys(0) if following is None else None
-        read, bad = _sorted_out(fetched)
-        return SeedPage(
-            items=read,
-            bad=bad,
-            cursor=msgpack.packb(("items", following)) if end is None else end.cursor,
-            done=end is not None and end.done,
-            settings=tuple(SettingState(*setting) for setting in settings),
-            delivery_keys=() if end is None else end.delivery_keys,
-        )
+            listing, fetched = await self.database.listed_page(
+                self._id, after=after, limit=items_max, bytes_max=bytes_max, keys_max=KEYS_PER_PAGE
+            )
+        return _page(_listed(listing), fetched)
 
-    async def _seed_keys(self, after: int) -> SeedPage:
-        keys = await self.database.delivery_keys(self._id, after_modseq=after, limit=KEYS_PER_PAGE)
-        return SeedPage(
-            items=(),
-            bad=(),
-            cursor=msgpack.packb(("keys", keys[-1].modseq if keys else after)),
-            done=len(keys) < KEYS_PER_PAGE,
-            delivery_keys=tuple(DeliveryKeyState(*key) for key in keys),
-        )
+    async def list_seed(self, cursor: bytes | None, *, bytes_max: int, items_max: int) -> SeedListing:
+        stage, after = _AT_THE_START if cursor is None else place_of(cursor)
+        if stage == "keys":
+            return await self._list_keys(after)
+        with translated(self.database_name):
+            listing = await self.database.listing(
+                self._id, after=after, limit=items_max, bytes_max=bytes_max, keys_max=KEYS_PER_PAGE
+            )
+        return _listed(listing)
+
+    async def read_listed(self, listing: SeedListing) -> SeedPage:
+        rows, fetched = listing.what.rows, []
+        if rows:
+            with translated(self.database_name):
+                fetched = await self.database.fetch(self._id, rows, bytes_max=listing.size)
+        return _page(listing, fetched)
+
+    async def _list_keys(self, after: int) -> SeedListing:
+        with translated(self.database_name):
+            keys = await self.database.delivery_keys(self._id, after_modseq=after, limit=KEYS_PER_PAGE)
+        return _listed(store.Listing(rows=(), following=None, delivery_keys=keys), after_key=after)
 
     async def read_feed(self, after: Watermark, *, changes_max: int) -> ChangeBatch:
         head = self._watermark(0)
@@ -443,6 +448,26 @@ class StoreMailbox:
         with translated(self.database_name):
             missing = await self._mover.apply(changes, token)
         return tuple(ItemId(item_id) for item_id in missing)
+
+
+def _listed(listing: store.Listing, *, after_key: int = 0) -> SeedListing:
+    """Items as long as there are any; with the last of them the first delivery keys, and then the other keys."""
+    keys = listing.delivery_keys
+    after = ("items", listing.following) if listing.following else ("keys", keys[-1].modseq if keys else after_key)
+    done = listing.following is None and len(keys) < KEYS_PER_PAGE
+    return SeedListing(size=listing.bytes, cursor=msgpack.packb(after), done=done, what=listing)
+
+
+def _page(listing: SeedListing, fetched: Sequence[store.Fetched]) -> SeedPage:
+    read, bad = _sorted_out(fetched)
+    return SeedPage(
+        items=read,
+        bad=bad,
+        cursor=listing.cursor,
+        done=listing.done,
+        settings=tuple(SettingState(*setting) for setting in listing.what.settings),
+        delivery_keys=tuple(DeliveryKeyState(*key) for key in listing.what.delivery_keys),
+    )
 
 
 def _sorted_out(fetched: Sequence[store.Fetched]) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...]]:

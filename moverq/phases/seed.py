@@ -4,21 +4,26 @@ A reader a few batches ahead of a writer, the channel between them bounded in by
 the target syncs. The copy is fuzzy: what it carries may be older or newer than its neighbours, and the feed from the
 watermark before the listing straightens all of it out.
 
-    read_seed(cursor) ─▶ ByteChannel ─▶ write_items ─▶ item map ─▶ SeedCursor fact     per batch
-     reader                              writer         noter
+    list, read ─▶ ByteChannel ─▶ write_items ─▶ item map ─▶ SeedCursor fact     per batch
+     reader                       writer         noter
 
-While one batch is noted in map and ledger, the target writes the next, and its store stages the one after.
+While one batch is noted in map and ledger, the target writes the next, and its store stages the one after. The next
+page is listed and read while this one is, where the source can (`Listing`).
 
 Entered again it goes on behind the last durable cursor. A reseed (the feed was trimmed, the sides differ) is the same
 listing once more, as the next generation: what is at the target already is left as it is, and in the end what the
 listing has not seen is asked for by name and, if the source no longer has it, buried.
 """
 
+from functools import partial
+
 import attrs
 import trio
 
-from moverq.endpoints.base import SeedPage
+from moverq.endpoints.base import Listing, SeedListing, SeedPage
 from moverq.flow.byte_channel import ByteChannel
+from moverq.flow.later import Later
+from moverq.flow.share import Share
 from moverq.model.change import ChangeBatch
 from moverq.model.facts import Differed, FeedWatermark, SeedCursor, SeedWatermark
 from moverq.model.ids import ItemId
@@ -29,6 +34,9 @@ from moverq.model.status_detail import percent_complete
 from moverq.phases.carry import Carrier, Put
 from moverq.phases.follow import forward, note_bad, retry_bad_items
 from moverq.phases.tenure import Tenure
+
+READS_AT_ONCE = 2
+"""Pages of one mailbox: while one waits for the disk, the other is unpacked and checked."""
 
 
 async def create_hierarchy(t: Tenure) -> None:
@@ -43,16 +51,17 @@ async def seed(t: Tenure) -> None:
     await t.enter(SyncStage.LOADING_MESSAGES, counters={"mailbox_items": summary.items, "mailbox_bytes": summary.bytes})
     t.progress = attrs.evolve(t.progress, items_total=summary.items, bytes_total=summary.bytes)
     await retry_bad_items(t, forward(t))
-    channel: ByteChannel[SeedPage] = ByteChannel(t.limits.seed_ahead_bytes_max)
+    channel: ByteChannel[Later[SeedPage]] = ByteChannel(t.limits.seed_ahead_bytes_max)
     carrier = forward(t)
-    send_put, receive_put = trio.open_memory_channel[_Putting](0)
-    # In the nursery: the reader, which ends at the last page; the writer, which ends when the channel is empty, and
-    # its target writes, two at a time; and the one who notes them, in their order, which ends after the last.
+    send_put, receive_put = trio.open_memory_channel[tuple[SeedPage, Later[Put]]](0)
+    # In the nursery: the reader, which ends with the last page, and its reads, two at a time; the writer, which ends
+    # when the channel is empty, and its writes, two at a time; and the one who notes them in order, to the last.
     needed = max(1, min(t.limits.move_bytes_max, summary.bytes))
-    async with t.tools.budget.holding(needed), trio.open_nursery() as nursery:
-        nursery.start_soon(_read, t, channel)
-        nursery.start_soon(_put, carrier, channel, send_put, nursery)
-        nursery.start_soon(_note, t, carrier, receive_put)
+    with t.tools.pages(t.request.target_database) as pages:
+        async with t.tools.budget.holding(needed), trio.open_nursery() as nursery:
+            nursery.start_soon(_read, t, channel, pages, nursery)
+            nursery.start_soon(_put, carrier, channel, send_put, pages, nursery)
+            nursery.start_soon(_note, t, carrier, receive_put)
     cursor = t.facts.need(SeedCursor)
     if not cursor.swept:
         await _sweep(t)
@@ -76,52 +85,72 @@ async def reseed(t: Tenure) -> None:
     )
 
 
-async def _read(t: Tenure, channel: ByteChannel[SeedPage]) -> None:
-    fact = t.facts.need(SeedCursor)
+async def _read(t: Tenure, channel: ByteChannel[Later[SeedPage]], pages: Share, nursery: trio.Nursery) -> None:
+    """The pages, in order; in the channel each has its place before it has been read."""
+    fact, limits = t.facts.need(SeedCursor), t.limits
+    ahead = t.source if isinstance(t.source, Listing) else None
+    is_one_page = t.progress.items_total <= limits.batch_items_max and t.progress.bytes_total <= limits.batch_bytes_max
+    reads = trio.Semaphore(READS_AT_ONCE)
+
+    async def read(source: Listing, listing: SeedListing) -> SeedPage:
+        try:
+            return await source.read_listed(listing)
+        finally:
+            reads.release()
+
     cursor, done = fact.cursor or None, fact.done
     while not done:
-        page = await t.source.read_seed(cursor, bytes_max=t.limits.batch_bytes_max, items_max=t.limits.batch_items_max)
-        await channel.send(page, sum(len(item.content) for item in page.items))
-        cursor, done = page.cursor, page.done
+        page = Later[SeedPage]()
+        if ahead is None or is_one_page:
+            if ahead is not None:
+                await pages.take()
+            found = await t.source.read_seed(cursor, bytes_max=limits.batch_bytes_max, items_max=limits.batch_items_max)
+            if ahead is None:  # a server at the other end of a line is waited for without keeping others waiting
+                await pages.take()
+            page.set(found)
+            await channel.send(page, sum(len(item.content) for item in found.items))
+            cursor, done = found.cursor, found.done
+        else:
+            await pages.take()
+            await reads.acquire()
+            listing = await ahead.list_seed(cursor, bytes_max=limits.batch_bytes_max, items_max=limits.batch_items_max)
+            await channel.send(page, listing.size)
+            nursery.start_soon(page.work, partial(read, ahead, listing))
+            cursor, done = listing.cursor, listing.done
     channel.close()
-
-
-@attrs.define(eq=False)
-class _Putting:
-    """One page on its way into the target."""
-
-    page: SeedPage
-    done: trio.Event = attrs.Factory(trio.Event)
-    put: Put | None = None
-
-    async def run(self, carrier: Carrier) -> None:
-        self.put = await carrier.put(self.page.items, self.page.bad)
-        self.done.set()
 
 
 async def _put(
     carrier: Carrier,
-    channel: ByteChannel[SeedPage],
-    send_put: trio.MemorySendChannel[_Putting],
+    channel: ByteChannel[Later[SeedPage]],
+    send_put: trio.MemorySendChannel[tuple[SeedPage, Later[Put]]],
+    pages: Share,
     nursery: trio.Nursery,
 ) -> None:
     """The target writes each page. The channel without a buffer is the bound: a third is begun when one is noted."""
+
+    async def put(page: SeedPage) -> Put:
+        done = await carrier.put(page.items, page.bad)
+        pages.give_back()
+        return done
+
     with send_put:
-        last: _Putting | None = None
-        while (page := await channel.receive()) is not None:
+        last: Later[Put] | None = None
+        while (read := await channel.receive()) is not None:
+            page = await read.get()
             if last is not None and not carrier.has_folders_for(page.items):
-                await last.done.wait()  # the tree is looked at, and that only while nothing is written into it
-            putting = _Putting(page)
-            nursery.start_soon(putting.run, carrier)
-            await send_put.send(putting)
-            last = putting
+                await last.get()  # the tree is looked at, and that only while nothing is written into it
+            last = Later[Put]()
+            nursery.start_soon(last.work, partial(put, page))
+            await send_put.send((page, last))
 
 
-async def _note(t: Tenure, carrier: Carrier, receive_put: trio.MemoryReceiveChannel[_Putting]) -> None:
+async def _note(
+    t: Tenure, carrier: Carrier, receive_put: trio.MemoryReceiveChannel[tuple[SeedPage, Later[Put]]]
+) -> None:
     """Map, cursor and progress of each page that the target holds, in order. The only one here that writes to `t`."""
     begun, items, bytes_ = trio.current_time(), t.progress.items, t.progress.bytes
-    async for putting in receive_put:
-        page = putting.page
+    async for page, put in receive_put:
         await t.safe_point()
         if page.settings or page.delivery_keys:
             extras = ChangeBatch(
@@ -131,9 +160,7 @@ async def _note(t: Tenure, carrier: Carrier, receive_put: trio.MemoryReceiveChan
                 delivery_keys=page.delivery_keys,
             )
             await carrier.apply(extras)
-        await putting.done.wait()
-        assert putting.put is not None
-        carried = await carrier.note(putting.put)
+        carried = await carrier.note(await put.get())
         loaded: tuple[ReportEntry, ...] = ()
         if t.standing.stage is not SyncStage.COPYING_MESSAGES:  # the first page is here
             loaded = t.stage_over()

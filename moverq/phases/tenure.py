@@ -22,6 +22,7 @@ from moverq.endpoints.base import Home, Source, Target
 from moverq.errors import TooManyBadItems
 from moverq.flow.bell import Bell
 from moverq.flow.byte_budget import ByteBudget
+from moverq.flow.share import Share
 from moverq.ledger.item_map import ItemMap
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
@@ -67,11 +68,25 @@ class Tools:
     """Leave instead of waiting for an operator, a date or the end of a soak."""
     stopping: trio.Event = attrs.field(factory=trio.Event)
     """Set: every job leaves at its next safe point."""
+    _pages: dict[str, trio.Semaphore] = attrs.field(factory=dict)
+    _cutovers: dict[str, trio.CapacityLimiter] = attrs.field(factory=dict)
     freed: Bell = attrs.field(factory=Bell)
     """Rung when a job has come to rest or has ended: another may have its place."""
 
     def now_ms(self) -> int:
         return self.ledger.now_ms()
+
+    def pages(self, database: str) -> Share:
+        """A share of the pages that may be on their way into this database."""
+        if database not in self._pages:
+            self._pages[database] = trio.Semaphore(self.limits.pages_at_once_max)
+        return Share(self._pages[database])
+
+    def cutover(self, database: str) -> trio.CapacityLimiter:
+        """Entered for as long as a mailbox that goes to this database is locked."""
+        if database not in self._cutovers:
+            self._cutovers[database] = trio.CapacityLimiter(self.limits.cutovers_at_once_max)
+        return self._cutovers[database]
 
 
 @attrs.define(eq=False, kw_only=True)
