@@ -41,7 +41,6 @@ from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Change, Standing, Wishes
 from moverq.model.status_detail import StatusDetail
 from moverq.phases.abort import abort, unlock_source
-from moverq.phases.attempt import Attempt
 from moverq.phases.clean_up import clean_up, finish, purge, taken_back
 from moverq.phases.create import create_checkpoint, create_target, lock_for_offline
 from moverq.phases.finalize import finalize
@@ -330,18 +329,19 @@ async def advance(t: Tenure) -> None:
     if t.facts.has(CleanedUp) and t.standing.wishes.superseded_by is not None:
         await taken_back(t)
         return
-    attempt: Attempt | None = None
     if t.register.home != t.target_home:
-        attempt = await _to_the_commit(t)
-    if not t.facts.has(CleanedUp):
-        await clean_up(t, attempt)
+        await _to_the_lock(t)
+        async with t.tools.cutover(t.request.target_database):
+            await clean_up(t, await finalize(t))
+    elif not t.facts.has(CleanedUp):
+        await clean_up(t, None)
     while await soak(t):
         if await finish(t):
             return
     await taken_back(t)
 
 
-async def _to_the_commit(t: Tenure) -> Attempt:
+async def _to_the_lock(t: Tenure) -> None:
     await t.safe_point()
     if not t.facts.has(Preflighted):
         await preflight(t)
@@ -361,7 +361,6 @@ async def _to_the_commit(t: Tenure) -> Attempt:
         await create_hierarchy(t)
         await seed(t)
     await incremental_sync(t)
-    return await finalize(t)
 
 
 async def _after_soak(t: Tenure) -> None:

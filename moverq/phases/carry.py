@@ -61,18 +61,20 @@ class Carrier:
     _tree: tuple[FolderState, ...] | None = None
     """The folders that the map was last told of; None: not by this carrier."""
 
-    async def bring_tree(self, wanted: Sequence[FolderState], *, present: Sequence[FolderState] | None = None) -> bool:
-        """The writer's folders are as `wanted`, but for unwanted ones that still hold items; and the map says so.
+    async def bring_tree(self, wanted: Sequence[FolderState]) -> None:
+        """The writer's folders are as `wanted`, but for unwanted ones that still hold items; and the map says so."""
+        await self.change_tree(wanted, present=await self.writer.read_hierarchy(), noted=self._tree)
 
-        `present`: the writer's folders, where they have just been read. False: they needed no step.
-        """
-        if present is None:
-            present = await self.writer.read_hierarchy()
-        taken = await self._shape(present, wanted)
-        if self._tree != tuple(wanted):
+    async def change_tree(
+        self, wanted: Sequence[FolderState], *, present: Sequence[FolderState], noted: Sequence[FolderState] | None
+    ) -> bool:
+        """The same, from the writer's and the map's folders as they were just read. False: they were so already."""
+        changed = await self._shape(present, wanted)
+        self._tree = tuple(wanted)
+        if noted is None or tuple(noted) != self._tree:
             await self.item_map.record(self.token, hierarchy=wanted)
-            self._tree = tuple(wanted)
-        return taken
+            changed = True
+        return changed
 
     async def finish_tree(self) -> None:
         """After the items of a batch: folders that had to wait for them go now."""

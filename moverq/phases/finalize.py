@@ -25,7 +25,7 @@ from moverq.model.facts import (
 from moverq.model.report import EntryKind
 from moverq.model.request import Status, SyncStage
 from moverq.phases.attempt import Attempt
-from moverq.phases.follow import drain, forward
+from moverq.phases.follow import drain, forward, take_accounts
 from moverq.phases.settle import settle_register
 from moverq.phases.tenure import Tenure
 from moverq.plan.verification import Digests, check_accounts, digests_of
@@ -77,11 +77,10 @@ async def _drain_and_verify(
         while await drain(t, carrier, until=at):
             pass
     attempt.mark("drain")
-    source, target = await t.source.account(), await t.target.account()
-    if await carrier.bring_tree(source.folders, present=target.folders):
-        target = await t.target.account()
+    source, target, ledger = await take_accounts(t)
+    if await carrier.change_tree(source.folders, present=target.folders, noted=ledger.folders):
+        source, target, ledger = await take_accounts(t)
     attempt.mark("folders")
-    ledger = await t.item_map.account()
     found = check_accounts(source, target, ledger, exact=t.target.capabilities.keeps_identity)
     attempt.mark("verify")
     return found, (digests_of(source, target, ledger), ReverseWatermark(watermark=target.head))

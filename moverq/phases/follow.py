@@ -1,14 +1,19 @@
-"""Following the feed: what the seed, the incremental sync and the finalize have in common. Not a phase.
+"""Following the feed, and comparing: what seed, incremental sync and finalize have in common. Not a phase.
 
 read_feed(after watermark) ─▶ Carrier.apply ─▶ item map ─▶ FeedWatermark fact      per batch
 """
 
+import trio
+
+from moverq.endpoints.base import MailboxAccount
 from moverq.errors import SourceChanged
+from moverq.flow.later import Later
 from moverq.model.change import BadItem, Watermark
 from moverq.model.facts import FeedWatermark, SeedWatermark
 from moverq.model.report import EntryKind, ReportEntry
 from moverq.phases.carry import Carrier
 from moverq.phases.tenure import Tenure
+from moverq.plan.verification import LedgerAccount
 
 
 def forward(t: Tenure) -> Carrier:
@@ -71,6 +76,17 @@ async def drain(t: Tenure, carrier: Carrier, *, until: Watermark | None = None) 
                 raise SourceChanged(why=f"the feed ends at {reached} and never reaches the lock at {until}")
         if until is None:
             await t.safe_point()
+
+
+async def take_accounts(t: Tenure) -> tuple[MailboxAccount, MailboxAccount, LedgerAccount]:
+    """Of source, target and ledger, read at the same time. O(folders)."""
+    source, target, ledger = Later[MailboxAccount](), Later[MailboxAccount](), Later[LedgerAccount]()
+    # In the nursery: the three reads.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(source.work, t.source.account)
+        nursery.start_soon(target.work, t.target.account)
+        nursery.start_soon(ledger.work, t.item_map.account)
+    return await source.get(), await target.get(), await ledger.get()
 
 
 async def retry_bad_items(t: Tenure, carrier: Carrier) -> None:

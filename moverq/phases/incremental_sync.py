@@ -9,12 +9,13 @@ import trio
 
 from moverq.errors import CannotConverge, RequestRefused, SourceChanged, VerificationFailed
 from moverq.flow.backoff import wait_first
+from moverq.model.change import Watermark
 from moverq.model.facts import FeedWatermark, OfflineLocked, SeedWatermark, TargetMade
 from moverq.model.report import EntryKind
 from moverq.model.request import Status, SyncStage
 from moverq.model.status_detail import StatusDetail
 from moverq.phases.carry import Carrier
-from moverq.phases.follow import drain, forward, retry_bad_items
+from moverq.phases.follow import drain, forward, retry_bad_items, take_accounts
 from moverq.phases.rehearsal import rehearse
 from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure
 from moverq.plan.readiness import Readiness, Round, Verdict, check_ready
@@ -42,9 +43,9 @@ async def incremental_sync(t: Tenure) -> Readiness:
     mismatches = rehearsals = 0
     offline = t.facts.has(OfflineLocked)
     while True:
-        rounds = [*rounds[-9:], await _round(t, carrier)]
+        latest, found = await _round(t, carrier)
+        rounds = [*rounds[-9:], latest]
         t.check_bad_items()
-        found = await _compare(t)
         readiness = check_ready(
             rounds,
             budget_ms=None if offline else float(t.request.lock_budget_ms),
@@ -72,28 +73,23 @@ async def incremental_sync(t: Tenure) -> Readiness:
             rounds = []
 
 
-async def _round(t: Tenure, carrier: Carrier) -> Round:
+async def _round(t: Tenure, carrier: Carrier) -> tuple[Round, tuple[str, ...]]:
+    """What draining the feed once came to, and the discrepancies up to the watermark then: O(folders)."""
     begun = trio.current_time()
-    before = await _backlog(t)
+    before = _backlog(t, await t.source.head())
     applied = await drain(t, carrier)
     elapsed = trio.current_time() - begun
     await t.safe_point()
-    return Round(backlog_before=before, backlog_after=await _backlog(t), applied=applied, elapsed_s=elapsed)
-
-
-async def _backlog(t: Tenure) -> int:
-    """Changes the target lacks, at most: several changes of one item count each."""
-    return max(0, (await t.source.head()).modseq - t.facts.need(FeedWatermark).watermark.modseq)
-
-
-async def _compare(t: Tenure) -> tuple[str, ...]:
-    """Discrepancies up to the watermark. The source is compared only where it stands exactly there: O(folders)."""
-    ledger = await t.item_map.account()
-    target = await t.target.account()
-    source = await t.source.account()
+    source, target, ledger = await take_accounts(t)
+    done = Round(backlog_before=before, backlog_after=_backlog(t, source.head), applied=applied, elapsed_s=elapsed)
     if source.head == t.facts.need(FeedWatermark).watermark:
-        return check_accounts(source, target, ledger, exact=False)
-    return check_target(target, ledger)
+        return done, check_accounts(source, target, ledger, exact=False)
+    return done, check_target(target, ledger)  # the source is ahead, and compared only where it stands exactly there
+
+
+def _backlog(t: Tenure, head: Watermark) -> int:
+    """Changes the target lacks, at most: several changes of one item count each."""
+    return max(0, head.modseq - t.facts.need(FeedWatermark).watermark.modseq)
 
 
 def _promote(t: Tenure, found: tuple[str, ...]) -> None:

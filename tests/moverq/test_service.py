@@ -13,6 +13,7 @@ from moverq.endpoints.memory import MemoryEndpoint
 from moverq.errors import EndpointBroken, EndpointUnavailable, MoveError, NotFound, RequestRefused
 from moverq.flow.file_lock import FileLock
 from moverq.model.ids import MailboxId
+from moverq.model.standing import Standing
 from tests.support.move_world import ADDRESS, SMALL, World, fill
 
 
@@ -68,6 +69,66 @@ async def test_the_limits_of_a_target_are_kept(tmp_path: Path, autojump_clock: o
     await service.run(drain=True)
     assert max(at_once) <= 2
     assert {s.status for s in await moves.list_moves(ledger)} == {"Completed"}
+
+
+async def test_of_many_moves_few_pages_are_under_way_and_few_mailboxes_locked(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    world = await World.make(tmp_path)
+    at_once = {"pages": 0, "locks": 0}
+    most = dict(at_once)
+
+    async def step(name: str) -> None:
+        kind = "pages" if "write_items" in name else "locks"
+        if name in ("DB2.write_items:before", "DB1.lock:before"):
+            at_once[kind] += 1
+            most[kind] = max(most[kind], at_once[kind])
+            await trio.sleep(0.1)
+        elif name in ("DB2.write_items:after", "DB2.open:after"):
+            at_once[kind] -= 1
+
+    limits = attrs.evolve(
+        SMALL,
+        max_active_moves_per_source_mdb=9,
+        max_active_moves_per_target_mdb=9,
+        max_active_moves_per_target_server=9,
+        pages_at_once_max=3,
+        cutovers_at_once_max=2,
+    )
+    engine = world.engine(step=step, limits=limits)
+    ledger = await engine.ledger()
+    for address in await people(world, 9):
+        await moves.new_move(ledger, engine.directory, address, "DB2")
+    await (await engine.service()).run(drain=True)
+    assert most == {"pages": 3, "locks": 2}
+    assert {s.status for s in await moves.list_moves(ledger)} == {"Completed"}
+
+
+async def test_a_worker_does_not_look_for_work_at_each_write_of_its_own(tmp_path: Path, autojump_clock: object) -> None:
+    world = await World.make(tmp_path)
+    await fill(world, items=40)
+    looks = writes = 0
+
+    async def step(name: str) -> None:
+        nonlocal writes
+        if name == "ledger.write:after":
+            writes += 1
+            await trio.sleep(1)
+
+    engine = world.engine(step=step)
+    ledger = await engine.ledger()
+    await moves.new_move(ledger, engine.directory, ADDRESS, "DB2")
+    due = ledger.due
+
+    async def counted() -> list[Standing]:
+        nonlocal looks
+        looks += 1
+        return await due()
+
+    ledger.due = counted  # type: ignore[method-assign]
+    await (await engine.service()).run(drain=True)
+    assert writes > 20
+    assert looks <= 3, "at the start, and when its place was free"
 
 
 async def test_a_running_worker_hears_of_new_requests_and_wishes_and_stops(
