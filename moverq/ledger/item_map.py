@@ -42,6 +42,9 @@ CHECKPOINT_PAGES = 16_000
 """Ids are random, so a batch touches nearly as many pages as it has items. Folding the log in after 64 MiB instead of
 SQLite's 4 writes each page to its place once for many batches, not once for two."""
 
+LOG_PAGES_LEFT_MAX = 256
+"""1 MiB: what is read again in no time. Folding it in cost a small move as much as all its rows, and three syncs."""
+
 CACHE_KIB = 2 * 1024
 """Of pages, for one move: items come about in the order of their ids, so a batch needs the end of the tree."""
 
@@ -98,8 +101,13 @@ class ItemMap:
         return f"<ItemMap {self.path.name}>"
 
     async def close(self) -> None:
+        """The file is closed; a short log stays beside it for whoever opens it next, and needs no sync now."""
+
         def close() -> None:
             if self._connection is not None:
+                pages, _ = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+                if pages <= LOG_PAGES_LEFT_MAX:
+                    self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 self._connection.close()
                 self._connection = None
 

@@ -34,11 +34,16 @@ async def test_no_more_are_held_at_a_time_than_there_are_and_the_first_who_waits
 
 async def test_who_leaves_in_trouble_gives_back_what_is_left() -> None:
     places = trio.Semaphore(3)
-    with pytest.raises(ValueError, match="trouble"), Share(places) as mine:
-        for _ in range(3):
-            await mine.take()
-        mine.give_back()
-        raise ValueError("trouble")
+
+    async def get_into_trouble() -> None:
+        with Share(places) as mine:
+            for _ in range(3):
+                await mine.take()
+            mine.give_back()
+            raise ValueError("trouble")
+
+    with pytest.raises(ValueError, match="trouble"):
+        await get_into_trouble()
     assert places.value == 3
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
 from moverq.errors import StaleToken
 from moverq.ledger.codec import Codec
@@ -117,3 +118,17 @@ async def test_a_rollback_adopts_the_rows_by_its_own_token(item_map: ItemMap, tm
     assert (await child.account()) == (await item_map.account())
     assert await child.is_sound()
     await child.close()
+
+
+async def test_a_closed_map_has_all_when_it_is_opened_again_with_a_log_left_beside_it_or_not(tmp_path: Path) -> None:
+    path = tmp_path / "m.sqlite"
+    for items, is_left in ((5, True), (20_000, False)):
+        made = ItemMap(path, Inline(), Codec())
+        await made.take_over(3)
+        await made.record(3, carried=[item(n) for n in range(items)])
+        await made.close()
+        assert await trio.Path(f"{path}-wal").exists() == is_left
+        again = ItemMap(path, Inline(), Codec())
+        assert (await again.account()).digests[A].items == items
+        assert await again.is_sound()
+        await again.close()
