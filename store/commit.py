@@ -15,22 +15,24 @@ the next opener settles it.
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Generic, NamedTuple, TypeVar
+from itertools import groupby, repeat
+from typing import Any, TypeVar
 
 import apsw
 import attrs
+import outcome
 import trio
 
-from store.catalogue.queries import MailboxInfo
 from store.catalogue.schema import catalogue_error, write_applied
 from store.catalogue.view import BrokenRule, View
 from store.content.pool import SHARED, SegmentWriter
-from store.content.segment import Header
+from store.content.segment import NewContent, NewFrame
+from store.delivering import decide_deliveries
 from store.disk import File
 from store.errors import Refused, StoreBroken, StoreClosed, StoreError
-from store.ids import ContentRef, InstanceId
+from store.ids import ContentRef, FolderId, ItemId, new_ids
 from store.layout import Layout
 from store.limits import (
     FRAME_BYTES_MAX,
@@ -42,102 +44,47 @@ from store.limits import (
     STAGED_BY_COMMITTER_BYTES_MAX,
 )
 from store.log.log import Log
+from store.names import Added
 from store.offload import Offload
-from store.records import Record, join, pack
+from store.proposal import Delivery, Draft, Proposal, Received
+from store.records import join, pack
 from store.recovery import catch_up
 
 A = TypeVar("A")
-
-
-@attrs.define
-class Draft:
-    """One transaction being decided: the catalogue as it is, and the records so far."""
-
-    view: View
-    instance: InstanceId
-    now_ms: int
-    content: Sequence[ContentRef]
-    digest: bytes
-    """SHA-256 of a delivery's content: bytes that a stranger chose."""
-    records: list[Record] = attrs.Factory(list)
-    _info: MailboxInfo | None = None
-    _modseq: int = 0
-
-    @property
-    def db(self) -> apsw.Connection:
-        """For any question about the catalogue; `view` answers the commonest at less cost."""
-        return self.view.db
-
-    @property
-    def info(self) -> MailboxInfo:
-        """The mailbox instance. Raises `NoSuchMailbox`."""
-        if self._info is None:
-            self._info = self.view.mailbox(self.instance)
-            self._modseq = self._info.head
-        return self._info
-
-    @property
-    def head(self) -> int:
-        """The mailbox's modseq, the changes decided so far included."""
-        return max(self._modseq, self.info.head)
-
-    def next_modseq(self) -> int:
-        """The mailbox's next change number."""
-        self._modseq = self.head + 1
-        return self._modseq
-
-    def see_modseq(self, modseq: int) -> None:
-        """A mover brings this change number along."""
-        self._modseq = max(self.head, modseq)
-
-
-@attrs.frozen
-class Proposal(Generic[A]):
-    """What a verb wants done. `decide` fills the draft's records and returns the verb's answer, or raises."""
-
-    instance: InstanceId
-    decide: Callable[[Draft], A]
-    headers: Sequence[Header] = ()
-    contents: Sequence[bytes] = ()
-    """New items: what their frames say, and their bytes."""
-    stream: bytes = SHARED
-    items: int = 1
-    """How many items it may touch: what bounds a group's frame."""
-    delivery_key: bytes | None = None
-    """Of a delivery, which is one item: the view is asked for it, and the draft has its digest."""
-
-    @property
-    def bytes(self) -> int:
-        return sum(map(len, self.contents))
+NO_FOLDER = FolderId(bytes(16))
+"""What a delivery's frame says: which folder is INBOX is decided inside the commit."""
 
 
 @attrs.define(eq=False)
 class _Waiting:
-    proposal: Proposal[Any]
+    """Somebody who waits for an outcome, and how far it has come."""
+
+    proposal: Proposal[Any] | Delivery
     stream: bytes
     """In whose segment its content goes."""
     size: int
-    done: trio.Event = attrs.Factory(trio.Event)
-    answer: Any = None
-    error: BaseException | None = None
-    settled: bool = False
+    items: int
+    task: trio.lowlevel.Task | None = None
+    """Who waits; None: nobody any more."""
     staged: bool = False
-    """Its content, if any, is in a segment."""
-    refs: Sequence[ContentRef] = ()
-    digest: bytes = b""
+    """Its content, if any, is in a segment: there."""
+    content: Sequence[ContentRef] = ()
+    received: Received | None = None
+    settled: outcome.Value[Any] | outcome.Error | None = None
 
 
-class _Outcome(NamedTuple):
-    """What became of a proposal: its records, packed (b"": none), and its answer or its refusal."""
+@attrs.define
+class _Decided:
+    """What a group comes to: the transactions to be logged, how many of it they are of, and each one's outcome."""
 
-    packed: bytes
-    answer: Any
-    refusal: Exception | None
+    transactions: list[bytes] = attrs.Factory(list)
+    changes: int = 0
+    outcomes: list[outcome.Value[Any] | outcome.Error] = attrs.Factory(list)
 
 
 @attrs.define(eq=False)
 class Committer:
-    """See the module. Runs inside `run`; `submit` from any task of the process."""
+    """See the module. Runs inside `run`; `submit` and `deliver` from any task of the process."""
 
     _layout: Layout
     _db: apsw.Connection
@@ -154,7 +101,8 @@ class Committer:
     _changed: trio.Event = attrs.Factory(trio.Event)
     _room: trio.Event = attrs.Factory(trio.Event)
     _stopped: StoreError | None = None
-    _committing: bool = False
+    _ahead: int = 0
+    """Groups that are staged and not committed."""
     commits: int = 0
     transactions: int = 0
 
@@ -169,9 +117,18 @@ class Committer:
             `StoreClosed`.
         Bounded by: `QUEUE_BYTES_MAX` of content waiting; a larger proposal waits alone.
         """
+        size = sum(map(len, proposal.contents))
+        stream = self._stream_of(proposal.stream, size)
+        answer: A = await self._wait_for(_Waiting(proposal, stream, size, proposal.items))
+        return answer
+
+    async def deliver(self, delivery: Delivery) -> Added:
+        """The same for a delivery; returns where it went."""
+        answer: Added = await self._wait_for(_Waiting(delivery, SHARED, len(delivery.content), 1))
+        return answer
+
+    async def _wait_for(self, waiting: _Waiting) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()
-        size = proposal.bytes
-        waiting = _Waiting(proposal, self._stream_of(proposal.stream, size), size)
         while self._queue and self._queued_bytes + waiting.size > QUEUE_BYTES_MAX:
             room = self._room
             await room.wait()
@@ -180,18 +137,18 @@ class Committer:
         self._queue.append(waiting)
         self._queued_bytes += waiting.size
         self._changed.set()
-        try:
-            await waiting.done.wait()
-        except trio.Cancelled:
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            waiting.task = None
             if waiting in self._queue:  # not begun: it did not happen
                 self._queue.remove(waiting)
                 self._queued_bytes -= waiting.size
                 self._make_room()
-            raise
-        if waiting.error is not None:
-            raise waiting.error
-        answer: A = waiting.answer
-        return answer
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        # What waiting for an event comes to, without making one for each of thousands.
+        waiting.task = trio.lowlevel.current_task()
+        return await trio.lowlevel.wait_task_rescheduled(leave)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; what waits then gets `StoreClosed`, what was begun is finished first."""
@@ -208,8 +165,7 @@ class Committer:
     def _stop(self, error: StoreError) -> None:
         if self._stopped is None:
             self._stopped = error
-        for waiting in self._queue:
-            _fail(waiting, self._stopped)
+        _fail(self._queue, self._stopped)
         self._queue.clear()
         self._queued_bytes = 0
         self._make_room()
@@ -232,16 +188,18 @@ class Committer:
     def _take_group(self) -> list[_Waiting]:
         """What goes together: the queue from its front, one stream of content, bounded in bytes and number."""
         group = [self._queue.popleft()]
-        size, stream, items = group[0].size, group[0].stream, group[0].proposal.items
-        while (
-            self._queue
-            and items + self._queue[0].proposal.items <= GROUP_ITEMS_MAX
-            and size + self._queue[0].size <= GROUP_BYTES_MAX
-            and (self._queue[0].stream == stream or not self._queue[0].size)
-        ):
+        size, stream, items = group[0].size, group[0].stream, group[0].items
+        while self._queue:
+            following = self._queue[0]
+            if (
+                items + following.items > GROUP_ITEMS_MAX
+                or size + following.size > GROUP_BYTES_MAX
+                or (following.stream != stream and following.size)
+            ):
+                break
             group.append(self._queue.popleft())
-            size += group[-1].size
-            items += group[-1].proposal.items
+            size += following.size
+            items += following.items
         self._queued_bytes -= size
         self._make_room()
         return group
@@ -254,49 +212,58 @@ class Committer:
                     await self._changed.wait()
                 group = self._take_group()
                 try:
-                    # With nothing to overlap with, a small group's content is written by the committer itself: one
-                    # thread hop less, which is most of what a single delivery costs beside its syncs.
-                    size = sum(waiting.size for waiting in group)
-                    alone = not self._committing and size <= STAGED_BY_COMMITTER_BYTES_MAX
-                    if not alone:
-                        await self._offload_content(lambda group=group: self._stage(group))  # type: ignore[misc]
-                    await staged.send(group)
-                    if alone:
-                        await group[0].done.wait()  # one writer: nothing else is staged meanwhile
+                    # With nothing to overlap with, a small group goes through in one go: the turns of tasks and
+                    # threads that it saves are most of what a single delivery costs beside its syncs.
+                    if not self._ahead and sum([one.size for one in group]) <= STAGED_BY_COMMITTER_BYTES_MAX:
+                        await self._commit_group(group)
                         # Who was answered just now may have more to say: all of them before the next group is taken.
                         await trio.lowlevel.checkpoint()
+                    else:
+                        await self._offload_content(lambda group=group: self._stage(group))  # type: ignore[misc]
+                        self._ahead += 1
+                        await staged.send(group)
                 except Exception as error:  # a bug, too, fails this group alone: nothing was committed
-                    _fail_all(group, error)
+                    _fail(group, error)
                 except BaseException:
-                    _fail_all(group, StoreClosed(path=str(self._layout.root)))
+                    _fail(group, StoreClosed(path=str(self._layout.root)))
                     raise
 
     def _stage(self, group: list[_Waiting]) -> None:
-        """Blocking: the group's content is in a segment, durable, and each member knows where. Deliveries are digested
-        here, where it holds up nobody."""
-        with_content = [waiting for waiting in group if waiting.proposal.contents]
-        if with_content:
-            proposals = (waiting.proposal for waiting in with_content)
-            content = [(proposal.instance, proposal.headers, proposal.contents) for proposal in proposals]
-            places = self._writer.write(with_content[0].stream, content)
-            for waiting, refs in zip(with_content, places, strict=True):
-                waiting.refs = refs
+        """Blocking: the group's content is in a segment, durable, and each member knows where. Deliveries get their
+        items' ids and are digested here, where it holds up nobody."""
+        items: list[NewFrame] = []
+        stream = SHARED
+        for waiting, item_id in zip(group, new_ids(self._now_ms(), len(group)), strict=True):
+            asked = waiting.proposal
+            if isinstance(asked, Delivery):
+                items.append(
+                    (asked.instance, NewContent(ItemId(item_id), NO_FOLDER, asked.received_ms, 0), asked.content)
+                )
+            elif asked.contents:
+                items += zip(repeat(asked.instance), asked.headers, asked.contents)
+                stream = waiting.stream
+        refs = self._writer.write(stream, items) if items else []
+        at = 0
         for waiting in group:
-            if waiting.proposal.delivery_key is not None:
-                waiting.digest = hashlib.sha256(waiting.proposal.contents[0]).digest()
+            asked = waiting.proposal
+            if isinstance(asked, Delivery):
+                digest = hashlib.sha256(asked.content).digest()
+                waiting.received = Received(asked, items[at][1].item_id, refs[at], digest)
+                at += 1
+            else:
+                waiting.content = refs[at : at + len(asked.contents)]
+                at += len(asked.contents)
             waiting.staged = True
 
     async def _commit_groups(self, to_commit: trio.MemoryReceiveChannel[list[_Waiting]]) -> None:
         async for group in to_commit:
-            self._committing = True
             await self._commit_group(group)
-            self._committing = False
-            self._on_commit()
+            self._ahead -= 1
 
     async def _commit_group(self, group: list[_Waiting]) -> None:
-        """The group is committed or not; whatever happens, each member has its answer or its error."""
+        """The group is committed or not; whatever happens, each member has its outcome."""
         if self._stopped is not None:
-            _fail_all(group, self._stopped)
+            _fail(group, self._stopped)
             return
         # Of a group that was cancelled: what the offload began ran to its end and is settled, the rest did not happen.
         unsettled: StoreError = StoreClosed(path=str(self._layout.root))
@@ -307,22 +274,20 @@ class Committer:
                 await self._commit_group([waiting])
         except StoreBroken as error:
             self._stop(error)
-            _fail_all(group, error)
+            _fail(group, error)
         except Exception as error:  # a bug, too, fails this group alone: it was rolled back before the log saw it
-            _fail_all(group, error)
+            _fail(group, error)
         except trio.Cancelled:
             raise
         except BaseException:
             unsettled = StoreBroken(path=str(self._layout.root), why="the commit was cut short; its outcome is unknown")
             raise
         finally:
-            for waiting in group:
-                if not waiting.settled:
-                    _fail(waiting, unsettled)
-                waiting.done.set()
+            _answer(group, unsettled)
+        self._on_commit()
 
     def _commit(self, group: list[_Waiting]) -> None:
-        """Blocking: one commit, whole. Sets each member's answer or error."""
+        """Blocking: one commit, whole. Settles each member."""
         if not group[0].staged:
             self._stage(group)
         self._commit_lock.lock(exclusive=True, wait=True)
@@ -330,20 +295,19 @@ class Committer:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 head = catch_up(self._db, self._log, now_ms=self._now_ms())
-                outcomes = self._decide_all(group)
+                decided = self._decide_all(group)
             except apsw.Error as error:
                 raise catalogue_error(self._layout.catalogue, error) from error
-            logged = [outcome.packed for outcome in outcomes if outcome.packed]
-            payload = join(logged)
+            payload = join(decided.transactions)
             if len(payload) > FRAME_BYTES_MAX:
                 if len(group) > 1:
                     raise _NotTogether
                 raise Refused(why=f"{len(payload):,} bytes of changes are more than one commit takes: split them")
-            if logged:
+            if decided.transactions:
                 # A full disk shows here, before the frame's first byte, where nothing has happened yet.
                 head = self._log.make_room(len(payload), head=head, now_ms=self._now_ms())
             try:
-                if logged:
+                if decided.transactions:
                     head = self._log.append(payload, head=head, now_ms=self._now_ms())
                     write_applied(self._db, head)
                 self._db.execute("COMMIT")
@@ -356,48 +320,32 @@ class Committer:
             self._roll_back()
             self._commit_lock.unlock()
         self.commits += 1
-        self.transactions += len(logged)
-        for waiting, (_, answer, refusal) in zip(group, outcomes, strict=True):
-            waiting.answer, waiting.error, waiting.settled = answer, refusal, True
+        self.transactions += decided.changes
+        for waiting, settled in zip(group, decided.outcomes, strict=True):
+            waiting.settled = settled
 
-    def _decide_all(self, group: list[_Waiting]) -> list[_Outcome]:
-        """Each proposal's outcome, decided in turn; the catalogue is as they say.
+    def _decide_all(self, group: list[_Waiting]) -> _Decided:
+        """What the group comes to, each member in turn; the catalogue is as it says.
 
         Applying fails only by a bug: records that break a rule of the catalogue. Then the group is rolled back and
         its members go one by one, so that the bug fails its own alone; no savepoint is paid for by all the others.
         """
-        keys: dict[InstanceId, list[bytes]] = {}
-        for waiting in group:
-            if waiting.proposal.delivery_key is not None:
-                keys.setdefault(waiting.proposal.instance, []).append(waiting.proposal.delivery_key)
-        view = View(self._db, keys)
+        view, now_ms, decided = View(self._db), self._now_ms(), _Decided()
         try:
-            outcomes = [self._decide(waiting, view) for waiting in group]
+            for are_deliveries, run in groupby(group, key=lambda waiting: waiting.received is not None):
+                if are_deliveries:
+                    _decide_deliveries(view, [one.received for one in run if one.received], now_ms, decided)
+                else:
+                    for waiting in run:
+                        _decide(view, waiting, now_ms, decided)
             view.flush()
         except BrokenRule as broken:
             if len(group) > 1:
                 raise _NotTogether from broken
             self._db.execute("ROLLBACK")
             self._db.execute("BEGIN IMMEDIATE")
-            return [_Outcome(b"", None, broken.bug)]
-        return outcomes
-
-    def _decide(self, waiting: _Waiting, view: View) -> _Outcome:
-        """Deciding changes nothing, so a refusal needs no undoing."""
-        proposal = waiting.proposal
-        draft = Draft(view, proposal.instance, self._now_ms(), waiting.refs, waiting.digest)
-        try:
-            answer = proposal.decide(draft)
-            packed = pack(draft.records) if draft.records else b""
-        except BrokenRule:
-            raise  # of one before it
-        except Exception as refusal:
-            if isinstance(refusal, apsw.Error):
-                raise  # the catalogue's own trouble, not this proposal's
-            return _Outcome(b"", None, refusal)
-        if draft.records:
-            view.apply(draft.records)
-        return _Outcome(packed, answer, None)
+            return _Decided(outcomes=[outcome.Error(broken.bug)])
+        return decided
 
     def _roll_back(self) -> None:
         """Nothing of an unfinished commit stays in the catalogue; after a COMMIT there is nothing to do."""
@@ -410,11 +358,56 @@ class _NotTogether(Exception):
     """A group cannot be committed as one: too large for a frame, or one of it fails. Each alone may not be."""
 
 
-def _fail(waiting: _Waiting, error: BaseException) -> None:
-    waiting.error, waiting.settled = error, True
-    waiting.done.set()
+def _decide(view: View, waiting: _Waiting, now_ms: int, decided: _Decided) -> None:
+    """Deciding changes nothing, so a refusal needs no undoing."""
+    proposal = waiting.proposal
+    assert isinstance(proposal, Proposal)
+    draft = Draft(view, proposal.instance, now_ms, waiting.content)
+    try:
+        answer = outcome.Value(proposal.decide(draft))
+        packed = pack(draft.records) if draft.records else b""
+    except (BrokenRule, apsw.Error):
+        raise  # of one before it; the catalogue's own trouble
+    except Exception as refusal:
+        decided.outcomes.append(outcome.Error(refusal))
+        return
+    if packed:
+        view.apply(draft.records)
+        decided.transactions.append(packed)
+        decided.changes += 1
+    decided.outcomes.append(answer)
 
 
-def _fail_all(group: list[_Waiting], error: BaseException) -> None:
+def _decide_deliveries(view: View, received: list[Received], now_ms: int, decided: _Decided) -> None:
+    """Likewise; all of them are one transaction."""
+    try:
+        records, answers = decide_deliveries(view, received, now_ms=now_ms)
+        packed = pack(records) if records else b""
+    except (BrokenRule, apsw.Error):
+        raise
+    except Exception as bug:
+        raise BrokenRule(bug) from bug
+    if packed:
+        view.apply(records)
+        decided.transactions.append(packed)
+    for answer in answers:
+        if isinstance(answer, StoreError):
+            decided.outcomes.append(outcome.Error(answer))
+        else:
+            decided.changes += not answer.duplicate
+            decided.outcomes.append(outcome.Value(answer))
+
+
+def _answer(group: Iterable[_Waiting], unsettled: BaseException) -> None:
+    """Each member goes on with its outcome; one that has none, with that error."""
     for waiting in group:
-        _fail(waiting, error)
+        if waiting.task is not None:
+            trio.lowlevel.reschedule(waiting.task, waiting.settled or outcome.Error(unsettled))
+            waiting.task = None
+
+
+def _fail(group: Iterable[_Waiting], error: BaseException) -> None:
+    """None of it happened, or nobody knows."""
+    for waiting in group:
+        waiting.settled = outcome.Error(error)
+    _answer(group, error)

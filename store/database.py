@@ -26,7 +26,7 @@ from store.catalogue import queries
 from store.catalogue.queries import FeedPage, FolderInfo, MailboxInfo
 from store.catalogue.schema import catalogue_error, is_durable, make_catalogue, open_catalogue, read_applied
 from store.clock import now_ms
-from store.commit import Committer, Draft, Proposal
+from store.commit import Committer
 from store.content.pool import SegmentReader, SegmentWriter
 from store.deciding import first_inbox
 from store.disk import Disk, File
@@ -42,6 +42,7 @@ from store.mailbox import Mailbox
 from store.mover import Mover
 from store.offload import InThread, Offload
 from store.paging import Fetched, Listing, Reading
+from store.proposal import Draft, Proposal
 from store.records import DeliveryKeyRow, ItemRow, MailboxMade, Mode
 from store.recovery import recover
 from store.retention import Maintained

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from store.catalogue import queries
 from store.catalogue.queries import FolderInfo
-from store.commit import Draft
 from store.errors import NoSuchFolder, QuotaExceeded, Refused
 from store.guard import require_client
 from store.ids import ContentRef, FolderId, InstanceId, ItemId, new_id
@@ -17,6 +16,7 @@ from store.limits import (
     ITEMS_PER_VERB_MAX,
 )
 from store.names import DELETED_FROM, DELETED_MS, INBOX, RECOVERABLE_ITEMS, NewItem, flat, uidvalidity
+from store.proposal import Draft
 from store.records import (
     FolderGone,
     FolderPut,
@@ -57,9 +57,11 @@ def check_number(number: int) -> None:
 
 
 def check_quota(draft: Draft, size: int) -> None:
-    quota, used = draft.view.quota(draft.instance)
-    if quota is not None and used + size > quota:
-        raise QuotaExceeded(quota_bytes=quota, used_bytes=used, size=size)
+    account = draft.view.account(draft.instance)
+    if account.quota is not None:
+        used = queries.used_bytes(draft.db, account.info.no)
+        if used + size > account.quota:
+            raise QuotaExceeded(quota_bytes=account.quota, used_bytes=used, size=size)
 
 
 def new_row(

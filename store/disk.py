@@ -58,38 +58,38 @@ class File:
 
     def read(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes; fewer only at the end of the file."""
-        with translated(self.path):
+        try:
             data = os.pread(self._descriptor, size, offset)
             while len(data) < size and (more := os.pread(self._descriptor, size - len(data), offset + len(data))):
                 data += more
-            return data
+        except OSError as error:
+            raise store_error(self.path, error) from error
+        return data
 
     def read_into(self, view: memoryview, offset: int) -> int:
         """Fill `view`; returns how many bytes there were, fewer only at the end of the file."""
         filled = 0
-        with translated(self.path):
-            while filled < len(view):
-                try:
-                    got = os.preadv(self._descriptor, [view[filled:]], offset + filled)
-                except OSError as error:
-                    self._need_cache(error)
-                    continue
-                if not got:
-                    break
-                filled += got
+        while filled < len(view):
+            try:
+                got = os.preadv(self._descriptor, [view[filled:]], offset + filled)
+            except OSError as error:
+                self._need_cache(error)
+                continue
+            if not got:
+                break
+            filled += got
         return filled
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """All of `data`, or an error."""
-        with translated(self.path):
-            view = memoryview(data)
-            while view:
-                try:
-                    written = os.pwrite(self._descriptor, view, offset)
-                except OSError as error:
-                    self._need_cache(error)
-                    continue
-                view, offset = view[written:], offset + written
+        view = memoryview(data)
+        while view:
+            try:
+                written = os.pwrite(self._descriptor, view, offset)
+            except OSError as error:
+                self._need_cache(error)
+                continue
+            view, offset = view[written:], offset + written
 
     def bypass_cache(self) -> None:
         """From now on bytes go between memory and disk without the page cache, where the file system can.
@@ -103,8 +103,9 @@ class File:
 
     def _need_cache(self, error: OSError) -> None:
         """Some file systems take the flag and then refuse a call: once more through the cache. Raises what is else."""
-        if error.errno != errno.EINVAL or not self._set_direct(False):
-            raise error
+        with translated(self.path):
+            if error.errno != errno.EINVAL or not self._set_direct(False):
+                raise error
 
     def _set_direct(self, on: bool) -> bool:
         """Returns whether this changed anything."""
@@ -116,12 +117,16 @@ class File:
 
     def sync(self) -> None:
         """The bytes written so far, and the size they need, survive power loss."""
-        with translated(self.path):
+        try:
             os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise store_error(self.path, error) from error
 
     def size(self) -> int:
-        with translated(self.path):
+        try:
             return os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise store_error(self.path, error) from error
 
     def truncate(self, size: int) -> None:
         with translated(self.path):

@@ -8,9 +8,9 @@ a lock never expires. Pure but for reading the draft.
 """
 
 from store.catalogue.queries import MailboxInfo, find_mailbox
-from store.commit import Draft
 from store.errors import MailboxLocked, MailboxMoved, MailboxSealed, NoSuchMailbox, Refused, StaleToken
 from store.ids import MailboxId
+from store.proposal import Draft
 from store.records import GuardSet, HeadRaised, MailboxMade, MailboxPurged, MailboxRemoved, Mode
 
 

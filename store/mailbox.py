@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import attrs
 
 from store.catalogue import queries
-from store.commit import Committer, Draft, Proposal
+from store.commit import Committer
 from store.content.segment import NewContent
 from store.deciding import (
     alive,
@@ -31,27 +31,25 @@ from store.deciding import (
     record_changes,
     with_flags,
 )
-from store.errors import NoSuchFolder
 from store.guard import require_client
-from store.ids import FolderId, InstanceId, ItemId, new_id, new_ids
+from store.ids import FolderId, InstanceId, ItemId, new_ids
 from store.limits import (
     ITEMS_PER_VERB_MAX,
 )
 from store.names import (
-    INBOX,
     Added,
     NewItem,
     check_flags,
     check_item,
+    check_message,
     check_name,
     check_setting,
     check_texts,
     clean_keywords,
     flat,
 )
+from store.proposal import Delivery, Draft, Proposal
 from store.records import (
-    DeliveryKeyRow,
-    DeliveryKeysPut,
     ItemsPut,
     SettingPut,
 )
@@ -104,27 +102,10 @@ class Mailbox:
         The same key with other content is delivered: only what is proved the same is suppressed. Raises
         `QuotaExceeded`.
         """
-        now = self._now_ms()
-        item = NewItem(content=content, received_ms=now if received_ms is None else received_ms)
-        check_item(item)
-        new = NewContent(ItemId(new_id(now)), FolderId(b"\0" * 16), item.received_ms, 0)
-
-        def decide(draft: Draft) -> Added:
-            require_client(draft.info)
-            if draft.view.was_accepted(self.instance, key, draft.digest):
-                return Added(None, 0, 0, duplicate=True)
-            inbox = draft.view.inbox(self.instance)
-            if inbox is None:
-                raise NoSuchFolder(folder=INBOX)
-            check_quota(draft, len(content))
-            folder_id, uid = inbox
-            row = new_row(draft, new.item_id, folder_id, uid, draft.content[0], item, ())
-            draft.records.append(ItemsPut(self.instance, [row]))
-            accepted = DeliveryKeyRow(key, draft.digest, draft.now_ms, draft.next_modseq())
-            draft.records.append(DeliveryKeysPut(self.instance, [accepted]))
-            return Added(row.item_id, row.uid, row.modseq)
-
-        return await self._committer.submit(Proposal(self.instance, decide, [new], [content], delivery_key=key))
+        if received_ms is None:
+            received_ms = self._now_ms()
+        check_message(content, received_ms)
+        return await self._committer.deliver(Delivery(self.instance, content, key, received_ms))
 
     async def change_flags(
         self,

@@ -16,12 +16,13 @@ import attrs
 from store import guard
 from store.catalogue import queries
 from store.catalogue.queries import FolderInfo, MailboxInfo
-from store.commit import Committer, Draft, Proposal
+from store.commit import Committer
 from store.errors import NoSuchFolder, Refused, StoreError
 from store.guard import require_mover
 from store.ids import ContentRef, FolderId, InstanceId, ItemId, MailboxId
 from store.limits import FOLDER_DEPTH_MAX
 from store.names import check_name
+from store.proposal import Draft, Proposal
 from store.records import (
     DeliveryKeyRow,
     DeliveryKeysPut,
@@ -199,8 +200,8 @@ class Mover:
             for name, value, modseq in changes.settings:
                 if modseq > queries.setting_modseq(draft.db, no, name):
                     draft.records.append(SettingPut(self.instance, name, value, modseq))
-            accepted = queries.accepted(draft.db, no, [row.key for row in changes.delivery_keys])
-            new_keys = [row for row in changes.delivery_keys if (row.key, row.content_digest) not in accepted]
+            accepted = queries.accepted(draft.db, [(no, row.key) for row in changes.delivery_keys])
+            new_keys = [row for row in changes.delivery_keys if (no, row.key, row.content_digest) not in accepted]
             if new_keys:
                 draft.records.append(DeliveryKeysPut(self.instance, new_keys))
             guard.raise_head(draft, changes.through)

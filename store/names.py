@@ -7,6 +7,7 @@ functions.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import attrs
 
@@ -21,6 +22,8 @@ from store.limits import (
 )
 
 INBOX = "INBOX"
+ITEM_CLASS = "IPM.Note"
+"""What an item is unless it says otherwise: a message."""
 RECOVERABLE_ITEMS = "Recoverable Items"
 DELETED_MS = "moverq.deleted_ms"
 """The property that says when a recoverable item was deleted."""
@@ -45,12 +48,11 @@ class NewItem:
     received_ms: int
     flags: int = 0
     keywords: Iterable[str] = ()
-    item_class: str = "IPM.Note"
+    item_class: str = ITEM_CLASS
     properties: Mapping[str, str] = attrs.Factory(dict)
 
 
-@attrs.frozen
-class Added:
+class Added(NamedTuple):
     """Where an item went. `duplicate`: the delivery key was accepted before, and nothing was added."""
 
     item_id: ItemId | None
@@ -100,11 +102,15 @@ def check_flags(flags: int) -> int:
 def check_item(item: NewItem) -> None:
     """All that the records and the content's frame have room for."""
     check_flags(item.flags)
-    if not -(1 << 63) <= item.received_ms < 1 << 63:
-        raise Refused(why=f"{item.received_ms} is not a date")
-    if len(item.content) > CONTENT_BYTES_MAX:
-        raise Refused(why=f"an item of {len(item.content):,} bytes is larger than {CONTENT_BYTES_MAX:,}")
+    check_message(item.content, item.received_ms)
     check_texts(item.item_class, *item.properties.keys(), *item.properties.values())
+
+
+def check_message(content: bytes, received_ms: int) -> None:
+    if not -(1 << 63) <= received_ms < 1 << 63:
+        raise Refused(why=f"{received_ms} is not a date")
+    if len(content) > CONTENT_BYTES_MAX:
+        raise Refused(why=f"an item of {len(content):,} bytes is larger than {CONTENT_BYTES_MAX:,}")
 
 
 def check_setting(name: str, value: object) -> str:

@@ -12,7 +12,7 @@ import attrs
 
 from store.catalogue import queries
 from store.catalogue.schema import read_applied
-from store.commit import Committer, Draft, Proposal
+from store.commit import Committer
 from store.disk import Disk, File
 from store.errors import MailboxLocked, MailboxMoved, MailboxSealed, NoSuchMailbox
 from store.guard import require_client
@@ -28,6 +28,7 @@ from store.limits import (
 )
 from store.log.checkpoint import checkpoints
 from store.names import DELETED_MS
+from store.proposal import Draft, Proposal
 from store.records import FeedCut, GoneRow, ItemsGone, SegmentsDropped
 
 T = TypeVar("T")

@@ -6,6 +6,7 @@ here, so a record need not carry them. New rows, and sums over many rows, are ga
 """
 
 import json
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import attrs
 import msgpack
 
 from store import records as r
+from store.catalogue.rows import values_clauses
 from store.catalogue.schema import FOLDER_TOMBSTONE, ITEM_TOMBSTONE
 from store.digest import MODULUS, Pack, equality_digest, instance_digest
 from store.errors import NoSuchMailbox
@@ -112,34 +114,47 @@ class Applier:
     def flush(self) -> None:
         """What was gathered is in the tables."""
         self._insert_gathered()
-        for folder, sums in self._sums.items():
-            old = self._db.execute("SELECT equality, instance FROM folder WHERE no = ?", (folder,)).fetchone()
-            assert old is not None, "a folder stays while its items come and go"
-            equality = (int.from_bytes(old[0], "big") + sums.equality) % MODULUS
-            instance = (int.from_bytes(old[1], "big") + sums.instance) % MODULUS
-            self._db.execute(
-                "UPDATE folder SET items = items + ?, bytes = bytes + ?, equality = ?, instance = ?, "
-                "uidnext = max(uidnext, ?) WHERE no = ?",
+        if self._sums:
+            self._write_sums()
+            self._sums.clear()
+        if self._heads:
+            heads = [(head, mailbox) for mailbox, head in self._heads.items()]
+            self._db.executemany("UPDATE mailbox SET head = max(head, ?) WHERE no = ?", heads)
+            self._heads.clear()
+
+    def _write_sums(self) -> None:
+        folders = apsw.carray(array("q", self._sums))
+        old: list[tuple[Any, ...]] = self._db.execute(
+            "SELECT no, equality, instance FROM folder WHERE no IN carray(?)", (folders,)
+        ).fetchall()
+        assert len(old) == len(self._sums), "a folder stays while its items come and go"
+        values = []
+        for folder, equality, instance in old:
+            sums = self._sums[folder]
+            values.append(
                 (
                     sums.items,
                     sums.bytes,
-                    equality.to_bytes(16, "big"),
-                    instance.to_bytes(16, "big"),
+                    ((int.from_bytes(equality, "big") + sums.equality) % MODULUS).to_bytes(16, "big"),
+                    ((int.from_bytes(instance, "big") + sums.instance) % MODULUS).to_bytes(16, "big"),
                     sums.uid_max + 1,
                     folder,
-                ),
+                )
             )
-        self._sums.clear()
-        for mailbox, head in self._heads.items():
-            self._db.execute("UPDATE mailbox SET head = max(head, ?) WHERE no = ?", (head, mailbox))
-        self._heads.clear()
+        self._db.executemany(
+            "UPDATE folder SET items = items + ?, bytes = bytes + ?, equality = ?, instance = ?, "
+            "uidnext = max(uidnext, ?) WHERE no = ?",
+            values,
+        )
 
     def _insert_gathered(self) -> None:
         if self._new_items:
-            _insert_rows(self._db, "INSERT INTO item", self._new_items)
+            for values, bound in values_clauses(self._new_items):
+                self._db.execute(f"INSERT INTO item {values}", bound)
             self._new_items.clear()
         if self._new_keys:
-            _insert_rows(self._db, "INSERT INTO delivery_key", self._new_keys, _MERGE_KEY)
+            for values, bound in values_clauses(self._new_keys):
+                self._db.execute(f"INSERT INTO delivery_key {values} {_MERGE_KEY}", bound)
             self._new_keys.clear()
 
     def _raise_head(self, mailbox: int, modseq: int) -> None:
@@ -232,22 +247,23 @@ class Applier:
     def _insert(self, mailbox: int, folders: dict[bytes, int], rows: Sequence[ItemRow]) -> None:
         pack, gathered = self._pack, self._new_items
         for row in rows:
-            folder = folders[row.folder_id]
+            folder = folders[row[1]]
             self._sum(folder).add(row, 1, pack)
+            words, item_class, properties = row[10:]
             gathered.append(
                 (
                     None,
                     mailbox,
-                    row.item_id,
+                    row[0],
                     folder,
                     *row[2:10],
-                    to_json(row.keywords),
-                    row.item_class,
-                    to_json(row.properties),
+                    to_json(words) if words else "[]",
+                    item_class,
+                    to_json(properties) if properties else "[]",
                 )
             )
         if rows:
-            self._raise_head(mailbox, max(row.modseq for row in rows))
+            self._raise_head(mailbox, max([row.modseq for row in rows]))
 
     def _items_changed(self, record: r.ItemsChanged) -> None:
         mailbox = self.mailbox_no(record.instance)
@@ -310,9 +326,9 @@ class Applier:
 
     def _delivery_keys_put(self, record: r.DeliveryKeysPut) -> None:
         mailbox = self.mailbox_no(record.instance)
-        self._new_keys += ((mailbox, *row) for row in record.rows)
+        self._new_keys += [(mailbox, *row) for row in record.rows]
         if record.rows:
-            self._raise_head(mailbox, max(row.modseq for row in record.rows))
+            self._raise_head(mailbox, max([row.modseq for row in record.rows]))
 
     def _head_raised(self, record: r.HeadRaised) -> None:
         self._raise_head(self.mailbox_no(record.instance), record.modseq)
@@ -376,17 +392,3 @@ _MERGE_KEY = (
     "ON CONFLICT (mailbox, key, content_digest) DO UPDATE SET "
     "accepted_ms = max(accepted_ms, excluded.accepted_ms), modseq = max(modseq, excluded.modseq)"
 )
-_INSERT_ROWS = 64
-
-
-def _insert_rows(db: apsw.Connection, insert: str, rows: Sequence[tuple[Any, ...]], on_conflict: str = "") -> None:
-    """Many rows a statement: SQLite takes the interpreter's lock up again after each statement, and beside a busy
-    thread that costs more than the row."""
-    row = f"({','.join('?' * len(rows[0]))})"
-    at, size = 0, _INSERT_ROWS
-    while at < len(rows):
-        while size > len(rows) - at:
-            size //= 2  # a handful of statements, which SQLite keeps prepared, whatever the number of rows
-        values = [value for row_values in rows[at : at + size] for value in row_values]
-        db.execute(f"{insert} VALUES {','.join([row] * size)} {on_conflict}", values)
-        at += size

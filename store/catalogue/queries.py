@@ -4,16 +4,18 @@ Plain functions over a connection; the caller decides which transaction they run
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apsw
 import attrs
 
 from store.catalogue.apply import ITEM_COLUMNS, item_row, pairs
+from store.catalogue.rows import values_clauses
 from store.catalogue.schema import FOLDER_TOMBSTONE, ITEM_TOMBSTONE, read_applied
 from store.errors import FeedTrimmed, NoSuchFolder, NoSuchMailbox
 from store.ids import FolderId, InstanceId, ItemId, MailboxId, Signature
+from store.names import INBOX, QUOTA_BYTES
 from store.records import DeliveryKeyRow, GoneRow, ItemRow, Mode
 
 _ITEMS = f"SELECT {ITEM_COLUMNS} FROM item i JOIN folder f ON f.no = i.folder"
@@ -32,6 +34,17 @@ class MailboxInfo(NamedTuple):
     horizon: int
     created_ms: int
     keep_until_ms: int | None
+
+
+class Account(NamedTuple):
+    """What whoever adds items must know of a mailbox instance."""
+
+    info: MailboxInfo
+    inbox: FolderId | None
+    """INBOX, if there is one, and its UIDNEXT."""
+    uidnext: int
+    quota: int | None
+    """In bytes, if it has one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -87,6 +100,24 @@ def mailbox(db: apsw.Connection, instance: InstanceId) -> MailboxInfo:
 def find_mailbox(db: apsw.Connection, instance: InstanceId) -> MailboxInfo | None:
     found = db.execute(f"{_MAILBOX} WHERE instance = ?", (instance,)).fetchone()
     return None if found is None else _mailbox(found)
+
+
+_ACCOUNTS = (
+    "SELECT m.no, m.instance, m.mailbox_id, m.mode, m.token, m.home, m.head, m.horizon, m.created_ms, m.keep_until_ms, "
+    "f.folder_id, f.uidnext, s.value FROM mailbox m "
+    f"LEFT JOIN folder f ON f.mailbox = m.no AND f.parent_id = x'' AND f.name = '{INBOX}' "
+    f"LEFT JOIN setting s ON s.mailbox = m.no AND s.name = '{QUOTA_BYTES}' WHERE m.instance IN carray(?)"
+)
+
+
+def accounts(db: apsw.Connection, instances: Iterable[InstanceId]) -> dict[InstanceId, Account]:
+    """Those of these mailbox instances that there are."""
+    accounts = {}
+    found: list[tuple[Any, ...]] = db.execute(_ACCOUNTS, (apsw.carray(tuple(instances)),)).fetchall()
+    for values in found:
+        info, (inbox, uidnext, quota) = _mailbox(values[:10]), values[10:]
+        accounts[info.instance] = Account(info, inbox, uidnext or 1, None if quota is None else int(quota))
+    return accounts
 
 
 def mailboxes(db: apsw.Connection) -> list[MailboxInfo]:
@@ -238,15 +269,16 @@ def setting_modseq(db: apsw.Connection, mailbox_no: int, name: str) -> int:
     return int(found[0]) if found else 0
 
 
-def accepted(db: apsw.Connection, mailbox_no: int, keys: Sequence[bytes]) -> set[tuple[bytes, bytes]]:
-    """What was accepted under these delivery keys: (key, digest of the content)."""
-    found = _among(
-        db,
-        "SELECT key, content_digest FROM delivery_key WHERE mailbox = ? AND key IN carray(?)",
-        mailbox_no,
-        tuple(keys),
-    )
-    return {(key, digest) for key, digest in found}
+def accepted(db: apsw.Connection, keys: Sequence[tuple[int, bytes]]) -> set[tuple[int, bytes, bytes]]:
+    """What was accepted under these delivery keys, each of a mailbox: (mailbox, key, digest of the content)."""
+    found: list[tuple[Any, ...]] = []
+    for values, bound in values_clauses(keys):
+        found += db.execute(
+            f"SELECT d.mailbox, d.key, d.content_digest FROM ({values}) v "
+            "CROSS JOIN delivery_key d ON d.mailbox = v.column1 AND d.key = v.column2",
+            bound,
+        ).fetchall()
+    return {(no, key, digest) for no, key, digest in found}
 
 
 def delivery_keys(db: apsw.Connection, mailbox_no: int, *, after_modseq: int, limit: int) -> list[DeliveryKeyRow]:

@@ -17,11 +17,11 @@ from itertools import islice
 
 import attrs
 
-from store.content.segment import HEADER_BYTES, Header, Place, check_content, encode, read_content
+from store.content.segment import HEADER_BYTES, NewFrame, Place, check_content, encode, read_content
 from store.disk import Disk, File, direct_buffer
 from store.errors import Corruption, StoreError
 from store.frame import padded
-from store.ids import ContentRef, InstanceId
+from store.ids import ContentRef
 from store.layout import Layout, segment_numbers
 from store.limits import DIRECT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX, SEGMENT_BYTES_MAX, STAGE_BYTES
 
@@ -49,10 +49,8 @@ class SegmentWriter:
     _writes: int = 0
     _staging: memoryview | None = None
 
-    def write(
-        self, stream: bytes, groups: Sequence[tuple[InstanceId, Sequence[Header], Sequence[bytes]]]
-    ) -> list[list[ContentRef]]:
-        """The content of these groups is in segments, durable. Returns each group's places.
+    def write(self, stream: bytes, items: Sequence[NewFrame]) -> list[ContentRef]:
+        """These items are in a segment, durable. Returns their places.
 
         Raises `StoreFull`, `StoreBroken`: nothing refers to what may have been written; trying again is safe.
         """
@@ -60,19 +58,12 @@ class SegmentWriter:
         self._let_go()
         lease = self._lease(stream)
         try:
-            pieces: list[bytes] = []
-            places: list[list[ContentRef]] = []
-            end = lease.end
-            for instance, headers, contents in groups:
-                frames, refs = encode(instance, headers, contents, segment=lease.number, start=end)
-                pieces += frames
-                places.append(refs)
-                end += sum(map(len, frames))
+            pieces, refs = encode(items, segment=lease.number, start=lease.end)
             lease.end = self._append(lease, pieces)
         except StoreError:
             self.release(stream)  # its end is not known any more
             raise
-        return places
+        return refs
 
     def _append(self, lease: _Lease, pieces: Sequence[bytes]) -> int:
         """These pieces, and zeros up to the next `DIRECT_ALIGN`, are behind the lease's end, durable."""

@@ -9,7 +9,7 @@ and a rebuild from content alone says so.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -54,6 +54,10 @@ class NewContent(NamedTuple):
     flags: int
 
 
+NewFrame = tuple[InstanceId, Header, bytes]
+"""An item to be written: whose it is, what its frame says of it, and its bytes."""
+
+
 class Place(Protocol):
     """Where an item's bytes are; a `ContentRef` and an `ItemRow` say so."""
 
@@ -79,16 +83,14 @@ class FoundContent:
     ref: ContentRef
 
 
-def encode(
-    instance: InstanceId, headers: Sequence[Header], contents: Sequence[bytes], *, segment: int, start: int
-) -> tuple[list[bytes], list[ContentRef]]:
+def encode(items: Iterable[NewFrame], *, segment: int, start: int) -> tuple[list[bytes], list[ContentRef]]:
     """Frames for these items, in pieces to be written one after the other at `start` of `segment`, and where each
     frame is."""
     assert start % CONTENT_ALIGN == 0
     pieces: list[bytes] = []
     refs: list[ContentRef] = []
     offset, padding = start, b""
-    for item, content in zip(headers, contents, strict=True):
+    for instance, item, content in items:
         size = len(content)
         assert size <= CONTENT_BYTES_MAX, "checked where the item came in"
         content_hash = xxhash.xxh3_128_digest(content)

@@ -7,6 +7,7 @@ bytes that a broken program wrote and signed.
 
 import struct
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 
 import apsw
@@ -254,7 +255,7 @@ def segments() -> tuple[bytes, ...]:
         segment.NewContent(ItemId(b"item %d" % number + b"." * 10), INBOX, number, number)
         for number in range(len(contents))
     ]
-    pieces, _ = segment.encode(INSTANCE, headers, contents, segment=1, start=0)
+    pieces, _ = segment.encode(zip(repeat(INSTANCE), headers, contents), segment=1, start=0)
     raw = b"".join(pieces)
     return b"s" + raw, b"-" + raw, b"-" + raw + bytes(64) + raw
 

@@ -28,9 +28,7 @@ from moverq.model.facts import CommitIntent
 from moverq.phases import clean_up, finalize
 from moverq.phases.follow import drain, forward
 from moverq.plan.verification import check_accounts, digests_of
-from store import guard, mover
-from store.catalogue import queries
-from store.catalogue.view import View
+from store import commit, delivering, guard, mover
 from store.commit import Committer
 from store.frame import FrameKind, encode
 from store.log.log import Log
@@ -310,7 +308,12 @@ def catalogue_ahead(patches: ExitStack) -> None:
     patches.enter_context(patch.object(Committer, "_roll_back", write_after_commit))
 
 
-@mutant("answer_before_commit", caught=(I1, I15, I16, I17), faults=("kill", "kill", "kill in call", "kill in call"))
+@mutant(
+    "answer_before_commit",
+    caught=(I1, I5, I15, I16, I17),
+    faults=("kill", "kill", "kill in call", "kill in call"),
+    first=2,
+)
 def answer_before_commit(patches: ExitStack) -> None:
     """Whoever waits is answered when the group has been decided, and the commit follows."""
     commit_group = Committer._commit_group
@@ -325,8 +328,8 @@ def answer_before_commit(patches: ExitStack) -> None:
                 self._stage(group)  # type: ignore[arg-type]
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                for waiting, outcome in zip(group, self._decide_all(group), strict=True):  # type: ignore[arg-type]
-                    waiting.answer, waiting.error, waiting.settled = outcome.answer, outcome.refusal, True
+                for waiting, outcome in zip(group, self._decide_all(group).outcomes, strict=True):  # type: ignore[arg-type]
+                    waiting.settled = outcome
             finally:
                 self._roll_back()
 
@@ -335,8 +338,7 @@ def answer_before_commit(patches: ExitStack) -> None:
         except (apsw.Error, trio.Cancelled):
             await commit_group(self, group)  # type: ignore[arg-type]
             return
-        for waiting in group:
-            waiting.done.set()
+        commit._answer(group, RuntimeError("all are settled"))
         await trio.sleep(0.01)
         await commit_group(self, group)  # type: ignore[arg-type]
 
@@ -369,10 +371,13 @@ def replay_without_rewriting(patches: ExitStack) -> None:
 def envelope_key(patches: ExitStack) -> None:
     """A delivery is known by its key alone, and other bytes under it are taken for the same."""
 
-    def by_key(self: View, instance: Any, key: bytes, content_digest: bytes) -> bool:
-        return any(known == key for known, _ in queries.accepted(self.db, self.mailbox(instance).no, [key]))
+    take = delivering._Mailbox.take
 
-    patches.enter_context(patch.object(View, "was_accepted", by_key))
+    def by_key(self: Any, one: Any, accepted: set[tuple[int, bytes, bytes]], now_ms: int) -> Any:
+        known = {digest for no, key, digest in accepted if (no, key) == (self.info.no, one.delivery.key)}
+        return take(self, one._replace(digest=min(known, default=one.digest)), accepted, now_ms)
+
+    patches.enter_context(patch.object(delivering._Mailbox, "take", by_key))
 
 
 @mutant("no_folder_sync", caught=(I1, I11, I12, I16, I17, I19, I20, LIVENESS), faults=("power",) * 4, first=20)

@@ -5,17 +5,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-import attrs
 import pytest
 import trio
 import trio.testing
 
 import store
 from store import records
-from store.commit import Draft, Proposal
 from store.content.segment import NewContent
 from store.database import Database
 from store.disk import Disk, File
+from store.proposal import Draft, Proposal
 from store.records import FolderPut, SettingPut
 from tests.support.store_world import (
     ALICE,
@@ -546,7 +545,7 @@ class Asked:
         if isinstance(answer, bytes):
             answer = "a folder's id"
         added = answer if isinstance(answer, list) else [answer]
-        self.answers[place] = [attrs.evolve(a, item_id=None) if isinstance(a, store.Added) else a for a in added]
+        self.answers[place] = [a._replace(item_id=None) if isinstance(a, store.Added) else a for a in added]
 
     async def end(self) -> object:
         info, folders, set_ = await self.database.account(ALICE)

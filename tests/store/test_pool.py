@@ -43,8 +43,7 @@ def make(layout: Layout) -> Iterator[Make]:
 
 
 def write(writer: SegmentWriter, *contents: bytes, stream: bytes = SHARED) -> list[ContentRef]:
-    ((*refs,),) = writer.write(stream, [(INSTANCE, [HEADER] * len(contents), contents)])
-    return refs
+    return writer.write(stream, [(INSTANCE, HEADER, content) for content in contents])
 
 
 def test_what_is_written_is_read(make: Make, layout: Layout) -> None:
@@ -122,12 +121,6 @@ def test_a_file_system_that_refuses_direct_calls_is_written_through_the_cache(
     assert [reader.read(ref) for ref in refs] == [b"one", b"two"]
     assert refused in ([0], []), "asked once, if this file system takes the flag at all"
     reader.close()
-
-
-def test_groups_come_back_apart(make: Make) -> None:
-    groups = [(INSTANCE, [HEADER] * number, [b"x"] * number) for number in (2, 0, 1)]
-    places = make().write(SHARED, groups)
-    assert [len(refs) for refs in places] == [2, 0, 1]
 
 
 def test_two_processes_never_write_to_one_segment(make: Make) -> None:

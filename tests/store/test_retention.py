@@ -10,12 +10,12 @@ import trio.testing
 
 import store
 from store import retention
-from store.commit import Draft, Proposal
 from store.content.segment import NewContent
 from store.database import Database
 from store.layout import Layout, segment_numbers
 from store.limits import DELIVERY_KEYS_KEPT_S, RECOVERABLE_KEPT_S
 from store.names import DELETED_MS
+from store.proposal import Draft, Proposal
 from store.records import ItemsPut
 from tests.support.store_world import (
     ALICE,

@@ -1,6 +1,7 @@
 """Content frames: bytes that name their item, found again with or without the catalogue."""
 
 import random
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ SIZES = (0, 1, 63, 64, 65, 1000, 5_000_000)
 
 def frames(*contents: bytes, segment: int = 1, start: int = 0) -> tuple[bytes, list[ContentRef]]:
     headers = [NewContent(ItemId(b"%016d" % number), FolderId(b"f" * 16), -5, 7) for number in range(len(contents))]
-    pieces, refs = encode(INSTANCE, headers, contents, segment=segment, start=start)
+    pieces, refs = encode(zip(repeat(INSTANCE), headers, contents), segment=segment, start=start)
     return b"".join(pieces), refs
 
 

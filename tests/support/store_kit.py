@@ -124,7 +124,7 @@ class StoreKit:
         pytest.skip("our store refuses only bytes that do not match their hash, and UIDs that are taken")
 
     async def trim_feed(self, instance: InstanceId) -> None:
-        from store.commit import Draft, Proposal
+        from store.proposal import Draft, Proposal
         from store.records import FeedCut
 
         def decide(draft: Draft) -> None:

@@ -17,7 +17,6 @@ from store.catalogue import queries
 from store.catalogue.apply import Applier
 from store.catalogue.compare import differences
 from store.catalogue.schema import SCHEMA, open_catalogue, read_applied, write_applied
-from store.commit import Draft, Proposal
 from store.database import Database, create_database, open_database
 from store.digest import MODULUS, equality_digest, instance_digest
 from store.disk import Disk
@@ -25,6 +24,7 @@ from store.ids import InstanceId, LogHead, MailboxId, Signature
 from store.layout import Layout
 from store.log.checkpoint import checkpoints
 from store.log.log import Log
+from store.proposal import Draft, Proposal
 from store.records import Record
 from store.recovery import apply_frame
 
