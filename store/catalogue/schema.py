@@ -18,7 +18,7 @@ from store.limits import READ_CACHE_BYTES
 SCHEMA_VERSION = 1
 _VFS = "cksmvfs"
 _RESERVED_BYTES = 8
-PAGE_BYTES = 8192
+PAGE_BYTES = 4096
 
 SCHEMA = """
 CREATE TABLE meta (
@@ -103,7 +103,7 @@ def open_catalogue(path: Path, *, cache_bytes: int = READ_CACHE_BYTES) -> apsw.C
         version = connection.execute("PRAGMA user_version").get
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA cache_size={-cache_bytes // 1024}")
-        connection.execute("PRAGMA wal_autocheckpoint=2000")
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
     except apsw.Error as error:
         raise catalogue_error(path, error) from error
     if version != SCHEMA_VERSION:
