@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import store
-from store.catalogue.schema import open_catalogue, read_applied
+from store.catalogue.schema import PAGE_BYTES, open_catalogue, read_applied
 from store.content.segment import HEADER_BYTES, scan
 from store.database import Database
 from store.disk import Disk, File, store_error
@@ -410,7 +410,7 @@ async def test_a_damaged_catalogue_is_said_and_names_the_cure(path: Path, damage
 
     def spoil(content: bytearray) -> None:
         if damage == "a page":
-            for offset in range(8192, len(content), 8192):
+            for offset in range(PAGE_BYTES, len(content), PAGE_BYTES):
                 content[offset + 100] ^= 1
         if damage == "the first bytes":
             content[:16] = b"no database here"
