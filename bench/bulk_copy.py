@@ -23,7 +23,7 @@ import trio
 
 from bench.common import Figure, arguments, copy_limit, tell, workplace
 from bench.organisation import ADDRESS, fill, organisation, run
-from moverq.cli.worker import share_one_heap
+from moverq.cli.waiting import share_one_heap
 from moverq.model.ids import RequestId
 from moverq.root import open_root
 

@@ -122,10 +122,13 @@ async def new(
     `maildir:/var/vmail/%d/%n/Maildir`: Maildirs, as Dovecot's `mail_location` has it: `%u` is the address, `%n` and
     `%d` its parts; `:LAYOUT=fs`, `:INBOX=/PATH`, `:CONTROL=/PATH` and `:UTF-8` may follow.
     """
+    from moverq.cli.waiting import share_one_heap
     from moverq.errors import MoveError
     from moverq.model.request import Priority
     from moverq.root import open_root
 
+    if wait:
+        share_one_heap()
     async with open_root(root) as opened:
         requests: list[RequestId] = []
         refused: list[MoveError] = []
@@ -415,9 +418,12 @@ async def _each(
     goal: set[str] | None = None,
 ) -> None:
     """The verb, on each request; a refusal of one does not keep the others from it."""
+    from moverq.cli.waiting import share_one_heap
     from moverq.errors import MoveError
     from moverq.root import open_root
 
+    if wait:
+        share_one_heap()
     async with open_root(root) as opened:
         wanted = await _named(opened, names, batch)
         requests: list[RequestId] = []

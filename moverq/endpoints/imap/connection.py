@@ -32,8 +32,9 @@ from moverq.endpoints.imap.wire import (
 )
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, RequestRefused
 
-RECEIVE_BYTES: Final = 256 << 10
-SEND_BYTES: Final = 256 << 10
+RECEIVE_BYTES: Final = 512 << 10
+SEND_BYTES: Final = 512 << 10
+"""Of each a connection holds one: a system call, and a step of the scheduler, for some twenty messages."""
 LITERAL_MINUS_BYTES: Final = 4096
 """LITERAL- lets so many bytes be sent unasked (RFC 7888)."""
 

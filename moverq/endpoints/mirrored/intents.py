@@ -226,29 +226,23 @@ class _Present(NamedTuple):
 
 
 def _present(mirror: Mirror, item_ids: Sequence[ItemId]) -> dict[ItemId, _Present]:
-    found: dict[ItemId, _Present] = {}
-    for at in range(0, len(item_ids), 500):
-        some = tuple(item_ids[at : at + 500])
+    if not item_ids:
+        return {}
+    return {
+        state[0]: _Present(seq, server_uid, flags, keywords, digest, item_state(state))
         for seq, server_uid, flags, keywords, digest, *state in mirror.db.execute(
             f"SELECT seq, server_uid, server_flags, server_keywords, digest, {STATE} FROM items "
-            f"WHERE item_id IN ({','.join('?' * len(some))})",
-            some,
-        ):
-            row = _Present(seq, server_uid, flags, keywords, digest, item_state(state))
-            found[row.state.item_id] = row
-    return found
+            f"WHERE item_id IN carray(?)",
+            (apsw.carray(tuple(item_ids)),),
+        )
+    }
 
 
 def _dead(mirror: Mirror, item_ids: Sequence[ItemId]) -> set[ItemId]:
-    found: set[ItemId] = set()
-    for at in range(0, len(item_ids), 500):
-        some = tuple(item_ids[at : at + 500])
-        marks = ",".join("?" * len(some))
-        found.update(
-            ItemId(item_id)
-            for (item_id,) in mirror.db.execute(f"SELECT item_id FROM items_gone WHERE item_id IN ({marks})", some)
-        )
-    return found
+    if not item_ids:
+        return set()
+    sql = "SELECT item_id FROM items_gone WHERE item_id IN carray(?)"
+    return {ItemId(item_id) for (item_id,) in mirror.db.execute(sql, (apsw.carray(tuple(item_ids)),))}
 
 
 def _restate(mirror: Mirror, was: _Present, state: ItemState, folders: Mapping[FolderId, FolderPlace]) -> None:

@@ -33,7 +33,7 @@ from moverq.endpoints.mirrored.refresh import refresh
 from moverq.endpoints.mirrored.session import MailSession
 from moverq.errors import NotFound, RequestRefused
 from moverq.flow import clock
-from moverq.model.change import BadItem, ChangeBatch, FolderState, ItemContent, Watermark
+from moverq.model.change import BadItem, ChangeBatch, FolderState, ItemContent, ItemState, Watermark
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, ItemId, MailboxId
 
@@ -169,7 +169,7 @@ class MirroredMailbox:
             found_hash = content_hash(content)
             state = row.state
             if state.content_hash != found_hash:
-                state = state._replace(content_hash=found_hash, size=len(content))
+                state = ItemState(*state[:5], len(content), found_hash, *state[7:])
                 is_its_form = row.state.content_hash and is_same(content, row.state.content_hash, row.normal_hash)
                 if not (is_its_form and is_movers):
                     news.append((row, found_hash, len(content)))

@@ -483,7 +483,7 @@ class Mirror:
             ):
                 was = item_state(row)
                 content_hash, size = found[seq]
-                now = self.digest_of(was._replace(content_hash=content_hash, size=size))
+                now = self.digest_of(ItemState(*was[:5], size, content_hash, *was[7:]))
                 self.count(was.folder_id, -1, was.size, digest)
                 self.count(was.folder_id, 1, size, now)
                 known.append((seq, content_hash, size, now))
