@@ -1,8 +1,8 @@
 """TLS over a stream, for bytes by the megabyte.
 
-trio's own hands out one TLS record (16 KiB) a call, each with its locks and checkpoints, which for a mailbox costs more
-than the cipher. Here one receive from the socket is decrypted whole, and what is sent is encrypted whole. It is enough
-for a connection that one task uses at a time.
+trio's own hands out one TLS record (16 KiB) a call, each with its locks and checkpoints, which costs nearly as much as
+the cipher: 29 µs for 24 kB, against 17. Here one receive from the socket is decrypted whole, and what is sent is
+encrypted whole. It is enough for a connection that one task uses at a time.
 
 What always holds: the context verifies certificate and host name (`login`); no renegotiation, so writing never waits
 for reading.
