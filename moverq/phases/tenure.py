@@ -117,8 +117,8 @@ class Tenure:
     _published_at: float = attrs.field(factory=trio.current_time)
     _noted_facts: tuple[Fact, ...] = ()
     _noted_counters: Mapping[str, Any] = attrs.field(factory=dict)
-    _is_standing_fresh: bool = True
-    """Read, with the wishes in it, since the last safe point."""
+    _bell_at_standing: int | None = attrs.field(default=attrs.Factory(lambda t: t.bell.version, takes_self=True))
+    """The bell before `standing` was read, with the wishes in it; None: a safe point has looked at it since."""
     _shown: MoveAttributes | None = None
 
     def __repr__(self) -> str:
@@ -173,6 +173,7 @@ class Tenure:
         """Facts, row and report are durable together, with what was noted before; `change` names fields of `Change`."""
         if self._noted_counters:
             change["counters"] = {**self._noted_counters, **change.get("counters", {})}
+        bell = self.bell.version
         self.standing = await self.ledger.write(
             self.request_id,
             self.token,
@@ -183,7 +184,7 @@ class Tenure:
         )
         self.facts = self.facts.minus(*forget).plus(*facts)
         self._noted_facts, self._noted_counters = (), {}
-        self._is_standing_fresh = True
+        self._bell_at_standing = bell
 
     def note(self, fact: Fact, *, counters: Mapping[str, Any] | None = None) -> None:
         """The fact counts from now on, and is durable with the next write.
@@ -215,7 +216,7 @@ class Tenure:
         A phase whose last fact is written enters the next stage with it, which then finds nothing left to write.
         """
         here = stage is self.standing.stage and status in (None, self.standing.status)
-        if here and self._stage_since_ms and not (facts or entries or counters):
+        if here and self._stage_since_ms and not (facts or forget or entries or counters or taken_wishes):
             return
         await self.write(
             *facts,
@@ -290,16 +291,17 @@ class Tenure:
     async def safe_point(self) -> None:
         """Between two batches: does an operator want something, does the service stop?
 
-        What was written since the last safe point told of the wishes too; only without that the ledger is asked.
+        The ledger's answer to what was written since the last safe point told of the wishes too. Only without that, or
+        where the bell has rung since, is it asked.
 
         Raises: LeaveAtSafePoint.
         """
         await trio.lowlevel.checkpoint()
         if self.tools.stopping.is_set():
             raise LeaveAtSafePoint(Reason.STOP)
-        if not self._is_standing_fresh:
+        if self._bell_at_standing != self.bell.version:
             self.standing = self._with_noted(await self.ledger.get(self.request_id))
-        self._is_standing_fresh = False
+        self._bell_at_standing = None
         if self.standing.wishes.remove:
             raise LeaveAtSafePoint(Reason.REMOVE)
         if self.standing.wishes.suspend and not self.standing.status.is_final:

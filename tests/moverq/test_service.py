@@ -13,6 +13,7 @@ from moverq.endpoints.memory import MemoryEndpoint
 from moverq.errors import EndpointBroken, EndpointUnavailable, MoveError, NotFound, RequestRefused
 from moverq.flow.file_lock import FileLock
 from moverq.model.ids import MailboxId
+from moverq.model.request import SyncStage
 from moverq.model.standing import Standing
 from tests.support.move_world import ADDRESS, SMALL, World, fill
 
@@ -155,6 +156,29 @@ async def test_a_running_worker_hears_of_new_requests_and_wishes_and_stops(
         service.stop()
     assert (await world.recipient()).register.home.database == "DB1"
     await world.check_safe(at_rest=True)
+
+
+async def test_a_word_that_is_said_between_the_last_write_and_the_soak_is_heard(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    world = await World.make(tmp_path)
+    await fill(world)
+
+    async def step(name: str) -> None:
+        standing = await ledger.get(request_id) if name == "directory.set_move:before" else None
+        if standing is not None and standing.stage is SyncStage.SOAK and not standing.wishes.finish:
+            await moves.complete(ledger, request_id)
+            await trio.sleep(1)  # the worker looks, and tells its job
+
+    engine = world.engine(step=step)
+    ledger = await engine.ledger()
+    request_id = (await moves.new_move(ledger, engine.directory, ADDRESS, "DB2")).request.request_id
+    service = await engine.service()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        await trio.sleep(10)
+        service.stop()
+    assert (await ledger.get(request_id)).stage is SyncStage.SYNC_FINISHED
 
 
 async def test_the_purge_comes_by_itself_when_its_date_does(tmp_path: Path, autojump_clock: object) -> None:
