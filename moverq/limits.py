@@ -26,7 +26,7 @@ class Limits:
     batch_items_max: int = 512
     seed_ahead_bytes_max: int = 8 * MIB
     """Read but not yet written: the reader works on batch k+1 while the writer syncs batch k."""
-    pages_at_once_max: int = 6
+    pages_at_once_max: int = 4
     """Pages of all moves together on their way into one target database: what keeps it and the interpreter busy. More
     would only stand in each other's way, and in that of a mailbox that is locked."""
     cutovers_at_once_max: int = 4
