@@ -27,8 +27,8 @@ class Limits:
     seed_ahead_bytes_max: int = 8 * MIB
     """Read but not yet written: the reader works on batch k+1 while the writer syncs batch k."""
     pages_at_once_max: int = 4
-    """Pages of all moves together on their way into one target database: what keeps it and the interpreter busy. More
-    would only stand in each other's way, and in that of a mailbox that is locked."""
+    """Pages of all moves together on their way into one target database that has one writer: what keeps it and the
+    interpreter busy. More would only stand in each other's way, and in that of a mailbox that is locked."""
     cutovers_at_once_max: int = 4
     """Mailboxes locked together for one target database: each step of a cutover waits for those of the others."""
     process_bytes_max: int = 256 * MIB

@@ -57,6 +57,8 @@ class Capabilities:
     keeps_keywords: bool = True
     keeps_properties: bool = True
     item_bytes_max: int | None = None
+    has_one_writer: bool = False
+    """What goes into mailboxes of one database goes through one writer, in turn."""
 
 
 class GuardMode(Enum):

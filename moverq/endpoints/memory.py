@@ -107,6 +107,7 @@ class MemoryEndpoint:
             keeps_identity=True,
             has_feed=True,
             has_digests=True,
+            has_one_writer=True,
             fence=FenceClass.A,
             item_bytes_max=self.database.item_bytes_max,
         )

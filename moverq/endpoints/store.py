@@ -69,7 +69,9 @@ StoreError = store.StoreError
 CheckReport = store.check.CheckReport
 RebuildReport = store.rebuild.RebuildReport
 
-CAPABILITIES = Capabilities(kind="store", keeps_identity=True, has_feed=True, has_digests=True, fence=FenceClass.A)
+CAPABILITIES = Capabilities(
+    kind="store", keeps_identity=True, has_feed=True, has_digests=True, fence=FenceClass.A, has_one_writer=True
+)
 KEYS_PER_PAGE = 4096
 RECOUNT_ITEMS = 1024
 _AT_THE_START: tuple[str, Any] = ("items", b"")

@@ -57,7 +57,7 @@ async def seed(t: Tenure) -> None:
     # In the nursery: the reader, which ends with the last page, and its reads, two at a time; the writer, which ends
     # when the channel is empty, and its writes, two at a time; and the one who notes them in order, to the last.
     needed = max(1, min(t.limits.move_bytes_max, summary.bytes))
-    with t.tools.pages(t.request.target_database) as pages:
+    with t.tools.pages(t.request.target_database, t.target.capabilities) as pages:
         async with t.tools.budget.holding(needed), trio.open_nursery() as nursery:
             nursery.start_soon(_read, t, channel, pages, nursery)
             nursery.start_soon(_put, carrier, channel, send_put, pages, nursery)

@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from moverq.directory.directory import Directory, MoveAttributes, Register
-from moverq.endpoints.base import Home, Source, Target
+from moverq.endpoints.base import Capabilities, Home, Source, Target
 from moverq.errors import TooManyBadItems
 from moverq.flow.bell import Bell
 from moverq.flow.byte_budget import ByteBudget
@@ -76,8 +76,11 @@ class Tools:
     def now_ms(self) -> int:
         return self.ledger.now_ms()
 
-    def pages(self, database: str) -> Share:
-        """A share of the pages that may be on their way into this database."""
+    def pages(self, database: str, can: Capabilities) -> Share:
+        """A share of the pages that may be on their way into this database; one of its own where there is no writer
+        to wait for."""
+        if not can.has_one_writer:
+            return Share(trio.Semaphore(self.limits.pages_at_once_max))
         if database not in self._pages:
             self._pages[database] = trio.Semaphore(self.limits.pages_at_once_max)
         return Share(self._pages[database])
