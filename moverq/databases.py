@@ -45,6 +45,8 @@ class Databases:
 
     async def endpoint(self, name: str) -> Endpoint:
         """Of whatever kind. Raises `NotFound`, or what opening it raises."""
+        if name in self._stores:
+            return self._stores[name]  # open is open: only what has yet to be found is asked for
         path = (await self._directory.database(name)).path
         return await self.mail_system(name) if is_mail_system(path) else await self.store(name)
 
