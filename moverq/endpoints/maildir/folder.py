@@ -57,12 +57,27 @@ class Owner:
             os.fchown(descriptor, self.uid, self.gid)
 
     def make_folder(self, path: bytes) -> None:
-        """The folder is there. Its name survives power loss when its parent was synced."""
+        """The folder is there, and theirs: it gets its name last, so that no crash leaves one that only we can enter.
+        Its name survives power loss when its parent was synced."""
+        if os.path.isdir(path):
+            return
+        nameless = path + b".moverq"
         with suppress(FileExistsError):
-            os.mkdir(path, self.mode)
-            os.chmod(path, self.mode)
-            if os.geteuid() == 0:
-                os.chown(path, self.uid, self.gid)
+            os.mkdir(nameless, self.mode)
+        os.chmod(nameless, self.mode)
+        if os.geteuid() == 0:
+            os.chown(nameless, self.uid, self.gid)
+        os.rename(nameless, path)
+
+    def make_file(self, path: bytes) -> None:
+        """Likewise an empty file."""
+        if os.path.exists(path):
+            return
+        nameless = path + b".moverq"
+        descriptor = os.open(nameless, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.take(descriptor)
+        os.close(descriptor)
+        os.rename(nameless, path)
 
 
 @attrs.frozen
@@ -274,11 +289,8 @@ def make(path: bytes, owner: Owner, *, is_root: bool) -> None:
     owner.make_folder(path)
     for name in SUBFOLDERS:
         owner.make_folder(os.path.join(path, name))
-    marker = os.path.join(path, b"maildirfolder")
-    if not is_root and not os.path.exists(marker):
-        descriptor = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        owner.take(descriptor)
-        os.close(descriptor)
+    if not is_root:
+        owner.make_file(os.path.join(path, b"maildirfolder"))
     sync_folder(path)
     sync_folder(os.path.dirname(path))
 
