@@ -180,6 +180,8 @@ def _is_bare(path: bytes) -> bool:
     """Nothing is in it but what mail programs keep for themselves."""
     for name in os.listdir(path):
         inner = os.path.join(path, name)
+        if name.endswith(b".moverq"):
+            continue  # a file or folder of ours that a crash left without its name
         if os.path.isdir(inner):
             if name not in folder.SUBFOLDERS or os.listdir(inner):
                 return False

@@ -184,9 +184,7 @@ def _replace(path: bytes, change: Callable[[bytes], bytes], owner: Owner) -> byt
         os.rename(temporary, path)
         sync_folder(os.path.dirname(path))
     finally:
-        with suppress(FileNotFoundError):
-            os.unlink(lock)
-        os.close(held)
+        unlock(lock, held)
     return data
 
 
@@ -206,6 +204,15 @@ def _lock(lock: bytes) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.write(descriptor, OURS)
         return descriptor
+
+
+def unlock(lock: bytes, held: int) -> None:
+    """The lock is gone, or at least nobody's."""
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(lock)
+    finally:
+        os.close(held)
 
 
 def _is_nobodys(lock: bytes) -> bool:
