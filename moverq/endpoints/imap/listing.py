@@ -18,7 +18,7 @@ from moverq.endpoints.imap.connection import Command, Connection, Refused, error
 from moverq.endpoints.imap.wire import Literal, Response, date_ms, number, pairs, said, uids_in
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.learned import Look, Seen
-from moverq.endpoints.mirrored.listed import Listed, Wanted
+from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.errors import EndpointBroken
 from moverq.model.change import Flag
 
@@ -74,8 +74,13 @@ async def naming_of(connection: Connection) -> tuple[Naming, tuple[bytes, ...]]:
     return Naming(prefix, separator), tuple(prefix for prefix in others if prefix)
 
 
-async def list_folders(connection: Connection, naming: Naming, others: Sequence[bytes]) -> list[Listed]:
-    """Every folder of the personal namespace, with its status.
+async def list_folders(
+    connection: Connection, naming: Naming, others: Sequence[bytes], *, known: Known | None = None
+) -> list[Listed]:
+    """Every folder of the personal namespace, with its status, and its MAILBOXID where `known` is given.
+
+    The MAILBOXID is asked for one by one, where the status is not the known one: a renamed folder has another. Not by
+    LIST: there Cyrus 3.6 says it of a folder that was renamed with bytes from anywhere, unreadable and unbalanced.
 
     Raises: EndpointUnavailable, EndpointBusy, EndpointBroken.
     """
@@ -100,8 +105,6 @@ async def list_folders(connection: Connection, naming: Naming, others: Sequence[
     status = [b"UIDVALIDITY", b"UIDNEXT", b"MESSAGES"]
     if connection.has(b"CONDSTORE") or connection.has(b"QRESYNC"):
         status.append(b"HIGHESTMODSEQ")
-    if connection.has(b"OBJECTID"):
-        status.append(b"MAILBOXID")
     items = b"(" + b" ".join(status) + b")"
     try:
         if connection.has(b"LIST-EXTENDED", b"LIST-STATUS"):
@@ -111,22 +114,36 @@ async def list_folders(connection: Connection, naming: Naming, others: Sequence[
             await connection.run(b'LIST "" "*"', take=take)
             await connection.run(b'LSUB "" "*"', take=take)
         silent = [one for one in found.values() if one.selectable and one.validity is None]
-        asked = [
-            (one, await connection.start(b"STATUS ", mailbox_word(one.wire), b" " + items, take=take)) for one in silent
-        ]
-        for one, command in asked:
-            try:
-                await connection.done(command)
-            except Refused as refused:
-                if refused.answer.status == b"BAD":
-                    raise
-                one.selectable = False
+        await _ask_status(connection, silent, items, take)
+        if connection.has(b"OBJECTID") and known is not None:
+            for one in found.values():
+                status_then, one.mailbox_object = known.get(one.wire, (None, b""))
+                if one.status is None or one.status != status_then:
+                    one.mailbox_object = b""
+            unknown = [one for one in found.values() if one.selectable and not one.mailbox_object]
+            await _ask_status(connection, unknown, b"(MAILBOXID)", take)
     except Refused as refused:
         raise error_of(connection.endpoint, refused, doing="list its folders") from refused
     for one in found.values():
         if one.selectable and one.validity is None:
             one.selectable = False
     return sorted(found.values(), key=lambda one: one.wire)
+
+
+async def _ask_status(
+    connection: Connection, folders: Sequence[Listed], items: bytes, take: Callable[[Response], None]
+) -> None:
+    """One that the server has no status for cannot be selected."""
+    asked = [
+        (one, await connection.start(b"STATUS ", mailbox_word(one.wire), b" " + items, take=take)) for one in folders
+    ]
+    for one, command in asked:
+        try:
+            await connection.done(command)
+        except Refused as refused:
+            if refused.answer.status == b"BAD":
+                raise
+            one.selectable = False
 
 
 def _canonical(wire: bytes) -> bytes:
@@ -150,12 +167,14 @@ def _note_list(one: Listed, rest: Sequence[Any]) -> None:
 
 def _note_status(one: Listed, status: Sequence[Any]) -> None:
     said_values = pairs(status)
+    inner = said_values.get(b"MAILBOXID")
+    if isinstance(inner, list):
+        one.mailbox_object = bytes(inner[0]) if inner else b""
+        return
     one.validity = number(said_values.get(b"UIDVALIDITY", 0))
     one.uidnext = number(said_values.get(b"UIDNEXT", 0))
     one.items = number(said_values.get(b"MESSAGES", 0))
     one.modseq = number(said_values.get(b"HIGHESTMODSEQ", 0))
-    inner = said_values.get(b"MAILBOXID")
-    one.mailbox_object = bytes(inner[0]) if isinstance(inner, list) and inner else b""
 
 
 # ---- messages

@@ -23,7 +23,7 @@ from moverq.endpoints.imap.settings import Settings
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look
-from moverq.endpoints.mirrored.listed import Listed, Wanted
+from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.normal_form import as_sent
 from moverq.endpoints.mirrored.paging import PageRead
@@ -99,9 +99,9 @@ class ImapSession:
     def as_kept(self, content: bytes) -> bytes:
         return as_sent(content)
 
-    async def list_folders(self) -> list[Listed]:
+    async def list_folders(self, *, known: Known | None) -> list[Listed]:
         async with self.connection() as connection:
-            return await listing.list_folders(connection, await self.naming(connection), self.others)
+            return await listing.list_folders(connection, await self.naming(connection), self.others, known=known)
 
     async def look_into(self, wanted: Sequence[Wanted]) -> list[Look]:
         held: list[Look] = []

@@ -21,7 +21,7 @@ from moverq.endpoints.maildir.places import MaildirPlaces
 from moverq.endpoints.maildir.settings import Settings
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look, Seen
-from moverq.endpoints.mirrored.listed import Listed, Wanted
+from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead, read_page
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
@@ -173,13 +173,13 @@ class MaildirSession:
     async def greet(self) -> None:
         pass
 
-    async def list_folders(self) -> Sequence[Listed]:
+    async def list_folders(self, *, known: Known | None) -> Sequence[Listed]:
         layout = await self.layout()
-        known = await self.ask(Mirror.folders)
+        present = await self.ask(Mirror.folders)
 
         def run() -> list[Listed]:
             if not folder.is_folder(layout.inbox):
-                if any(row.wire == b"INBOX" for row in known):
+                if any(row.wire == b"INBOX" for row in present):
                     # Not mounted, perhaps. That everything in it was deleted must not be made of this.
                     raise FileNotFoundError(errno.ENOENT, "the Maildir is not there", os.fsdecode(layout.inbox))
                 if not os.path.isdir(layout.root):

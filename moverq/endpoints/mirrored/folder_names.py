@@ -17,7 +17,7 @@ from moverq.endpoints.mirrored.utf7 import from_utf7, to_utf7
 from moverq.model.change import INBOX
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_TROUBLE: Final = re.compile(r"[%*#&/.\\~\"'|]|^\s+|\s+$")
+_TROUBLE: Final = re.compile(r"[%*#&/.\\~\"'|<>^;`{}]|^\s+|\s+$")
 NAME_BYTES_MAX: Final = 240
 """Of one level: what servers that keep folders in files can take, with room for their own suffixes."""
 

@@ -1,5 +1,7 @@
 """What a mail system says of its folders, as values: `Listed` is told, `Wanted` is asked."""
 
+from collections.abc import Mapping
+
 import attrs
 
 from moverq.model.ids import FolderId
@@ -18,6 +20,17 @@ class Listed:
     uidnext: int = 0
     modseq: int = 0
     items: int = 0
+
+    @property
+    def status(self) -> "Status | None":
+        """None: it does not say when something changed, so nothing is known of it."""
+        return (self.validity or 0, self.uidnext, self.modseq, self.items) if self.modseq else None
+
+
+Status = tuple[int, int, int, int]
+"""UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ and MESSAGES: as long as they stay, nothing in the folder has changed."""
+Known = Mapping[bytes, tuple[Status, bytes]]
+"""By the name there: a folder's status when it was last looked into, and its `mailbox_object`."""
 
 
 @attrs.frozen(kw_only=True)

@@ -93,6 +93,11 @@ class FolderRow:
     def folder_id(self) -> FolderId:
         return self.state.folder_id
 
+    @property
+    def server_status(self) -> tuple[int, int, int, int]:
+        """As the server said it when the folder was last looked into: UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ, EXISTS."""
+        return (self.server_validity, self.server_uidnext, self.server_modseq, self.server_items)
+
 
 @attrs.frozen(kw_only=True)
 class Standing:

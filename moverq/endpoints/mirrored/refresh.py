@@ -34,7 +34,10 @@ async def refresh(session: "MailSession") -> Standing:
     """
     async with session.refreshing:
         standing = await session.ask(Mirror.standing)
-        listed = await session.list_folders()
+        known = None  # where the mirror is right, folders are known by their names
+        if not standing.is_movers:
+            known = {row.wire: (row.server_status, row.mailbox_object) for row in await session.ask(Mirror.folders)}
+        listed = await session.list_folders(known=known)
         rows = await session.ask(partial(_settle_tree, listed=listed, session=session))
         wanted = _wanted(rows, listed)
         orphans = await session.ask(_orphans)
@@ -83,8 +86,7 @@ def _wanted(rows: Sequence[FolderRow], listed: Sequence[Listed]) -> list[Wanted]
         row = by_wire.get(one.wire)
         if row is None or not one.selectable or one.validity is None:
             continue
-        known = (row.server_validity, row.server_uidnext, row.server_modseq, row.server_items)
-        if one.modseq and known == (one.validity, one.uidnext, one.modseq, one.items):
+        if one.status == row.server_status:
             continue
         same = row.server_validity == one.validity and one.modseq >= row.server_modseq
         found.append(

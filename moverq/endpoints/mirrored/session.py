@@ -11,7 +11,7 @@ import trio
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look
-from moverq.endpoints.mirrored.listed import Listed, Wanted
+from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead
 from moverq.errors import MoveError
@@ -95,7 +95,9 @@ class MailSession(Protocol):
         """What the mail system can do is known."""
         ...
 
-    async def list_folders(self) -> Sequence[Listed]: ...
+    async def list_folders(self, *, known: Known | None) -> Sequence[Listed]:
+        """Every folder with its status, and its `mailbox_object`, if there are such, where `known` is given."""
+        ...
 
     async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
         """A look each; a folder that went meanwhile is left out."""
