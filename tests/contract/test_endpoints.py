@@ -13,7 +13,7 @@ import trio
 from moverq.endpoints.base import FolderStep, Home, Source, StepKind, Target
 from moverq.model.change import ChangeBatch, ItemContent, Watermark
 from moverq.model.ids import InstanceId, ItemId
-from tests.support.endpoints import Kit, Mailbox
+from tests.support.endpoints import Kit, Mailbox, message
 from tests.support.mover import BYTES_MAX, converge_folders, digest_of, seed, sync, sync_batch
 from tests.support.workload import MailboxUser
 
@@ -160,7 +160,7 @@ async def test_a_move_and_its_rollback_keep_what_happened_on_both_sides(
 
 
 async def test_no_verb_happens_in_a_scope_that_is_cancelled(mailbox: Mailbox, target: Target) -> None:
-    await mailbox.client.append(mailbox.inbox, b"x")
+    await mailbox.client.append(mailbox.inbox, message(b"x"))
     source, client = mailbox.source, mailbox.client
     watermark = attrs.evolve(await source.head(), modseq=0)
     page = await source.read_seed(None, bytes_max=100, items_max=1)
@@ -200,8 +200,8 @@ async def test_no_verb_happens_in_a_scope_that_is_cancelled(mailbox: Mailbox, ta
         lambda: target.remove(2, keep_until_ms=0),
         lambda: target.purge(2),
         mailbox.kit.endpoint.instances,
-        lambda: client.deliver(b"x"),
-        lambda: client.append(mailbox.inbox, b"x"),
+        lambda: client.deliver(message(b"x")),
+        lambda: client.append(mailbox.inbox, message(b"x")),
         lambda: client.set_flags(item_id, 1),
         lambda: client.delete_item(item_id, purge=True),
         lambda: client.create_folder("x"),

@@ -8,7 +8,7 @@ from moverq.endpoints.base import FolderStep, Guard, GuardMode, Home, Source, St
 from moverq.errors import MailboxLocked, MailboxMoved, NotFound, RequestRefused, StaleToken
 from moverq.model.change import ChangeBatch, Watermark
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
-from tests.support.endpoints import Kit, Mailbox
+from tests.support.endpoints import Kit, Mailbox, message
 from tests.support.mover import seed, sync
 
 ELSEWHERE = Home("elsewhere", InstanceId(b"e" * 16))
@@ -26,8 +26,8 @@ ClientVerb = Callable[[Mailbox, ItemId, FolderId], Awaitable[object]]
 """On a mailbox with an item and a folder."""
 
 CLIENT_VERBS: dict[str, ClientVerb] = {
-    "deliver": lambda m, item, folder: m.client.deliver(b"late"),
-    "append": lambda m, item, folder: m.client.append(folder, b"late"),
+    "deliver": lambda m, item, folder: m.client.deliver(message(b"late")),
+    "append": lambda m, item, folder: m.client.append(folder, message(b"late")),
     "set_flags": lambda m, item, folder: m.client.set_flags(item, 1),
     "move_item": lambda m, item, folder: m.client.move_item(item, folder),
     "copy_item": lambda m, item, folder: m.client.copy_item(item, folder),
@@ -47,7 +47,7 @@ def client_verb(request: pytest.FixtureRequest) -> ClientVerb:
 
 
 async def test_no_client_writes_to_a_locked_mailbox(mailbox: Mailbox, client_verb: ClientVerb) -> None:
-    item_id = await mailbox.client.append(mailbox.inbox, b"before")
+    item_id = await mailbox.client.append(mailbox.inbox, message(b"before"))
     folder_id = await mailbox.client.create_folder("Folder")
     await mailbox.source.lock(1)
     before = await everything(mailbox.source)
@@ -57,7 +57,7 @@ async def test_no_client_writes_to_a_locked_mailbox(mailbox: Mailbox, client_ver
 
 
 async def test_a_client_of_a_retired_mailbox_is_told_where_it_went(mailbox: Mailbox, client_verb: ClientVerb) -> None:
-    item_id = await mailbox.client.append(mailbox.inbox, b"before")
+    item_id = await mailbox.client.append(mailbox.inbox, message(b"before"))
     folder_id = await mailbox.client.create_folder("Folder")
     await mailbox.source.lock(1)
     await mailbox.source.retire(1, ELSEWHERE)
@@ -72,7 +72,7 @@ async def test_a_client_of_a_sealed_target_has_to_wait(
     mailbox: Mailbox, there: Kit, target: Target, target_instance: InstanceId
 ) -> None:
     with pytest.raises(MailboxLocked):
-        await there.client(target_instance).deliver(b"too early")
+        await there.client(target_instance).deliver(message(b"too early"))
     assert (await target.summary()).items == 0
 
 
@@ -81,9 +81,9 @@ async def test_clients_write_again_after_unlock_and_after_open(
 ) -> None:
     await mailbox.source.lock(1)
     await mailbox.source.unlock(1)
-    await mailbox.client.deliver(b"again")
+    await mailbox.client.deliver(message(b"again"))
     await target.open(1)
-    await there.client(target_instance).deliver(b"first")
+    await there.client(target_instance).deliver(message(b"first"))
     assert (await target.summary()).items == 1
 
 
@@ -179,7 +179,7 @@ async def test_a_higher_token_is_stored_with_its_effect_at_a_target(target: Targ
 
 async def test_a_claim_keeps_the_mode_and_makes_lower_tokens_stale(mailbox: Mailbox) -> None:
     assert await mailbox.source.claim(3) == Guard(GuardMode.OPEN, 3)
-    await mailbox.client.deliver(b"clients do not notice")
+    await mailbox.client.deliver(message(b"clients do not notice"))
     with pytest.raises(StaleToken):
         await mailbox.source.lock(2)
 
@@ -189,7 +189,7 @@ async def test_a_claim_keeps_the_mode_and_makes_lower_tokens_stale(mailbox: Mail
 
 async def test_a_feed_read_through_the_lock_holds_every_acknowledged_write(mailbox: Mailbox) -> None:
     start = await mailbox.source.head()
-    written = {await mailbox.client.append(mailbox.inbox, b"%d" % n) for n in range(5)}
+    written = {await mailbox.client.append(mailbox.inbox, message(b"%d" % n)) for n in range(5)}
     before = await mailbox.source.head()
     locked_at = await mailbox.source.lock(1)
     assert before < locked_at <= await mailbox.source.head()
@@ -200,7 +200,7 @@ async def test_a_feed_read_through_the_lock_holds_every_acknowledged_write(mailb
 
 
 async def test_locking_again_gives_a_watermark_with_the_same_property(mailbox: Mailbox) -> None:
-    await mailbox.client.deliver(b"one")
+    await mailbox.client.deliver(message(b"one"))
     first = await mailbox.source.lock(1)
     for token in (1, 2):
         again = await mailbox.source.lock(token)
@@ -251,7 +251,7 @@ async def test_only_a_retired_mailbox_is_sealed_and_then_opened(mailbox: Mailbox
     await as_target.open(2)
     await as_target.open(2)
     assert await as_target.guard() == Guard(GuardMode.OPEN, 2)
-    await mailbox.client.deliver(b"back at home")
+    await mailbox.client.deliver(message(b"back at home"))
 
 
 async def test_a_locked_mailbox_is_not_opened(mailbox: Mailbox, here: Kit) -> None:
@@ -279,10 +279,10 @@ async def test_the_reverse_feed_reaches_a_retired_mailbox(
     reverse = there.endpoint.source(target_instance)
     reverse_from = await reverse.head()
     await target.open(1)
-    item_id = await there.client(target_instance).deliver(b"arrived after the move")
+    item_id = await there.client(target_instance).deliver(message(b"arrived after the move"))
     await sync(reverse, here.endpoint.target(mailbox.instance), reverse_from, 1)
     read, _, _ = await mailbox.source.fetch([item_id], bytes_max=100)
-    assert [item.content for item in read] == [b"arrived after the move"]
+    assert [item.content for item in read] == [message(b"arrived after the move")]
 
 
 # --- beginning and end --------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ async def test_a_created_instance_is_empty_and_sealed(there: Kit, mailbox_id: Ma
 
 
 async def test_creating_again_claims_what_is_there(mailbox: Mailbox, target: Target) -> None:
-    await mailbox.client.deliver(b"one")
+    await mailbox.client.deliver(message(b"one"))
     await seed(mailbox.source, target, 1)
     await target.create((await mailbox.source.summary()).mailbox_id, 2)
     assert await target.guard() == Guard(GuardMode.SEALED, 2)

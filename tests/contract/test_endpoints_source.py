@@ -13,12 +13,15 @@ from moverq.errors import FeedTrimmed
 from moverq.model.change import ChangeBatch, Gone, ItemContent, Watermark
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, InstanceId, ItemId, new_id
-from tests.support.endpoints import Kit, Mailbox
+from tests.support.endpoints import Kit, Mailbox, message
 from tests.support.workload import MailboxUser
 
 
 async def fill(mailbox: Mailbox, *sizes: int) -> list[ItemId]:
-    return [await mailbox.client.append(mailbox.inbox, bytes([65 + n % 26]) * size) for n, size in enumerate(sizes)]
+    """Messages of these sizes in bytes: 0, or at least 6."""
+    contents = [b"%c:%s\r\n\r\n" % (65 + n % 26, b"x" * (size - 6)) if size else b"" for n, size in enumerate(sizes)]
+    assert [len(content) for content in contents] == list(sizes)
+    return [await mailbox.client.append(mailbox.inbox, content) for content in contents]
 
 
 async def read_pages(mailbox: Mailbox, *, bytes_max: int = 1000, items_max: int = 100) -> list[SeedPage]:
@@ -122,7 +125,7 @@ async def test_an_item_present_throughout_is_listed_once_whatever_is_done_to_it(
                 await mailbox.client.set_flags(item_id, random.randrange(32))
             else:
                 await mailbox.client.move_item(item_id, random.choice([archive, mailbox.inbox]))
-        await mailbox.client.append(archive, b"new")
+        await mailbox.client.append(archive, message(b"new"))
     assert len(listed) == len(set(listed))
     assert set(written) <= set(listed)
 
@@ -137,7 +140,7 @@ async def test_an_item_that_cannot_be_read_is_listed_as_bad(mailbox: Mailbox, he
 
 
 async def test_the_listing_carries_settings_and_delivery_keys(mailbox: Mailbox) -> None:
-    await mailbox.client.deliver(b"one", b"key")
+    await mailbox.client.deliver(message(b"one"), b"key")
     await mailbox.client.set_setting("rules", "[]")
     await fill(mailbox, 10, 10, 10)
     pages = await read_pages(mailbox, items_max=1)
@@ -155,7 +158,7 @@ async def test_items_are_fetched_in_the_order_asked_for_as_many_as_fit(mailbox: 
 
 
 async def test_an_item_larger_than_the_bound_is_fetched_alone(mailbox: Mailbox) -> None:
-    large, small = await fill(mailbox, 500, 1)
+    large, small = await fill(mailbox, 500, 10)
     read, _, rest = await mailbox.source.fetch([large, small], bytes_max=100)
     assert (ids(read), list(rest)) == ([large], [small])
     read, _, rest = await mailbox.source.fetch([small, large], bytes_max=100)
@@ -232,7 +235,7 @@ async def test_a_deleted_item_is_still_there_in_a_hidden_folder(mailbox: Mailbox
 async def test_a_moved_item_keeps_its_id_and_gets_a_new_uid(mailbox: Mailbox) -> None:
     (item_id,) = await fill(mailbox, 10)
     archive = await mailbox.client.create_folder("Archive")
-    await mailbox.client.append(archive, b"first here")
+    await mailbox.client.append(archive, message(b"first here"))
     after = await mailbox.source.head()
     await mailbox.client.move_item(item_id, archive)
     batch = await feed(mailbox, after)
@@ -278,7 +281,7 @@ def by_folder(batch: ChangeBatch) -> dict[FolderId, object]:
 
 async def test_a_deleted_folder_takes_its_items_along_as_tombstones(mailbox: Mailbox) -> None:
     folder = await mailbox.client.create_folder("A")
-    item_id = await mailbox.client.append(folder, b"x")
+    item_id = await mailbox.client.append(folder, message(b"x"))
     after = await mailbox.source.head()
     await mailbox.client.delete_folder(folder)
     batch = await feed(mailbox, after)
@@ -298,9 +301,9 @@ async def test_settings_come_by_the_feed_removed_ones_too(mailbox: Mailbox) -> N
 
 async def test_a_delivery_is_accepted_once_and_its_key_comes_by_the_feed(mailbox: Mailbox) -> None:
     after = await mailbox.source.head()
-    assert await mailbox.client.deliver(b"one", b"key") is not None
-    assert await mailbox.client.deliver(b"one", b"key") is None
-    assert await mailbox.client.deliver(b"other bytes", b"key") is not None
+    assert await mailbox.client.deliver(message(b"one"), b"key") is not None
+    assert await mailbox.client.deliver(message(b"one"), b"key") is None
+    assert await mailbox.client.deliver(message(b"other bytes"), b"key") is not None
     batch = await feed(mailbox, after)
     assert (len(batch.items), len(batch.delivery_keys)) == (2, 2)
 
@@ -373,7 +376,7 @@ async def test_waiting_ends_with_the_next_change_for_all_who_wait(mailbox: Mailb
             nursery.start_soon(wait, "second")
             await trio.testing.wait_all_tasks_blocked(0.002)
             assert woken == []
-            await mailbox.client.deliver(b"wake up")
+            await mailbox.client.deliver(message(b"wake up"))
     assert sorted(woken) == ["first", "second"]
 
 

@@ -17,7 +17,7 @@ from moverq.model.change import (
     Watermark,
 )
 from moverq.model.ids import FolderId, InstanceId, ItemId, new_id
-from tests.support.endpoints import Kit, Mailbox
+from tests.support.endpoints import Kit, Mailbox, message
 from tests.support.mover import digest_of, seed
 
 
@@ -180,8 +180,8 @@ async def test_changes_of_items_without_bytes_are_asked_for(
 async def test_other_content_under_the_same_id_is_asked_for_and_then_replaces(
     mailbox: Mailbox, there: Kit, target: Target, target_instance: InstanceId
 ) -> None:
-    draft = item(mailbox.inbox, content=b"draft")
-    other = item(mailbox.inbox, content=b"edited", modseq=1001)
+    draft = item(mailbox.inbox, content=message(b"draft"))
+    other = item(mailbox.inbox, content=message(b"edited"), modseq=1001)
     edited = ItemContent(other.state._replace(item_id=draft.state.item_id), other.content)
     await target.write_items([draft], 1)
     assert await target.apply_changes(batch(edited.state), 1) == (draft.state.item_id,)
@@ -234,7 +234,7 @@ async def test_a_clients_next_item_stands_beyond_everything_that_was_moved(
     await target.write_items([item(mailbox.inbox, uid=77, modseq=5000)], 1)
     await target.apply_changes(batch(through=6000), 1)
     await target.open(1)
-    item_id = await there.client(target_instance).append(mailbox.inbox, b"new")
+    item_id = await there.client(target_instance).append(mailbox.inbox, message(b"new"))
     new = await read_back(there, target_instance, item_id)
     assert new is not None
     assert new.state.uid > 77
@@ -259,8 +259,8 @@ async def test_a_refused_item_is_reported_and_the_others_are_written(
 async def test_bytes_that_are_not_what_the_hash_says_are_refused(
     mailbox: Mailbox, there: Kit, target: Target, target_instance: InstanceId
 ) -> None:
-    written = item(mailbox.inbox, content=b"these bytes")
-    (bad,) = await target.write_items([ItemContent(written.state, b"those bytes")], 1)
+    written = item(mailbox.inbox, content=message(b"these bytes"))
+    (bad,) = await target.write_items([ItemContent(written.state, message(b"those bytes"))], 1)
     assert (bad.state.item_id, bad.kind) == (written.state.item_id, "CorruptItem")
     assert await contents(there, target_instance) == {}
 
@@ -318,12 +318,12 @@ async def test_a_setting_beyond_the_batchs_watermark_still_raises_the_head(mailb
 async def test_a_delivery_from_before_the_move_is_not_accepted_again_after_it(
     mailbox: Mailbox, there: Kit, target: Target, target_instance: InstanceId
 ) -> None:
-    await mailbox.client.deliver(b"mail", b"key")
+    await mailbox.client.deliver(message(b"mail"), b"key")
     await seed(mailbox.source, target, 1)
     await target.open(1)
     client = there.client(target_instance)
-    assert await client.deliver(b"mail", b"key") is None
-    assert await client.deliver(b"other mail", b"key") is not None
+    assert await client.deliver(message(b"mail"), b"key") is None
+    assert await client.deliver(message(b"other mail"), b"key") is not None
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
@@ -452,7 +452,7 @@ async def test_folders_are_occupied_while_they_hold_a_live_item(mailbox: Mailbox
 
 async def test_source_and_target_have_one_digest_after_a_plain_copy(mailbox: Mailbox, target: Target) -> None:
     for n in range(10):
-        await mailbox.client.append(mailbox.inbox, b"item %d" % (n // 2), flags=n)
+        await mailbox.client.append(mailbox.inbox, message(b"item %d" % (n // 2)), flags=n)
     await mailbox.client.set_setting("rules", "[]")
     assert await digest_of(mailbox.source) != await digest_of(target)
     await seed(mailbox.source, target, 1)

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import attrs
 
+from tests.support.ports import free_ports
 from tests.support.servers import missing, required
 
 PASSWORD = "secret-of-the-tests"
@@ -113,6 +114,10 @@ class Dovecot:
     doveadm_port: int
     pid: int
 
+    @property
+    def separator(self) -> str:
+        return "." if self.mail_format == "maildir" else "/"
+
     def url(self, *, user: str = "{address}", tls: bool = False, **more: str) -> str:
         """How moverq finds it: an administrator logs in for each user."""
         given = {"user": user, "password-file": str(self.folder / "password"), **more}
@@ -163,7 +168,7 @@ def start_dovecot(
     os.chown(place / "home", UID, UID)
     (place / "password").write_text(PASSWORD + "\n")
     _certificate(place)
-    ports = _free_ports(3)
+    ports = free_ports(3)
     configuration = CONFIGURATION.format(
         folder=place,
         name=f"{name}-{mail_format}",
@@ -217,11 +222,3 @@ def _certificate(place: Path) -> None:
         check=True,
         capture_output=True,
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

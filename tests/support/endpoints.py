@@ -118,12 +118,18 @@ async def open_memory_kit(name: str, path: Path) -> AsyncIterator[Kit]:
     yield MemoryKit(MemoryEndpoint(name))
 
 
+def message(text: bytes) -> bytes:
+    """One of its own for each text. Some servers take no bytes that are no message."""
+    return b"Subject: " + text + b"\r\n\r\n"
+
+
 KITS: dict[str, Callable[[str, Path], AbstractAsyncContextManager[Kit]]] = {
     "memory": open_memory_kit,
     "store": open_store_kit,
     "maildir": open_maildir_kit,
     "imap-mdbox": partial(open_imap_kit, "mdbox"),
     "imap-maildir": partial(open_imap_kit, "maildir"),
+    "imap-cyrus": partial(open_imap_kit, "cyrus"),
 }
 
 

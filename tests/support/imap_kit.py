@@ -1,4 +1,4 @@
-"""A real Dovecot in the contract suite: every test has users of its own, and mail clients that are not ours."""
+"""A real IMAP server in the contract suite: every test has users of its own, and mail clients that are not ours."""
 
 import imaplib
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -18,7 +18,7 @@ from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
 from moverq.errors import RequestRefused
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
-from tests.support.dovecot import Dovecot, shared_dovecot
+from tests.support.imap_servers import SERVERS, ImapServer
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class ImapClient:
         received_ms: int | None = None,
     ) -> ItemId:
         if not content:
-            pytest.skip("Dovecot takes no empty message")
+            pytest.skip("IMAP servers take no empty message")
         wire = (await self._folder(folder_id)).wire
         date = None if received_ms is None else imaplib.Time2Internaldate(received_ms / 1000)
         words = flag_words(flags, tuple(sorted(set(keywords)))).decode()
@@ -172,7 +172,7 @@ class ImapClient:
 @attrs.frozen
 class ImapKit:
     endpoint: MirroredEndpoint
-    server: Dovecot
+    server: ImapServer
     clients: dict[str, imaplib.IMAP4] = attrs.Factory(dict)
 
     async def open_mailbox(self) -> tuple[InstanceId, ImapClient]:
@@ -198,11 +198,11 @@ class ImapKit:
 
 
 @asynccontextmanager
-async def open_imap_kit(mail_format: str, name: str, path: Path) -> AsyncIterator[ImapKit]:
+async def open_imap_kit(kind: str, name: str, path: Path) -> AsyncIterator[ImapKit]:
     async def address_of(mailbox_id: MailboxId) -> str:
-        return f"{mailbox_id.hex()}@{name}.{mail_format}"
+        return f"{mailbox_id.hex()}@{name}.{kind}"
 
-    server = shared_dovecot(mail_format)
+    server = SERVERS[kind]()
     async with open_endpoint(name, server.url(), mirrors=path, address_of=address_of, poll_s=0.02) as endpoint:
         kit = ImapKit(endpoint, server)
         try:

@@ -1,4 +1,4 @@
-"""Mailboxes on a real Dovecot to be moved: filled, changed and read by a mail client that is not ours."""
+"""Mailboxes on a real server to be moved: filled, changed and read by a mail client that is not ours."""
 
 import imaplib
 import random
@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from tests.support.dovecot import Dovecot
+from tests.support.imap_servers import ImapServer
 
 FOLDERS = ("INBOX", "Sent", "Archive/2020", "&AOQ-lter Kram", "Lists/50 %")
 Message = tuple[str, str, str]
@@ -27,7 +27,7 @@ _DATE = re.compile(rb'INTERNALDATE "([^"]*)"')
 class Mailbox:
     """One user's mailbox, from a client's side. `close` it."""
 
-    server: Dovecot
+    server: ImapServer
     user: str
     random: random.Random
     _client: imaplib.IMAP4 | None = None
@@ -105,7 +105,7 @@ class Mailbox:
             client.shutdown()
 
     def _word(self, folder: str) -> str:
-        return quoted(folder.replace("/", "." if self.server.mail_format == "maildir" else "/"))
+        return quoted(folder.replace("/", self.server.separator))
 
     @staticmethod
     def _ok(answer: tuple[str, list[Any]]) -> list[Any]:

@@ -1,0 +1,221 @@
+"""A real Cyrus IMAP for tests: unpacked beside the system, on loopback at a free port, stopped by its pid.
+
+Its package cannot be installed beside Dovecot's, so it is unpacked into a folder of its own (`unpacked`). Its programs
+refuse to be root, and become `USER`.
+
+Every user name is a user: the administrator logs in for him, and his mailbox is made at that login. Each test takes a
+user of its own. A process starts one server, when a test first asks, and stops it at its end.
+"""
+
+import atexit
+import contextlib
+import functools
+import imaplib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import attrs
+
+from tests.support.ports import free_ports
+from tests.support.servers import required_root
+from tests.support.unpacked import unpacked_folder
+
+PASSWORD = "secret-of-the-tests"
+ADMIN = "admin"
+USER = "nobody"
+UNPACKED = unpacked_folder("cyrus-imapd")
+PROGRAMS = UNPACKED / "usr/lib/cyrus/bin"
+
+IMAPD = """
+configdirectory: {folder}/conf
+defaultpartition: default
+partition-default: {folder}/spool
+admins: {admin}
+sasl_pwcheck_method: auxprop
+sasl_auxprop_plugin: sasldb
+sasl_sasldb_path: {folder}/sasldb2
+sasl_mech_list: {mechanisms}
+allowplaintext: yes
+cyrus_user: {user}
+servername: localhost
+virtdomains: userid
+defaultdomain: example.invalid
+unixhierarchysep: yes
+altnamespace: {alternate}
+hashimapspool: yes
+autocreate_quota: 0
+autocreate_post: 0
+autocreate_quota_messages: -1
+statuscache: yes
+maxlogins_per_user: 0
+specialusealways: yes
+duplicatesuppression: no
+delete_mode: immediate
+expunge_mode: immediate
+idlesocket: {folder}/conf/socket/idle
+sync_log: no
+tls_server_cert: {folder}/tls.pem
+tls_server_key: {folder}/tls.key
+{more}
+"""
+
+MASTER = """
+START {{
+  recover cmd="{programs}/ctl_cyrusdb -C {folder}/imapd.conf -r"
+}}
+SERVICES {{
+  imap cmd="{programs}/imapd -C {folder}/imapd.conf" listen="127.0.0.1:{port}" prefork=1 maxchild=100
+  imaps cmd="{programs}/imapd -s -C {folder}/imapd.conf" listen="127.0.0.1:{tls_port}" prefork=0 maxchild=100
+}}
+DAEMON {{
+  idled cmd="{programs}/idled -C {folder}/imapd.conf"
+}}
+EVENTS {{
+}}
+"""
+
+
+@attrs.frozen
+class Cyrus:
+    """One that runs."""
+
+    folder: Path
+    port: int
+    tls_port: int
+    process: "subprocess.Popen[bytes] | None" = None
+    separator: str = "/"
+
+    def url(self, *, user: str = "{address}", tls: bool = False, **more: str) -> str:
+        """How moverq finds it: an administrator logs in for each user."""
+        given = {"user": user, "password-file": str(self.folder / "password"), **more}
+        query = "&".join(f"{name}={quote(value)}" for name, value in given.items())
+        if tls:
+            return f"imaps://{ADMIN}@localhost:{self.tls_port}/?{query}&ca-file={self.folder / 'tls.pem'}"
+        return f"imap://{ADMIN}@127.0.0.1:{self.port}/?tls=none&{query}"
+
+    def login(self, user: str) -> imaplib.IMAP4:
+        """A mail client that is not ours."""
+        client = imaplib.IMAP4("127.0.0.1", self.port)
+        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.authenticate("PLAIN", lambda _: b"\0".join(w.encode() for w in (user, ADMIN, PASSWORD)))
+        return client
+
+    def administer(self, *words: str) -> list[bytes]:
+        """What the administrator's command (its verb, then its arguments) is answered."""
+        client = imaplib.IMAP4("127.0.0.1", self.port)
+        try:
+            client.login(ADMIN, PASSWORD)
+            status, answer = client._simple_command(*words)
+            assert status == "OK", (words, answer)
+            return [bytes(line) for line in answer]
+        finally:
+            client.shutdown()
+
+    def add_login(self, name: str, password: str) -> None:
+        """Somebody who can log in with a password of his own."""
+        words = [UNPACKED / "usr/sbin/saslpasswd2", "-f", self.folder / "sasldb2", "-c", "-p", "-u", "localhost", name]
+        subprocess.run(words, input=password.encode(), env=_environment(), check=True, capture_output=True)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=30)
+
+
+def start_cyrus(*, alternate: bool = True, mechanisms: str = "PLAIN LOGIN", more: str = "") -> Cyrus:
+    """A Cyrus is up. `stop` it. Skips the test, or fails it, where there is none.
+
+    alternate: folders stand beside INBOX; without, below it: `INBOX/Sent`. more: further lines of its imapd.conf.
+    """
+    required_root("cyrus")
+    # It syncs eleven times a message, which no test of ours is about.
+    memory = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(prefix="moverq-cyrus-", dir=memory if os.access(memory, os.W_OK) else None))
+    place.chmod(0o755)
+    for name in ("db", "lock", "log", "msg", "proc", "ptclient", "socket", "sync", "user", "quota"):
+        (place / "conf" / name).mkdir(parents=True)
+    (place / "spool").mkdir()
+    (place / "run").mkdir()
+    (place / "password").write_text(PASSWORD + "\n")
+    words = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    files = ("-keyout", str(place / "tls.key"), "-out", str(place / "tls.pem"))
+    subprocess.run(
+        ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *words, *files),
+        check=True,
+        capture_output=True,
+    )
+    port, tls_port = free_ports(2)
+    values = {
+        "folder": place,
+        "admin": ADMIN,
+        "user": USER,
+        "mechanisms": mechanisms,
+        "alternate": "yes" if alternate else "no",
+        "more": more,
+        "programs": PROGRAMS,
+        "port": port,
+        "tls_port": tls_port,
+    }
+    (place / "imapd.conf").write_text(IMAPD.format(**values))
+    (place / "cyrus.conf").write_text(MASTER.format(**values))
+    cyrus = Cyrus(place, port, tls_port)
+    cyrus.add_login(ADMIN, PASSWORD)
+    owner = pwd.getpwnam(USER)
+    for inner in (place, *place.rglob("*")):
+        os.chown(inner, owner.pw_uid, owner.pw_gid)
+    with (place / "out").open("wb") as out:
+        process = subprocess.Popen(
+            [
+                PROGRAMS / "master",
+                "-C",
+                place / "imapd.conf",
+                "-M",
+                place / "cyrus.conf",
+                "-p",
+                place / "run/pid",
+                "-D",
+            ],
+            env=_environment(),
+            start_new_session=True,  # at its end it tells its whole process group
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
+    for _ in range(1000):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as probe:
+            if probe.recv(4).startswith(b"* OK"):
+                break
+        assert process.poll() is None, (place / "out").read_text()
+        time.sleep(0.01)
+    else:
+        raise AssertionError((place / "out").read_text())
+    return attrs.evolve(cyrus, process=process)
+
+
+@functools.cache
+def shared_cyrus() -> Cyrus:
+    """This process's server, stopped when the process ends."""
+    server = start_cyrus()
+
+    def end() -> None:
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
+
+    atexit.register(end)
+    return server
+
+
+def _environment() -> dict[str, str]:
+    libraries = [*UNPACKED.glob("usr/lib/*-linux-gnu"), *UNPACKED.glob("lib/*-linux-gnu")]
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": ":".join(str(folder) for folder in libraries),
+        "SASL_PATH": str(libraries[0] / "sasl2"),
+    }
