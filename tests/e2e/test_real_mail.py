@@ -16,10 +16,9 @@ import trio
 
 import store
 from moverq.mailfiles import MailItem, read_mail
-from moverq.mailmaker import make_mail
 from moverq.root import Root, init_root, open_root
 from moverq.session import Session
-from tests.support.corpus import CORPUS, MISSING, unpack_corpus
+from tests.support.corpus import CORPUS, MISSING, append_to_odd_folders, real_folder_names, unpack_corpus
 
 ADDRESS = "ada@example.com"
 
@@ -41,19 +40,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     unpack_corpus(folder)
     return folder
-
-
-def real_folder_names(corpus: Path, number: int) -> list[tuple[str, ...]]:
-    """The most used of the real folder paths, and all whose name differs from another's only in case or blanks."""
-    (names,) = corpus.rglob("folder-names.tsv")
-    paths = []
-    for line in names.read_text(encoding="utf-8", errors="surrogateescape").splitlines()[1:]:
-        path = tuple(part for part in line.split("\t", 1)[1].split("\\") if part)
-        if path and all(ch.isprintable() for part in path for ch in part):
-            paths.append(path)
-    alike = Counter(tuple(part.strip().lower() for part in path) for path in paths)
-    odd = [path for path in paths if alike[tuple(part.strip().lower() for part in path)] > 1]
-    return list(dict.fromkeys(paths[:number] + odd[:number]))
 
 
 async def everything(root: Root) -> dict[bytes, Seen]:
@@ -129,7 +115,7 @@ async def test_all_of_it_survives_import_a_move_under_load_and_export(corpus: Pa
             await root.database_add(f"DB{number}", server=f"MBX{number}")
         await root.mailbox_add(ADDRESS, database="DB1")
         imported = await root.mailbox_import(ADDRESS, corpus)
-        await append_to_odd_folders(root, real_folder_names(corpus, 150))
+        await append_to_odd_folders(root, ADDRESS, real_folder_names(corpus, 150))
 
         files = Counter(seen_in_file(item) for item in read_mail(corpus) if isinstance(item, MailItem))
         assert imported.items == files.total() > 16_000
@@ -164,20 +150,3 @@ def to_the_second(items: Counter[Seen]) -> Counter[Seen]:
         (folder, digest, flags, keywords, received_ms // 1000)
         for folder, digest, flags, keywords, received_ms in items.elements()
     )
-
-
-async def append_to_odd_folders(root: Root, paths: list[tuple[str, ...]]) -> None:
-    """A message in each of these folders, which are made."""
-    place = await root.session(ADDRESS).place()
-    _, folders, _ = await place.database.account(place.mailbox.instance)
-    made: dict[tuple[str, ...], store.FolderId] = {}
-    for path, mail in zip(paths, make_mail(3, len(paths), 600), strict=True):
-        for depth in range(1, len(path) + 1):
-            if path[:depth] not in made:
-                parent = made[path[: depth - 1]] if depth > 1 else None
-                there = [f.folder_id for f in folders if (f.parent_id or None, f.name) == (parent, path[depth - 1])]
-                made[path[:depth]] = there[0] if there else await place.mailbox.create_folder(parent, path[depth - 1])
-        new = store.NewItem(
-            content=mail.content, received_ms=mail.received_ms, flags=mail.flags, keywords=mail.keywords
-        )
-        await place.mailbox.append(made[path], [new])

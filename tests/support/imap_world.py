@@ -4,6 +4,7 @@ import imaplib
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
@@ -89,17 +90,17 @@ class Mailbox:
     def rename(self, old: str, new: str) -> None:
         self._ok(self.client.rename(self._word(old), self._word(new)))
 
-    def mail(self) -> Mail:
-        """Everything that is there, by a connection of its own."""
+    def mail(self, form: Callable[[bytes], bytes] = bytes) -> Mail:
+        """Everything that is there, by a connection of its own; of each message's bytes the hash of their `form`."""
         client = self.server.login(self.user)
         try:
             found: Mail = {}
-            for line in self._ok(client.list()):
+            for line in filter(None, self._ok(client.list())):
                 attributes, separator, name = _list(line)
                 if b"Noselect" in attributes or b"NonExistent" in attributes:
                     continue
-                folder = name.decode().strip('"')
-                found[folder.replace(separator.decode(), "/")] = _messages(client, folder)
+                folder = name.decode()
+                found[folder.replace(separator.decode(), "/")] = _messages(client, folder, form)
             return found
         finally:
             client.shutdown()
@@ -113,7 +114,7 @@ class Mailbox:
         return answer[1]
 
 
-def _messages(client: imaplib.IMAP4, folder: str) -> "Counter[Message]":
+def _messages(client: imaplib.IMAP4, folder: str, form: Callable[[bytes], bytes]) -> "Counter[Message]":
     found: Counter[Message] = Counter()
     status, (count,) = client.select(quoted(folder), readonly=True)
     assert status == "OK", (folder, count)
@@ -128,16 +129,18 @@ def _messages(client: imaplib.IMAP4, folder: str) -> "Counter[Message]":
             assert date is not None
             kept = sorted(flag for flag in flags[1].decode().split() if flag != "\\Recent")
             instant = imaplib.Internaldate2tuple(b'INTERNALDATE "' + date[1] + b'"')
-            found[sha256(part[1]).hexdigest()[:16], " ".join(kept), str(instant and tuple(instant)[:6])] += 1
+            found[sha256(form(part[1])).hexdigest()[:16], " ".join(kept), str(instant and tuple(instant)[:6])] += 1
     client.unselect()
     return found
 
 
-def _list(line: bytes) -> tuple[bytes, bytes, bytes]:
-    """Attributes, separator and name."""
-    found = _LIST.match(line)
+def _list(line: bytes | tuple[bytes, bytes]) -> tuple[bytes, bytes, bytes]:
+    """Attributes, separator and name. A name that came as a literal stands beside its line."""
+    head, literal = line if isinstance(line, tuple) else (line, None)
+    found = _LIST.match(head)
     assert found is not None, line
-    return found[1], found[2], found[3]
+    name = found[3].strip(b'"').replace(b'\\"', b'"').replace(b"\\\\", b"\\")
+    return found[1], found[2], name if literal is None else literal
 
 
 def quoted(folder: str) -> str:

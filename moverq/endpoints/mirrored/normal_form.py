@@ -1,9 +1,9 @@
 """The form in which two messages are the same although a server changed a few bytes of one.
 
-IMAP's messages have CRLF at the ends of lines, and no NUL. Our store, and many Maildirs, hold others. Some servers turn
-NUL into 0x80, drop a CR that stands before CRLF or at the end, or add one. So for content that is not clean the mirror
-keeps the hash of its normal form beside that of the content, and either tells it again. Clean content is compared byte
-by byte: it has no other form.
+IMAP's messages have CRLF at the ends of lines, no NUL, and a header in ASCII. Our store and many Maildirs hold others.
+Some servers turn NUL into 0x80, drop a CR that stands before CRLF or at the end, or add one; Cyrus puts an X for each
+byte of a header that is not ASCII. So for content that is not clean the mirror keeps the hash of its normal form beside
+that of the content, and either tells it again. Clean content is compared byte by byte: it has no other form.
 """
 
 import re
@@ -13,6 +13,7 @@ import xxhash
 
 _ELSE: Final = bytes(set(range(256)) - {0, 10, 13})
 _LINE_END: Final = re.compile(rb"\r*\n")
+_AS_X: Final = bytes(range(128)) + b"X" * 128
 
 
 def content_hash(content: bytes) -> bytes:
@@ -21,14 +22,23 @@ def content_hash(content: bytes) -> bytes:
 
 
 def is_clean(content: bytes) -> bool:
-    """Only CRLF, no NUL: what any server gives back as it came."""
+    """Only CRLF, no NUL, an ASCII header: what any server gives back as it came."""
     ends = content.translate(None, _ELSE)
-    return ends == b"\r\n" * (len(ends) // 2)
+    if ends != b"\r\n" * (len(ends) // 2):
+        return False
+    return content.isascii() or content[: _header_bytes(content)].isascii()
 
 
 def normal(content: bytes) -> bytes:
-    """CRLF line ends, no other CR, 0x80 for NUL."""
-    return _LINE_END.sub(b"\n", content).replace(b"\r", b"").replace(b"\n", b"\r\n").replace(b"\0", b"\x80")
+    """CRLF line ends, no other CR, 0x80 for NUL, in the header X for what is not ASCII."""
+    content = _LINE_END.sub(b"\n", content).replace(b"\r", b"").replace(b"\n", b"\r\n").replace(b"\0", b"\x80")
+    header_bytes = _header_bytes(content)
+    return content[:header_bytes].translate(_AS_X) + content[header_bytes:]
+
+
+def _header_bytes(content: bytes) -> int:
+    end = content.find(b"\r\n\r\n")
+    return len(content) if end < 0 else end
 
 
 def normal_hash(content: bytes) -> bytes | None:

@@ -223,7 +223,7 @@ def _verdict(located: Located, seen: Seen, content: bytes) -> str:
     if content_hash(content) == located.state.content_hash:
         return "" if located.normal_hash else "the server tells a wrong size of a message"
     if is_same(content, located.state.content_hash, located.normal_hash):
-        return "the server keeps a message in its own form: line ends, NUL"
+        return "the server keeps a message in its own form: line ends, NUL, header bytes that are not ASCII"
     return "the server keeps a message with other bytes than it was sent"
 
 
