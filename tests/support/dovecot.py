@@ -100,6 +100,7 @@ namespace inbox {{
   inbox = yes
   {namespace}
 }}
+{more}
 """
 
 
@@ -155,8 +156,12 @@ def start_dovecot(
     namespace: str = "",
     fsync: str = "never",
     folder: Path | None = None,
+    more: str = "",
 ) -> Dovecot:
-    """A Dovecot is up. `stop` it. Skips the test, or fails it, where there is none."""
+    """A Dovecot is up. `stop` it. Skips the test, or fails it, where there is none.
+
+    more: the end of its configuration; `{folder}` in it is its folder.
+    """
     program = required("dovecot")
     if os.geteuid() != 0:
         missing("dovecot", "as set up here it starts as root alone")
@@ -185,6 +190,7 @@ def start_dovecot(
         login_user="dovenull",
         login_group="dovenull",
         namespace=namespace,
+        more=more.replace("{folder}", str(place)),
     )
     (place / "dovecot.conf").write_text(configuration)
     # No pipe: the daemon would hold it open, and whoever reads it would wait for ever.

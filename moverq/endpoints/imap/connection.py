@@ -186,6 +186,28 @@ class Connection:
                 self._dispatch(response)
         return await self.done(command)
 
+    async def idle(self) -> bool:
+        """The server tells what happens in the selected folder, until the connection is closed. False: it will not."""
+        return await self._is_asked_for(await self.start(b"IDLE"))
+
+    async def overhear(self, *, at_most_s: float) -> bool:
+        """Has the server spoken of its own accord? Waits for it so long. `OK` and the like, by which servers show that
+        they are still there, do not count.
+
+        Raises: EndpointUnavailable.
+        """
+        heard = False
+        with trio.move_on_after(at_most_s):
+            while not heard:
+                heard = self._overheard(await self._receive())
+        while (response := self._incoming.next()) is not None:
+            heard = self._overheard(response) or heard
+        return heard
+
+    def _overheard(self, response: Response) -> bool:
+        self._dispatch(response)
+        return response.head[:2] == b"* " and response.head[2:5].upper() not in (b"OK ", b"NO ", b"BAD")
+
     async def leave(self) -> None:
         """No folder is selected, once the answer is there: of the folder that is, a server tells old stories, and it
         ends the connection where somebody deletes that folder. Not waited for."""

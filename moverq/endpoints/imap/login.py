@@ -15,6 +15,8 @@ from typing import Final
 import trio
 
 from moverq.endpoints.imap.connection import Connection, Piece, Refused, astring, error_of
+from moverq.endpoints.imap.deflate import DeflateStream
+from moverq.endpoints.imap.sasl import Dialogue, dialogue
 from moverq.endpoints.imap.settings import Secret, Settings
 from moverq.endpoints.imap.tls import TlsStream
 from moverq.endpoints.imap.wire import Response
@@ -51,6 +53,8 @@ async def connect(settings: Settings, user: str, *, answer_s: float) -> Connecti
         if greeting.status != b"PREAUTH":
             await _authenticate(connection, settings, user)
         await _introduce(connection)
+        if settings.compress and connection.has(b"COMPRESS=DEFLATE"):
+            await _compress(connection)
     except BaseException:
         await connection.aclose()
         raise
@@ -123,7 +127,7 @@ async def _authenticate(connection: Connection, settings: Settings, user: str) -
     actor = settings.login if settings.login is not None else user
     name = actor if settings.login_as is None else fill(settings.login_as, {"user": user, "login": actor})
     acts_for = user if settings.login is not None and settings.login_as is None else ""
-    method = settings.auth or _method(connection)
+    method = settings.auth or _method(connection, acts_for)
     try:
         if method == "login":
             if acts_for:
@@ -132,11 +136,9 @@ async def _authenticate(connection: Connection, settings: Settings, user: str) -
                     why="it offers no AUTH=PLAIN, so an administrator cannot log in for a user; say login-as=",
                 )
             await connection.run(b"LOGIN ", astring(name), b" ", astring(secret))
-        elif method == "plain":
-            await _sasl(connection, b"PLAIN", b"\0".join(part.encode() for part in (acts_for, name, secret)))
         else:
-            word = f"user={acts_for or name}\x01auth=Bearer {secret}\x01\x01"
-            await _sasl(connection, b"XOAUTH2", word.encode())
+            talk = dialogue(method, name=name, acts_for=acts_for, secret=secret, endpoint=connection.endpoint)
+            await _sasl(connection, method.upper().encode(), talk)
     except Refused as refused:
         said = refused.answer
         if said.code in (b"UNAVAILABLE", b"INUSE", b"LIMIT"):
@@ -145,26 +147,38 @@ async def _authenticate(connection: Connection, settings: Settings, user: str) -
         raise EndpointBroken(endpoint=connection.endpoint, why=why) from None
 
 
-def _method(connection: Connection) -> str:
+def _method(connection: Connection, acts_for: str) -> str:
     if connection.has(b"AUTH=PLAIN"):
         return "plain"
-    if connection.has(b"LOGINDISABLED"):
-        raise EndpointBroken(
-            endpoint=connection.endpoint, why="it offers neither PLAIN nor LOGIN here; name another auth="
-        )
-    return "login"
+    if not connection.has(b"LOGINDISABLED"):
+        return "login"
+    for scram in ("scram-sha-256", "scram-sha-1"):
+        if connection.has(b"AUTH=" + scram.upper().encode()) and not acts_for:
+            return scram
+    raise EndpointBroken(endpoint=connection.endpoint, why="it offers neither PLAIN nor LOGIN here; name another auth=")
 
 
-async def _sasl(connection: Connection, mechanism: bytes, word: bytes) -> None:
-    coded = base64.b64encode(word)
+async def _sasl(connection: Connection, mechanism: bytes, talk: Dialogue) -> None:
+    unsaid = [talk.first()]
+
+    def reply(challenge: bytes) -> bytes:
+        word = unsaid.pop() if unsaid else talk.answer(_from_base64(challenge))
+        return base64.b64encode(word)
+
     if connection.has(b"SASL-IR"):
-        command = await connection.start(b"AUTHENTICATE " + mechanism + b" " + coded)
-        # XOAUTH2 tells of an error by a challenge; the empty answer makes the server say NO.
-        await connection.converse(command, lambda _: b"")
-        return
-    replies = iter([coded])
-    command = await connection.start(b"AUTHENTICATE " + mechanism)
-    await connection.converse(command, lambda _: next(replies, b""))
+        command = await connection.start(b"AUTHENTICATE " + mechanism + b" " + base64.b64encode(unsaid.pop()))
+    else:
+        command = await connection.start(b"AUTHENTICATE " + mechanism)
+    await connection.converse(command, reply)
+    talk.check_over()
+
+
+def _from_base64(challenge: bytes) -> bytes:
+    """What is no base64 is no challenge to anything: empty."""
+    try:
+        return base64.b64decode(challenge, validate=True)
+    except ValueError:
+        return b""
 
 
 async def _introduce(connection: Connection) -> None:
@@ -187,6 +201,15 @@ async def _introduce(connection: Connection) -> None:
             await _ignored(connection, b'ID ("name" "moverq" "version" "' + __version__.encode() + b'")')
     except Refused as refused:
         raise error_of(connection.endpoint, refused, doing="say what it can do") from refused
+
+
+async def _compress(connection: Connection) -> None:
+    """From here on both sides deflate. Where the server will not (TLS does so already), all stays as it is."""
+    try:
+        await connection.run(b"COMPRESS DEFLATE")
+    except Refused:
+        return
+    connection.stream = DeflateStream(connection.stream)
 
 
 async def _ignored(connection: Connection, *pieces: Piece) -> None:

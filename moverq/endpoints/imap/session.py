@@ -20,6 +20,7 @@ from moverq.endpoints.imap.places import ImapPlaces
 from moverq.endpoints.imap.reading import Reading
 from moverq.endpoints.imap.seeding import PAGE_BYTES, PageAhead, read_page
 from moverq.endpoints.imap.settings import Settings
+from moverq.endpoints.imap.watching import Watch
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look
@@ -70,6 +71,7 @@ class ImapSession:
         self.can_move = False
         """Messages can be moved between folders there, and it is told what they are called then."""
         self.item_bytes_max: int | None = None
+        self._watch = Watch(self)
         self._greeted = False
         self._answer_s = answer_s
         self._naming_known = False
@@ -102,6 +104,12 @@ class ImapSession:
     async def list_folders(self, *, known: Known | None) -> list[Listed]:
         async with self.connection() as connection:
             return await listing.list_folders(connection, await self.naming(connection), self.others, known=known)
+
+    async def arm(self) -> None:
+        await self._watch.arm()
+
+    async def wait_told(self, *, at_most_s: float) -> None:
+        await self._watch.wait(at_most_s=at_most_s)
 
     async def look_into(self, wanted: Sequence[Wanted]) -> list[Look]:
         held: list[Look] = []
@@ -169,8 +177,7 @@ class ImapSession:
             if now - since < IDLE_S:
                 return connection
             await connection.aclose()
-        user = (await self.ask(partial(Mirror.standing, removed=True))).user
-        connection = await connect(self.settings, user, answer_s=self._answer_s)
+        connection = await self.connect()
         self.can_move = connection.has(b"UIDPLUS")
         for word in connection.capabilities:
             name, _, most = word.partition(b"=")
@@ -178,6 +185,11 @@ class ImapSession:
                 self.item_bytes_max = int(most)
         self._greeted = True
         return connection
+
+    async def connect(self) -> Connection:
+        """One beside those that are lent, the caller's to close. Raises: what `login.connect` raises."""
+        user = (await self.ask(partial(Mirror.standing, removed=True))).user
+        return await connect(self.settings, user, answer_s=self._answer_s)
 
     async def greet(self) -> None:
         """What the server can do is known."""
@@ -193,6 +205,7 @@ class ImapSession:
         return self.known_naming
 
     async def aclose(self) -> None:
+        await self._watch.aclose()
         ahead, self.ahead = self.ahead, None
         if ahead is not None:
             await ahead.holding.aclose()

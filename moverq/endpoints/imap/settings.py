@@ -18,12 +18,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 
+from moverq.endpoints.imap.sasl import AUTHS
 from moverq.endpoints.mirrored.hooks import fill
 from moverq.errors import RequestRefused
 
 SCHEMES: Final = ("imap", "imaps")
 PORTS: Final = {"imap": 143, "imaps": 993}
-AUTHS: Final = ("plain", "login", "xoauth2")
 CONNECTIONS_MAX: Final = 16
 
 
@@ -54,6 +54,7 @@ class Settings:
     lock_command: tuple[str, ...]
     release_command: tuple[str, ...]
     connections: int
+    compress: bool
 
     def user_of(self, address: str) -> str:
         """What the user of this address is called at the server."""
@@ -101,6 +102,9 @@ def parse(url: str) -> Settings:
     count = given.pop("connections", "4")
     if not count.isdigit() or not 1 <= int(count) <= CONNECTIONS_MAX:
         raise refuse(f"connections={count}: a number from 1 to {CONNECTIONS_MAX}")
+    compress = given.pop("compress", "no")
+    if compress not in ("yes", "no"):
+        raise refuse(f"compress={compress}: yes or no")
     settings = Settings(
         host=host,
         port=port if port is not None else PORTS[parts.scheme],
@@ -114,6 +118,7 @@ def parse(url: str) -> Settings:
         lock_command=tuple(shlex.split(given.pop("lock-command", ""))),
         release_command=tuple(shlex.split(given.pop("release-command", ""))),
         connections=int(count),
+        compress=compress == "yes",
     )
     if given:
         raise refuse(f"{', '.join(sorted(given))} means nothing here")

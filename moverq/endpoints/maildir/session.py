@@ -188,6 +188,12 @@ class MaildirSession:
 
         return await self.work(run, doing="list its folders")
 
+    async def arm(self) -> None:
+        """Nothing tells."""
+
+    async def wait_told(self, *, at_most_s: float) -> None:
+        await trio.sleep(at_most_s)
+
     async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
         looks = [await self._look(one) for one in wanted]
         return [look for look in looks if look is not None]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 import msgpack
-import trio
 
 from moverq.endpoints.base import (
     Capabilities,
@@ -94,9 +93,11 @@ class MirroredMailbox:
 
     async def wait_feed(self, after: Watermark) -> None:
         await self.session.ask(partial(Mirror.check_watermark, after=after))
-        # Nobody tells of a change at a server.
-        while (await self._look()).head <= after.modseq:  # noqa: ASYNC110
-            await trio.sleep(self.endpoint.system.poll_s)
+        while True:
+            await self.session.arm()
+            if (await self._look()).head > after.modseq:
+                return
+            await self.session.wait_told(at_most_s=self.endpoint.system.poll_s)
 
     async def account(self) -> MailboxAccount:
         await self._look()

@@ -99,6 +99,14 @@ class MailSession(Protocol):
         """Every folder with its status, and its `mailbox_object`, if there are such, where `known` is given."""
         ...
 
+    async def arm(self) -> None:
+        """What happens from now on is heard by the next `wait_told`, where the mail system tells of it."""
+        ...
+
+    async def wait_told(self, *, at_most_s: float) -> None:
+        """Something may have happened there, or this time is over."""
+        ...
+
     async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
         """A look each; a folder that went meanwhile is left out."""
         ...
