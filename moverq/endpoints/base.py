@@ -352,6 +352,23 @@ class Remarking(Protocol):
         ...
 
 
+@attrs.frozen(kw_only=True)
+class Room:
+    """What a quota still lets in. None: no bound."""
+
+    bytes: int | None = None
+    items: int | None = None
+
+
+@runtime_checkable
+class Quotaed(Protocol):
+    """A target whose mail system has quotas of its own, and says them before anything is written."""
+
+    async def room(self, mailbox_id: MailboxId) -> Room:
+        """For this mailbox, which need not be made yet."""
+        ...
+
+
 class Endpoint(Protocol):
     """One database of one kind, and the mailbox instances in it."""
 
@@ -384,7 +401,9 @@ __all__ = [
     "Listing",
     "MailboxAccount",
     "MailboxSummary",
+    "Quotaed",
     "Remarking",
+    "Room",
     "SeedListing",
     "SeedPage",
     "Source",

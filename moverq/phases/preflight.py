@@ -6,7 +6,7 @@ fence) goes into the report, for the operator to weigh. Entered again after a cr
 """
 
 from moverq.directory.versions import decide_versions
-from moverq.endpoints.base import Capabilities, FenceClass
+from moverq.endpoints.base import Capabilities, FenceClass, MailboxSummary, Quotaed
 from moverq.errors import RequestRefused
 from moverq.model.facts import Preflighted
 from moverq.model.report import EntryKind
@@ -40,6 +40,7 @@ async def preflight(t: Tenure) -> None:
             why=f"{t.request.address} holds {summary.bytes:,} bytes and its quota is {recipient.quota_bytes:,}: "
             f"the target would not take it; raise the quota or let the mailbox be cleaned up first"
         )
+    await _check_room(t, summary)
     source, target = t.source.capabilities, t.target.capabilities
     costs = (*sentences(source, "source"), *sentences(target, "target"))
     offline = t.request.offline or not versions.online or not source.has_feed
@@ -74,6 +75,20 @@ async def preflight(t: Tenure) -> None:
             t.entry(EntryKind.LINE, f"Source holds {summary.items:,} items, {summary.bytes:,} bytes."),
         ),
     )
+
+
+async def _check_room(t: Tenure, summary: MailboxSummary) -> None:
+    """Raises `RequestRefused` where the target's own quota is smaller than the mailbox. Of a move taken back it is
+    there already."""
+    if not isinstance(t.target, Quotaed) or t.request.parent is not None:
+        return
+    room = await t.target.room(t.request.mailbox_id)
+    for bound, held, unit in ((room.bytes, summary.bytes, "bytes"), (room.items, summary.items, "items")):
+        if bound is not None and held > bound:
+            raise RequestRefused(
+                why=f"{t.request.address} holds {held:,} {unit} and its quota at {t.request.target_database} has room "
+                f"for {bound:,}: raise it there, or let the mailbox be cleaned up first"
+            )
 
 
 def sentences(can: Capabilities, side: str) -> tuple[str, ...]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from moverq.endpoints.base import Room
 from moverq.endpoints.imap.listing import list_folders, naming_of
 from moverq.endpoints.imap.login import connect
+from moverq.endpoints.imap.quota import read_room
 from moverq.endpoints.imap.session import ANSWER_S, ImapSession
 from moverq.endpoints.imap.settings import Settings, parse
 from moverq.endpoints.mirrored.endpoint import AddressOf, MailSystem, MirroredEndpoint, open_mirrored
@@ -45,6 +47,13 @@ class ImapServer:
         try:
             naming, others = await naming_of(connection)
             return await list_folders(connection, naming, others)
+        finally:
+            await connection.aclose()
+
+    async def room(self, user: str) -> Room:
+        connection = await connect(self.settings, user, answer_s=self.answer_s)
+        try:
+            return await read_room(connection)
         finally:
             await connection.aclose()
 

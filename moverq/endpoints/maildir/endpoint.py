@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from moverq.endpoints.base import Room
 from moverq.endpoints.maildir import folder
 from moverq.endpoints.maildir.session import MaildirSession, as_move_error
 from moverq.endpoints.maildir.settings import Settings, parse
@@ -51,6 +52,10 @@ class Maildirs:
             return await self.make_offload()(run)
         except OSError as error:
             raise as_move_error(error, self.name, doing="list the Maildir's folders") from error
+
+    async def room(self, user: str) -> Room:
+        """Its quota, if there is one, is the delivery agent's affair."""
+        return Room()
 
     def session(self, path: Path, instance: InstanceId) -> MaildirSession:
         return MaildirSession(

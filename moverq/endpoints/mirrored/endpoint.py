@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 import trio
 
-from moverq.endpoints.base import Endpoint, GuardMode, MailboxSummary, Source, Target
+from moverq.endpoints.base import Endpoint, GuardMode, MailboxSummary, Room, Source, Target
 from moverq.endpoints.mirrored.listed import Listed
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import Mirror
@@ -49,6 +49,10 @@ class MailSystem(Protocol):
 
         Raises: EndpointUnavailable, EndpointBusy, EndpointBroken, RequestRefused.
         """
+        ...
+
+    async def room(self, user: str) -> Room:
+        """What a quota still lets in. Raises as `list_folders` does."""
         ...
 
     def session(self, path: Path, instance: InstanceId) -> MailSession:

@@ -21,6 +21,7 @@ from moverq.endpoints.base import (
     Home,
     MailboxAccount,
     MailboxSummary,
+    Room,
     SeedPage,
 )
 from moverq.endpoints.mirrored import folder_steps, intents
@@ -105,6 +106,9 @@ class MirroredMailbox:
 
     async def remarks(self) -> tuple[str, ...]:
         return await self.session.ask(Mirror.remarks)
+
+    async def room(self, mailbox_id: MailboxId) -> Room:
+        return await self.endpoint.system.room(await self.endpoint.user_of(mailbox_id))
 
     async def _look(self) -> Standing:
         """A refresh; where the mirror is right, after what is still to be done."""
