@@ -11,13 +11,15 @@ fact in the same transaction.
 """
 
 import attrs
+import trio
 
-from moverq.endpoints.base import GuardMode, Remarking
-from moverq.errors import RegisterChanged
+from moverq.endpoints.base import FenceClass, GuardMode, Remarking
+from moverq.errors import MoveError, RegisterChanged, leaves
 from moverq.model.facts import (
     CleanedUp,
     CommitIntent,
     Committed,
+    FeedWatermark,
     LockIntent,
     PurgeAllowed,
     Purged,
@@ -28,6 +30,7 @@ from moverq.model.facts import (
 from moverq.model.report import EntryKind
 from moverq.model.request import Status, SyncStage
 from moverq.phases.attempt import Attempt
+from moverq.phases.follow import drain, forward
 from moverq.phases.tenure import Tenure
 
 
@@ -46,6 +49,7 @@ async def clean_up(t: Tenure, attempt: Attempt | None) -> None:
     if not t.facts.has(ReverseWatermark):
         # The target is sealed still: it is opened below, only after this fact.
         await t.write(ReverseWatermark(watermark=await t.target_as_source.head()))
+    await _carry_late(t)
     await t.source.retire(t.token, t.target_home)
     if attempt is not None:
         attempt.mark("retire")
@@ -80,6 +84,43 @@ async def clean_up(t: Tenure, attempt: Attempt | None) -> None:
         message=f"the way back is kept open until the soak ends; taken back by `moverq move rollback {t.request_id}`",
         taken_wishes=("complete", "retry"),
     )
+
+
+async def _carry_late(t: Tenure) -> None:
+    """Fence classes B to D: what a writer got past the lock since the last drain is at the target too.
+
+    One pass, within another lock budget, while the user is at neither side: the source has still to be retired and the
+    target is sealed. It never keeps the target from being opened: what it could not carry is a straggler, which the
+    soak's look reports.
+    """
+    if t.source.capabilities.fence is FenceClass.A:
+        return
+    budget_s = t.request.lock_budget_ms / 1000
+    carried = 0
+    why = ""
+    try:
+        guards = (await t.source.guard()).mode, (await t.target.guard()).mode
+        if guards != (GuardMode.LOCKED, GuardMode.SEALED):
+            return
+        with trio.move_on_after(budget_s) as in_time:
+            carried = await drain(t, forward(t), until=t.facts.need(FeedWatermark).watermark)
+        if carried:
+            await t.write(ReverseWatermark(watermark=await t.target_as_source.head()))
+        if in_time.cancelled_caught:
+            why = f"it took longer than {budget_s:g} s"
+    except* MoveError as group:
+        why = str(leaves(group)[0])
+    if why:
+        await t.write(
+            entries=(t.entry(EntryKind.WARNING, f"The last look at the source was given up: {why}"),),
+            counters={"warnings": t.standing.counters.warnings + 1},
+        )
+    elif carried:
+        await t.write(
+            entries=(
+                t.entry(EntryKind.LINE, f"{carried:,} changes that got past the lock were carried to the target."),
+            )
+        )
 
 
 async def _note_remarks(t: Tenure) -> None:

@@ -11,8 +11,12 @@ import attrs
 import pytest
 import trio
 
+from moverq.directory.directory import Register
+from moverq.errors import EndpointUnavailable
 from moverq.model.request import Status
 from moverq.model.statistics import MoveStatistics
+from moverq.phases import clean_up, finalize
+from moverq.phases.tenure import Tenure
 from moverq.root import Root, init_root, open_root
 from tests.support.imap_servers import SERVERS
 from tests.support.imap_world import FOLDERS, Mail, Mailbox
@@ -133,6 +137,55 @@ async def test_a_user_at_work_is_followed_through_the_cutover(formats: tuple[str
         if formats[1] == "cyrus":
             before["Lists/50 _"] = before.pop(REFUSED_BY_CYRUS)
         assert after == before
+
+
+@pytest.mark.parametrize("formats", [("mdbox", "maildir"), ("cyrus", "mdbox")], ids="-to-".join)
+async def test_what_a_client_does_past_the_lock_is_carried(
+    formats: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that was open before the lock writes on, after the last drain and before the commit."""
+    relocate = finalize._relocate
+
+    async with a_site(tmp_path, formats) as site:
+
+        def writes() -> None:
+            site.old.add("INBOX", b"Subject: too late\r\n\r\n")
+            site.old.flag("Sent", "\\Flagged toolate")
+            site.old.expunge("Sent")
+            site.old.move("Archive/2020", "INBOX")
+
+        async def late(t: Tenure) -> Register:
+            await trio.to_thread.run_sync(writes)
+            return await relocate(t)
+
+        monkeypatch.setattr(finalize, "_relocate", late)
+        request = await site.root.move(site.address, to="NEW")
+        with trio.fail_after(60):
+            done = await site.root.wait(request)
+        assert done.status == Status.COMPLETED.value, done.message
+        told = [entry.text for entry in (await site.root.report(request)).entries]
+        assert any("that got past the lock were carried" in text for text in told), told
+        assert not [text for text in told if "came to the source after the lock" in text]
+        before, after = site.old.mail(), site.new.mail()
+        assert before == after
+        assert any("toolate" in flags for _, flags, _ in after["Sent"]) or len(after["Sent"]) < 2
+
+
+async def test_a_source_that_is_gone_at_the_last_look_keeps_no_target_shut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(*args: object, **options: object) -> int:
+        raise EndpointUnavailable(endpoint="old", why="it closed the connection")
+
+    async with a_site(tmp_path, ("mdbox", "mdbox"), messages=3) as site:
+        monkeypatch.setattr(clean_up, "drain", gone)
+        request = await site.root.move(site.address, to="NEW")
+        with trio.fail_after(60):
+            done = await site.root.wait(request)
+        assert done.status == Status.COMPLETED_WITH_WARNING.value
+        told = [entry.text for entry in (await site.root.report(request)).entries]
+        assert any("The last look at the source was given up" in text for text in told), told
+        assert site.new.mail() == site.old.mail()
 
 
 async def test_a_move_taken_back_brings_what_came_since(tmp_path: Path) -> None:
