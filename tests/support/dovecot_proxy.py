@@ -24,7 +24,7 @@ base_dir = {folder}/run
 state_dir = {folder}/state
 log_path = {folder}/log
 instance_name = {name}
-protocols = imap
+protocols = {protocols}
 listen = {address}
 ssl = no
 disable_plaintext_auth = no
@@ -72,8 +72,13 @@ passdb {{
 
 
 @contextmanager
-def real_dovecot(folder: Path, *, address: str, port: int, ldap: str | None = None) -> Iterator[None]:
-    """A backend or, with `ldap` (what its dovecot-ldap.conf.ext says), a proxy. Running, and gone at the end."""
+def real_dovecot(
+    folder: Path, *, address: str, port: int, ldap: str | None = None, protocols: str = "imap", more: str = ""
+) -> Iterator[None]:
+    """A backend or, with `ldap` (what its dovecot-ldap.conf.ext says), a proxy. Running, and gone at the end.
+
+    more: the beginning of its configuration, which is asked before the rest; `{folder}` in it is its folder.
+    """
     program = required_root("dovecot" if ldap is None else "dovecot with LDAP")
     owner = pwd.getpwnam("nobody")
     values = {
@@ -84,12 +89,15 @@ def real_dovecot(folder: Path, *, address: str, port: int, ldap: str | None = No
         "password": PASSWORD,
         "uid": owner.pw_uid,
         "gid": owner.pw_gid,
+        "protocols": protocols,
     }
     for name in ("run", "state", "home"):
         (folder / name).mkdir(parents=True)
     os.chown(folder / "home", owner.pw_uid, owner.pw_gid)
     (folder / "dovecot-ldap.conf.ext").write_text(ldap or "")
-    (folder / "dovecot.conf").write_text((COMMON + (BACKEND if ldap is None else PROXY)).format(**values))
+    (folder / "dovecot.conf").write_text(
+        more.replace("{folder}", str(folder)) + (COMMON + (BACKEND if ldap is None else PROXY)).format(**values)
+    )
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(
             [program, "-F", "-c", str(folder / "dovecot.conf")], stdin=subprocess.DEVNULL, stdout=out, stderr=out

@@ -7,6 +7,7 @@ It takes mail for example.org, hands it to `transport`, and tries deferred mail 
 
 import os
 import pwd
+import shutil
 import signal
 import smtplib
 import socket
@@ -38,6 +39,7 @@ local_recipient_maps =
 virtual_mailbox_domains = example.org
 virtual_mailbox_maps = static:all
 virtual_transport = {transport}
+{more}
 smtpd_recipient_restrictions = permit_mynetworks, reject
 smtpd_client_connection_count_limit = 0
 smtpd_client_connection_rate_limit = 0
@@ -97,8 +99,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def real_postfix(folder: Path, *, transport: str) -> Iterator[Postfix]:
-    """Running, in `folder` (which its unprivileged parts can reach), and gone at the end."""
+def real_postfix(folder: Path, *, transport: str, more: str = "") -> Iterator[Postfix]:
+    """Running, in `folder` (which its unprivileged parts can reach), and gone at the end.
+
+    more: further lines of its main.cf.
+    """
     program = required_root("postfix")
     port = free_port()
     etc = folder / "etc"
@@ -106,11 +111,12 @@ def real_postfix(folder: Path, *, transport: str) -> Iterator[Postfix]:
         (folder / name).mkdir(parents=True)
     os.chown(folder / "data", pwd.getpwnam("postfix").pw_uid, -1)
     filled = {
-        "main.cf": MAIN.format(folder=folder, transport=transport),
+        "main.cf": MAIN.format(folder=folder, transport=transport, more=more),
         "master.cf": MASTER.format(port=port),
     }
     for name, text in filled.items():
         (etc / name).write_text(text)
+    shutil.copy("/etc/postfix/dynamicmaps.cf", etc)  # where it learns to ask an LDAP server
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(
             [program, "-c", str(etc), "start-fg"], stdout=out, stderr=out, stdin=subprocess.DEVNULL

@@ -51,6 +51,7 @@ SERVERS = {
     "ldapmodify": Server("ldap-utils", "ldapmodify"),
     "dovecot": Server("dovecot-imapd", "dovecot", module="/usr/lib/dovecot/imap"),
     "dovecot with LDAP": Server("dovecot-ldap", "dovecot", module="/usr/lib/dovecot/modules/auth/libauthdb_ldap.so"),
+    "dovecot with LMTP": Server("dovecot-lmtpd", "dovecot", module="/usr/lib/dovecot/lmtp"),
     "cyrus": Server("cyrus-imapd", "imapd", unpacked_in="usr/lib/cyrus/bin"),
 }
 
