@@ -96,3 +96,24 @@ async def test_folders_that_change_names_are_told_by_their_object_ids(tmp_path: 
         assert done.status == Status.COMPLETED.value, done.message
         assert new.mail() == old.mail()
         assert done.bytes_transferred == seeded.bytes_transferred
+
+
+async def test_a_special_use_that_may_not_stand_at_its_place_keeps_no_folder_from_it(tmp_path: Path) -> None:
+    """Our store lets `Sent` be anywhere; Cyrus, while it is the folder of sent mail, only at the top."""
+    async with a_site(tmp_path, shared_dovecot("mdbox"), shared_cyrus()) as (root, _, _, new):
+        await root.server_add("EX", version="2010")
+        await root.database_add("DB", server="EX")
+        address = new.user.removesuffix(".new").replace("@", "2@")
+        new.user = f"{address}.new"
+        await root.mailbox_add(address, database="DB")
+        mailbox = (await root.session(address).place()).mailbox
+        sent = await mailbox.create_folder(None, "Sent", special_use="\\Sent")
+        kept = await mailbox.create_folder(None, "Kept")
+        request = await root.move(address, to="NEW", suspend_when_ready_to_complete=True)
+        await root.wait(request)
+        assert special_uses(new) == {"Sent": "\\Sent"}
+        await mailbox.move_folder(sent, kept, "Sent")
+        await root.complete(request)
+        done = await root.wait(request)
+        assert done.status == Status.COMPLETED_WITH_WARNING.value, done.message
+        assert new.mail().keys() == {"INBOX", "Kept", "Kept/Sent"}

@@ -1,11 +1,13 @@
 """The folders of a mailbox on an IMAP server: CREATE, RENAME, DELETE, SUBSCRIBE; repeated, each does no harm."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import attrs
 
 from moverq.endpoints.imap.connection import Connection, Refused, error_of, mailbox_word, words
+from moverq.endpoints.imap.metadata import write_annotations
 from moverq.endpoints.imap.wire import Response, number, pairs, quoted
 from moverq.endpoints.mirrored.mirror import FolderRow
 from moverq.endpoints.mirrored.session import Places
@@ -18,6 +20,7 @@ class ImapPlaces:
     """`Places`, by one connection."""
 
     connection: Connection
+    remarks: list[str] = attrs.field(factory=list)
 
     async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
         if wire == b"INBOX":
@@ -36,8 +39,14 @@ class ImapPlaces:
         return self._error(last, doing=f"make folder {folder.name!r}")
 
     async def rename(self, folder: FolderRow, wire: bytes) -> MoveError | None:
+        rename = (b"RENAME ", mailbox_word(folder.wire), b" ", mailbox_word(wire))
         try:
-            await self.connection.run(b"RENAME ", mailbox_word(folder.wire), b" ", mailbox_word(wire))
+            try:
+                await self.connection.run(*rename)
+            except Refused:
+                if not await self._drop_special_use(folder):
+                    raise
+                await self.connection.run(*rename)
         except Refused as refused:
             # Done before a crash, and not noted?
             if not await self._exists(folder.wire) and await self._exists(wire):
@@ -58,6 +67,10 @@ class ImapPlaces:
         except Refused:
             return  # some servers refuse to unsubscribe what is not subscribed; nothing depends on it
 
+    async def annotate(self, wire: bytes, wanted: Mapping[str, str], present: Mapping[str, str]) -> None:
+        refused = await write_annotations(self.connection, wire, wanted, present)
+        self.remarks.extend(["the server does not keep an annotation of a folder"] * refused)
+
     async def delete(self, folder: FolderRow) -> bool:
         try:
             found = await self._status(folder.wire, b"MESSAGES")
@@ -73,6 +86,17 @@ class ImapPlaces:
             if await self._exists(folder.wire):
                 doing = f"delete folder {folder.state.name!r} ({quoted(folder.wire)!r})"
                 raise self._error(refused, doing=doing) from refused
+        return True
+
+    async def _drop_special_use(self, folder: FolderRow) -> bool:
+        """The folder has none any more. Cyrus lets one that has some only stand at the top."""
+        if not folder.server_special or not self.connection.has(b"METADATA"):
+            return False
+        try:
+            await self.connection.run(b"SETMETADATA ", mailbox_word(folder.wire), b" (/private/specialuse NIL)")
+        except Refused:
+            return False
+        self.remarks.append("the server keeps no special use of a folder at its place")
         return True
 
     async def _exists(self, wire: bytes) -> bool:

@@ -16,6 +16,7 @@ from moverq.endpoints.imap import listing, writing
 from moverq.endpoints.imap.appending import AppendOrder, append_all
 from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.login import connect
+from moverq.endpoints.imap.metadata import read_annotations
 from moverq.endpoints.imap.places import ImapPlaces
 from moverq.endpoints.imap.reading import Reading
 from moverq.endpoints.imap.seeding import PAGE_BYTES, PageAhead, read_page
@@ -71,6 +72,7 @@ class ImapSession:
         self.can_move = False
         """Messages can be moved between folders there, and it is told what they are called then."""
         self.item_bytes_max: int | None = None
+        self._are_annotations_known = False
         self._watch = Watch(self)
         self._greeted = False
         self._answer_s = answer_s
@@ -101,9 +103,17 @@ class ImapSession:
     def as_kept(self, content: bytes) -> bytes:
         return as_sent(content)
 
-    async def list_folders(self, *, known: Known | None) -> list[Listed]:
+    async def list_folders(self, *, known: Known | None, afresh: bool) -> list[Listed]:
         async with self.connection() as connection:
-            return await listing.list_folders(connection, await self.naming(connection), self.others, known=known)
+            listed = await listing.list_folders(connection, await self.naming(connection), self.others, known=known)
+            if known is not None:
+                due = afresh or not self._are_annotations_known
+                asked = [one for one in listed if one.selectable and (due or one.wire not in known)]
+                found = await read_annotations(connection, [one.wire for one in asked])
+                for one in asked:
+                    one.annotations = found.get(one.wire, {})
+                self._are_annotations_known = True
+            return listed
 
     async def arm(self) -> None:
         await self._watch.arm()

@@ -1,5 +1,6 @@
 """The folders of a Maildir: made, renamed, deleted, subscribed."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ class MaildirPlaces:
     """`Places`, by files."""
 
     session: "MaildirSession"
+    remarks: list[str] = attrs.field(factory=list)
 
     async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
         layout = await self.session.layout()
@@ -46,6 +48,10 @@ class MaildirPlaces:
 
     async def look(self, folder: FolderRow) -> tuple[int, int]:
         return self.session.validity, 0
+
+    async def annotate(self, wire: bytes, wanted: Mapping[str, str], present: Mapping[str, str]) -> None:
+        missing = len(wanted.items() - present.items())
+        self.remarks.extend(["a Maildir has no place for an annotation of a folder"] * missing)
 
     async def subscribe(self, wire: bytes, wanted: bool) -> None:
         layout = await self.session.layout()

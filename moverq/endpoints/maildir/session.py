@@ -173,7 +173,7 @@ class MaildirSession:
     async def greet(self) -> None:
         pass
 
-    async def list_folders(self, *, known: Known | None) -> Sequence[Listed]:
+    async def list_folders(self, *, known: Known | None, afresh: bool) -> Sequence[Listed]:
         layout = await self.layout()
         present = await self.ask(Mirror.folders)
 

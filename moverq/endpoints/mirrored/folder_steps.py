@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from moverq.endpoints.base import FolderStep, StepKind
+from moverq.endpoints.mirrored.listed import annotations_of
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.tree import NOSELECT
 from moverq.errors import MoveError, RequestRefused
@@ -28,25 +29,28 @@ async def take_steps(session: "MailSession", steps: Sequence[FolderStep], token:
     if not steps:
         return
     async with session.places() as places:
+        rows = {row.folder_id: row for row in await session.ask(Mirror.folders)}
         for step in steps:
-            rows = {row.folder_id: row for row in await session.ask(Mirror.folders)}
-            present = rows.get(step.folder.folder_id)
+            folder_id = step.folder.folder_id
+            present = rows.get(folder_id)
             if step.kind is StepKind.CREATE:
                 if present is None:
                     _check_place(rows, step.folder)
-                    await _create(session, places, rows, step.folder, token)
+                    rows[folder_id] = await _create(session, places, rows, step.folder, token)
             elif present is None:
                 continue
             elif step.kind is StepKind.REMOVE:
                 await _remove(session, places, rows, present, token)
+                del rows[folder_id]
+            elif step.kind is StepKind.MOVE:
+                _check_place(rows, step.folder)
+                present = await _rename(session, places, rows, present, step.folder, token)
+                await _update(session, places, present, step.folder, token)
+                # What is below it has other names there now.
+                rows = {row.folder_id: row for row in await session.ask(Mirror.folders)}
             else:
-                if step.kind is StepKind.MOVE:
-                    _check_place(rows, step.folder)
-                    present = await _rename(session, places, rows, present, step.folder, token)
-                    wanted = step.folder
-                else:
-                    wanted = attrs.evolve(step.folder, parent_id=present.state.parent_id, name=present.state.name)
-                await _update(session, places, rows, present, wanted, token)
+                wanted = attrs.evolve(step.folder, parent_id=present.state.parent_id, name=present.state.name)
+                rows[folder_id] = await _update(session, places, present, wanted, token)
 
 
 def _check(mirror: Mirror, token: int) -> None:
@@ -68,15 +72,21 @@ def _check_place(rows: dict[FolderId, FolderRow], folder: FolderState) -> None:
             raise RequestRefused(why=f"there is a folder {folder.name!r} already")
 
 
-def _put(mirror: Mirror, row: FolderRow, token: int, remark: str = "") -> None:
+def _put(mirror: Mirror, row: FolderRow, token: int, remarks: Sequence[str]) -> None:
     with mirror.changing():
         mirror.check_mover(token)
-        before = next((one for one in mirror.folders() if one.folder_id == row.folder_id), None)
-        uidnext = row.state.uidnext if before is None else max(row.state.uidnext, before.state.uidnext)
+        before = mirror.db.execute("SELECT uidnext FROM folders WHERE folder_id = ?", (row.folder_id,)).get
+        uidnext = max(row.state.uidnext, before or 0)
         mirror.put_folder(attrs.evolve(row, state=attrs.evolve(row.state, uidnext=uidnext)))
         mirror.raise_head(row.state.modseq, hierarchy=True)
-        if remark:
+        for remark in remarks:
             mirror.remark(remark)
+
+
+def _told(places: "Places") -> tuple[str, ...]:
+    told = tuple(places.remarks)
+    places.remarks.clear()
+    return told
 
 
 # ---- one step each
@@ -88,7 +98,7 @@ async def _create(
     rows: dict[FolderId, FolderRow],
     folder: FolderState,
     token: int,
-) -> None:
+) -> FolderRow:
     parent = rows[folder.parent_id].wire if folder.parent_id is not None else None
     taken = {row.wire for row in rows.values()}
     selectable = not NOSELECT.items() <= dict(folder.attributes).items()
@@ -115,11 +125,13 @@ async def _create(
     if selectable:
         row = await _look_at_new(places, row)
         await places.subscribe(wire, folder.subscribed)
-    remark = ""
+        await places.annotate(wire, annotations_of(folder.attributes), {})
+    remarks = _told(places)
     if folder.name != INBOX and session.known_naming.levels(wire)[-1] != folder.name:
         there = wire.decode("ascii", "replace")
-        remark = f"the server does not take the folder name {folder.name!r}; there it is called {there}"
-    await session.ask(partial(_put, row=row, token=token, remark=remark))
+        remarks += (f"the server does not take the folder name {folder.name!r}; there it is called {there}",)
+    await session.ask(partial(_put, row=row, token=token, remarks=remarks))
+    return row
 
 
 async def _look_at_new(places: "Places", row: FolderRow) -> FolderRow:
@@ -186,13 +198,8 @@ def _note_renamed(
 
 
 async def _update(
-    session: "MailSession",
-    places: "Places",
-    rows: dict[FolderId, FolderRow],
-    present: FolderRow,
-    wanted: FolderState,
-    token: int,
-) -> None:
+    session: "MailSession", places: "Places", present: FolderRow, wanted: FolderState, token: int
+) -> FolderRow:
     selectable = not NOSELECT.items() <= dict(wanted.attributes).items()
     row = attrs.evolve(present, state=wanted, selectable=selectable)
     if selectable and not present.selectable:
@@ -202,7 +209,10 @@ async def _update(
         row = await _look_at_new(places, row)
     if selectable and (wanted.subscribed != present.state.subscribed or not present.selectable):
         await places.subscribe(present.wire, wanted.subscribed)
-    await session.ask(partial(_put, row=row, token=token))
+    if selectable:
+        await places.annotate(present.wire, annotations_of(wanted.attributes), present.state.attributes)
+    await session.ask(partial(_put, row=row, token=token, remarks=_told(places)))
+    return row
 
 
 async def _remove(

@@ -16,6 +16,8 @@ class Listed:
     special_use: str = ""
     subscribed: bool = False
     mailbox_object: bytes = b""
+    annotations: Mapping[str, str] = attrs.field(factory=dict)
+    """By entry name, those that were asked for."""
     validity: int | None = None
     uidnext: int = 0
     modseq: int = 0
@@ -25,6 +27,11 @@ class Listed:
     def status(self) -> "Status | None":
         """None: it does not say when something changed, so nothing is known of it."""
         return (self.validity or 0, self.uidnext, self.modseq, self.items) if self.modseq else None
+
+
+def annotations_of(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Of a folder's attributes: those whose names begin with a slash, as no other's does."""
+    return {name: value for name, value in attributes.items() if name.startswith("/")}
 
 
 Status = tuple[int, int, int, int]

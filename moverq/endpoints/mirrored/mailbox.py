@@ -212,7 +212,7 @@ class MirroredMailbox:
         allowed = (GuardMode.OPEN, GuardMode.LOCKED)
         standing = await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.LOCKED, allowed=allowed))
         await self._hook(self.session.lock_command, standing)
-        return (await refresh(self.session)).watermark
+        return (await refresh(self.session, afresh=True)).watermark
 
     async def unlock(self, token: int) -> None:
         """The hook first: a mailbox that says open must be open."""

@@ -27,8 +27,10 @@ ROWS_MAX: Final = 20_000
 """Listed messages held before they are put into the mirror: about 6 MiB."""
 
 
-async def refresh(session: "MailSession") -> Standing:
+async def refresh(session: "MailSession", *, afresh: bool = False) -> Standing:
     """The mirror knows what the server has. One at a time; who comes while one runs waits and makes his own.
+
+    `afresh`: also that of which no status tells a change.
 
     Raises: EndpointUnavailable, EndpointBusy, EndpointBroken.
     """
@@ -37,7 +39,7 @@ async def refresh(session: "MailSession") -> Standing:
         known = None  # where the mirror is right, folders are known by their names
         if not standing.is_movers:
             known = {row.wire: (row.server_status, row.mailbox_object) for row in await session.ask(Mirror.folders)}
-        listed = await session.list_folders(known=known)
+        listed = await session.list_folders(known=known, afresh=afresh)
         rows = await session.ask(partial(_settle_tree, listed=listed, session=session))
         wanted = _wanted(rows, listed)
         orphans = await session.ask(_orphans)

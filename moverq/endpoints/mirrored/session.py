@@ -1,7 +1,7 @@
 """What a kind of mail system does for its mirrored mailboxes: `MailSession`, and the mirror's file that each has."""
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -25,6 +25,11 @@ T = TypeVar("T")
 class Places(Protocol):
     """The folders of a mailbox, where they are: what `folder_steps` asks for. Each is repeated without harm."""
 
+    @property
+    def remarks(self) -> list[str]:
+        """What the report should tell of what is otherwise there than it was wanted; who has read it empties it."""
+        ...
+
     async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
         """The folder is there under this name; or why it cannot be, to raise if no other name will do."""
         ...
@@ -38,6 +43,10 @@ class Places(Protocol):
         ...
 
     async def subscribe(self, wire: bytes, wanted: bool) -> None: ...
+
+    async def annotate(self, wire: bytes, wanted: Mapping[str, str], present: Mapping[str, str]) -> None:
+        """The folder has the annotations that are wanted and not `present`; those that cannot be kept are remarked."""
+        ...
 
     async def delete(self, folder: FolderRow) -> bool:
         """The folder is gone. False: it holds messages, so it stays."""
@@ -95,8 +104,9 @@ class MailSession(Protocol):
         """What the mail system can do is known."""
         ...
 
-    async def list_folders(self, *, known: Known | None) -> Sequence[Listed]:
-        """Every folder with its status, and its `mailbox_object`, if there are such, where `known` is given."""
+    async def list_folders(self, *, known: Known | None, afresh: bool) -> Sequence[Listed]:
+        """Every folder with its status, and, where `known` is given and the mail system has such, its `mailbox_object`
+        and annotations: those of new folders, of all when first asked, and `afresh`, for nothing tells of a change."""
         ...
 
     async def arm(self) -> None:

@@ -117,7 +117,7 @@ def _made(one: Listed, folder_id: FolderId, parent_id: FolderId | None, naming: 
             uidnext=max(1, one.uidnext),
             special_use=one.special_use,
             subscribed=one.subscribed,
-            attributes=NO_PROPERTIES if one.selectable else NOSELECT,
+            attributes={**one.annotations, **({} if one.selectable else NOSELECT)} or NO_PROPERTIES,
         ),
         wire=one.wire,
         selectable=one.selectable,
@@ -139,6 +139,7 @@ def _moved(before: FolderRow, one: Listed, parent_id: FolderId | None, naming: N
     attributes = dict(state.attributes)
     if one.selectable != before.selectable:
         attributes = {k: v for k, v in attributes.items() if k not in NOSELECT} | ({} if one.selectable else NOSELECT)
+    attributes |= one.annotations  # one that is gone may never have been taken there: it stays
     state = attrs.evolve(
         state,
         parent_id=parent_id,

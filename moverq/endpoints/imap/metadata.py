@@ -1,0 +1,73 @@
+"""Annotations of folders (METADATA, RFC 5464): a comment, a groupware's folder type.
+
+They travel as attributes of the folder, under their entry names (`/private/comment`), whose slash no other attribute
+has. Nothing at a server tells of a change, so they are read when a mailbox is first looked at, of a folder that is new,
+and once more at the lock. What a server keeps about itself is left out, and what is no text.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from moverq.endpoints.imap.connection import Connection, Piece, Refused, mailbox_word, words
+from moverq.endpoints.imap.wire import Literal, Response, is_quotable, quoted
+
+OWN: Final = ("/vendor/cmu/cyrus-imapd", "/vendor/vendor.dovecot", "/specialuse", "/thread")
+"""Below /private or /shared: sizes, dates and switches of the server that has them. Special uses travel otherwise."""
+VALUE_BYTES_MAX: Final = 64 << 10
+
+
+async def read_annotations(connection: Connection, folders: Sequence[bytes]) -> dict[bytes, dict[str, str]]:
+    """By folder, those of them that have some. All sent ahead; a folder that the server refuses to tell of has none.
+
+    Raises: EndpointUnavailable.
+    """
+    found: dict[bytes, dict[str, str]] = {}
+    if not connection.has(b"METADATA"):
+        return found
+
+    def take(response: Response) -> None:
+        said = words(response)
+        if bytes(said[0]).upper() != b"METADATA" or len(said) < 3 or not isinstance(said[2], list):
+            return
+        for name, value in zip(said[2][::2], said[2][1::2], strict=False):
+            entry = bytes(name).decode("ascii", "replace").lower()
+            below = "/" + entry.partition("/")[2].partition("/")[2]
+            if isinstance(value, Literal) and len(value) <= VALUE_BYTES_MAX and not below.startswith(OWN):
+                try:
+                    found.setdefault(bytes(said[1]), {})[entry] = value.decode("utf-8")
+                except UnicodeDecodeError:
+                    continue
+
+    asked = [
+        await connection.start(b"GETMETADATA (DEPTH infinity) ", mailbox_word(wire), b" (/private /shared)", take=take)
+        for wire in folders
+    ]
+    for command in asked:
+        try:
+            await connection.done(command)
+        except Refused:
+            continue
+    return found
+
+
+async def write_annotations(
+    connection: Connection, wire: bytes, wanted: Mapping[str, str], present: Mapping[str, str]
+) -> int:
+    """The folder has what is wanted and was not there in this form; how many the server does not keep.
+
+    Raises: EndpointUnavailable.
+    """
+    refused = 0
+    for name, value in wanted.items():
+        if present.get(name) == value:
+            continue
+        if not connection.has(b"METADATA"):
+            refused += 1
+            continue
+        data = value.encode()
+        word: Piece = quoted(data) if is_quotable(data) else Literal(data)
+        try:
+            await connection.run(b"SETMETADATA ", mailbox_word(wire), b" (" + name.encode() + b" ", word, b")")
+        except Refused:
+            refused += 1
+    return refused
