@@ -124,9 +124,11 @@ class Cyrus:
         subprocess.run(words, input=password.encode(), env=_environment(), check=True, capture_output=True)
 
     def stop(self) -> None:
+        """It ended, and its folder is gone."""
         if self.process is not None:
             self.process.terminate()
             self.process.wait(timeout=30)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def start_cyrus(*, alternate: bool = True, mechanisms: str = "PLAIN LOGIN", more: str = "") -> Cyrus:
@@ -203,12 +205,7 @@ def start_cyrus(*, alternate: bool = True, mechanisms: str = "PLAIN LOGIN", more
 def shared_cyrus() -> Cyrus:
     """This process's server, stopped when the process ends."""
     server = start_cyrus()
-
-    def end() -> None:
-        server.stop()
-        shutil.rmtree(server.folder, ignore_errors=True)
-
-    atexit.register(end)
+    atexit.register(server.stop)
     return server
 
 
