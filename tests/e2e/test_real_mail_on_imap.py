@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 import trio
 
-from moverq.endpoints.imap.normal_form import normal
+from moverq.endpoints.mirrored.normal_form import normal
 from moverq.mailfiles import MailItem, read_mail
 from moverq.model.request import Status
 from moverq.root import Root, init_root, open_root

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 import xxhash
@@ -17,6 +18,7 @@ from moverq.endpoints.base import FolderStep, StepKind, Target
 from moverq.endpoints.imap.endpoint import open_endpoint
 from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
+from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, leaves
 from moverq.model.change import FolderState, ItemContent, ItemState
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
@@ -146,6 +148,36 @@ async def test_a_source_is_read_and_followed_whatever_the_server_can_do(capabili
         batch = await source.read_feed(after, changes_max=100)
         assert (len(batch.items), len(batch.items_gone)) == (2, 1)
         assert batch.hierarchy is not None
+
+
+async def test_making_many_folders_reads_the_mirrors_folders_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a folder would be quadratic: two minutes for a mailbox of 600."""
+    read = 0
+    folders_of = Mirror.folders
+
+    def counted(mirror: Mirror) -> list[FolderRow]:
+        nonlocal read
+        read += 1
+        return folders_of(mirror)
+
+    steps = folders() + [
+        FolderStep(
+            StepKind.CREATE, FolderState(FolderId(new_id()), SENT_ID, f"{n}", modseq=3, uidvalidity=3, uidnext=1)
+        )
+        for n in range(40)
+    ]
+    steps += [FolderStep(StepKind.UPDATE, attrs.evolve(step.folder, subscribed=False, modseq=4)) for step in steps[2:]]
+    server = FakeImap()
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        monkeypatch.setattr(Mirror, "folders", counted)
+        await target.apply_folders(steps, 1)
+        assert read < 5
+        assert len(await target.read_hierarchy()) == 42
+    assert len(server.folders) == 42
 
 
 # ---- the connection ends, anywhere
