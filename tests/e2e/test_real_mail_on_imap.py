@@ -105,7 +105,7 @@ async def a_server(root: Root, kind: str, number: int) -> Mailbox:
 
 
 def but_for_dates_of_the_epoch(before: Mail, after: Mail) -> tuple[list["Counter[Message]"], list["Counter[Message]"]]:
-    """Cyrus takes 1970-01-01 00:00:00 for no date, and says now; the mirror, and so the next server, has it as it was."""
+    """Cyrus takes 1970-01-01 00:00:00 for no date, and says now; the mirror has it, and so has the next server."""
     undated = {digest for mail in (before, after) for f in mail.values() for digest, _, at in f if at == EPOCH}
 
     def without(mail: Mail) -> list["Counter[Message]"]:

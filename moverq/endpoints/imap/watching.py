@@ -23,6 +23,8 @@ RENEW_S: Final = 600.0
 """A connection that has watched for so long is made anew. RFC 2177 has servers end an IDLE after 30 minutes."""
 AGAIN_S: Final = 300.0
 """After a server did not let us watch, so long is only looked."""
+LASTED_S: Final = 60.0
+"""A connection that ended sooner was not let watch: made anew at once, it would be made again and again."""
 EVENTS: Final = (
     b"NOTIFY SET (selected (MessageNew MessageExpunge FlagChange)) "
     b"(personal (MessageNew MessageExpunge FlagChange MailboxName SubscriptionChange))"
@@ -77,6 +79,9 @@ class Watch:
         try:
             await self._connection.overhear(at_most_s=at_most_s)
         except MoveError:
+            now = trio.current_time()
+            if now - self._since < LASTED_S:
+                self._not_before = now + AGAIN_S
             await self.aclose()  # and look, at once: if the server is gone the look says so
 
     async def aclose(self) -> None:

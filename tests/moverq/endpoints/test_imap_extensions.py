@@ -27,7 +27,7 @@ from moverq.errors import EndpointBroken, RequestRefused
 from moverq.model.ids import InstanceId, MailboxId, new_id
 from tests.support.cyrus import Cyrus, start_cyrus
 from tests.support.dovecot import PASSWORD, Dovecot, start_dovecot
-from tests.support.fake_imap import FakeImap, open_fake
+from tests.support.fake_imap import RICH, FakeImap, Quirk, open_fake
 from tests.support.imap_servers import SERVERS, ImapServer
 
 slow = pytest.mark.slow
@@ -290,3 +290,28 @@ async def test_a_server_that_tells_nothing_is_looked_at(tmp_path: Path, monkeypa
             nursery.start_soon(source.wait_feed, head)
             await trio.sleep(0.1)
             server.add("INBOX", b"Subject: new\r\n\r\n")
+
+
+async def test_a_server_that_ends_every_idle_is_looked_at_and_not_asked_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "of the fake")
+
+    def ends(command: bytes, answer: bytes) -> bytes:
+        return b"+ idling\r\n* BYE not so long\r\n" if b" IDLE" in command.upper() else answer
+
+    async def address_of(mailbox_id: MailboxId) -> str:
+        return "ada@example.org"
+
+    quirk = Quirk(answer=ends)
+    async with (
+        open_fake(FakeImap(f"{RICH} IDLE", quirk=quirk)) as server,
+        open_endpoint("fake", server.url, mirrors=tmp_path, address_of=address_of, poll_s=0.02) as endpoint,
+    ):
+        instance = InstanceId(new_id())
+        await endpoint.adopt(MailboxId(new_id()), instance, "ada@example.org")
+        source = endpoint.source(instance)
+        head = await source.head()
+        with trio.move_on_after(0.5):
+            await source.wait_feed(head)
+        assert sum(b"IDLE" in command.upper() for command in quirk.commands) == 1
