@@ -1,5 +1,6 @@
 """The databases of a root that this process has open: each opened by the first who asks, and open until the end.
 
+One whose commit had an unknown outcome is closed, and opened again when it is needed next, which settles that commit.
 What opens a database must also close it, so each lives in a task of its own, in the nursery of whoever made this.
 Which kind of endpoint a database is, its path in the directory says: `endpoints.kinds`.
 """
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+import structlog
 import trio
 
 from moverq.directory.directory import Directory
@@ -90,7 +92,11 @@ class Databases:
     async def _hold_store(self, name: str, path: Path, *, task_status: trio.TaskStatus[StoreEndpoint]) -> None:
         async with open_endpoint(name, path) as endpoint:
             task_status.started(endpoint)
-            await trio.sleep_forever()
+            await endpoint.database.wait_broken()
+            structlog.get_logger("moverq.databases").warning(
+                "a commit failed half-way; the database is closed, and opened again when it is needed", database=name
+            )
+            del self._stores[name]
 
     async def _hold_mail_system(
         self, name: str, path: str, *, task_status: "trio.TaskStatus[MirroredEndpoint]"

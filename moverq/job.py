@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
+import structlog
 import trio
 
 from moverq.endpoints.base import Endpoint, GuardMode
@@ -73,6 +74,8 @@ class Job:
     """The last one that took the ledger over."""
     _heard: Wishes | None = attrs.field(default=None, init=False)
     """What the operator wanted when this was last looked at: waiting is cut short by what is new alone."""
+    _said: str = attrs.field(default="", init=False)
+    """What has been said of a ledger that cannot be written."""
 
     def __repr__(self) -> str:
         return f"<Job {self.request_id[:8]} {self.tenure!r}>"
@@ -255,7 +258,17 @@ class Job:
             )
             await ledger.write(self.request_id, token, entries=(entry,), change=change)
         except MoveError as error:
-            return _remedy(error) is not Remedy.STOP  # a ledger that cannot be written now is tried again, too
+            # A ledger that cannot be written now is tried again, too. Nobody can read in it why, so it is said here.
+            if _remedy(error) is not Remedy.STOP and str(error) != self._said:
+                self._said = str(error)
+                structlog.get_logger("moverq.worker").warning(
+                    "a move waits, and its ledger cannot say so",
+                    request=self.request_id,
+                    why=entry.text,
+                    ledger=str(error),
+                )
+            return _remedy(error) is not Remedy.STOP
+        self._said = ""
         if self.tools.drain and (hopeless or facts.has(CleanedUp)):
             return False
         return not hopeless or standing.wishes.remove

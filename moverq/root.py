@@ -13,7 +13,8 @@
 
 The verbs have the command line's words, so a script reads as a session at the prompt does. Databases are opened when
 they are first needed and stay open as long as the root: each lives in a task of its own, because what opens a database
-must also close it. Any number of processes may have a root open.
+must also close it. One whose commit had an unknown outcome is closed, and opened again when it is needed next. Any
+number of processes may have a root open.
 """
 
 import os

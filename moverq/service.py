@@ -6,6 +6,9 @@
 `stop` ends the intake and asks every job to leave at its next safe point; what the deadline cuts short goes on from
 the ledger at the next start. So does all that a killed worker leaves: there is no state that lives only here.
 
+Neither a busy or broken ledger nor a directory that is away ends a worker: it would take its moves with it. The intake
+says what it met, once, and looks again later; the jobs do the same, each for its move.
+
 Two workers may share a ledger. A file lock for each move keeps them out of each other's way, for efficiency alone:
 where it fails, the higher token wins and the other stops.
 """
@@ -14,13 +17,16 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+import structlog
 import trio
 
 from moverq.directory.directory import Directory
+from moverq.errors import MoveError
 from moverq.flow.backoff import wait_first
 from moverq.flow.byte_budget import ByteBudget
 from moverq.flow.file_lock import FileLock
 from moverq.flow.offload import Offload
+from moverq.flow.trouble import Trouble
 from moverq.job import Endpoints, Job
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
@@ -34,8 +40,9 @@ INTAKE_INTERVAL_S = 0.05
 """Between two looks at the ledger at least: one look answers many who rang."""
 INTAKE_SHARE = 0.1
 """Of the time, at most, goes into looking: with thousands of requests a look takes a while."""
-ELSEWHERE_S = 1.0
-"""Between two looks while another worker has a move: its death writes nothing, only the file lock tells of it."""
+SOON_S = 1.0
+"""Between two looks while another worker has a move: its death writes nothing, only the file lock tells of it. Also
+where a look has just worked again: it is not over before waiting works, too."""
 
 
 class Service:
@@ -69,6 +76,7 @@ class Service:
         self._resting: set[RequestId] = set()
         self._elsewhere = False
         """Another worker had one of the moves, as of the last look."""
+        self._trouble = Trouble(structlog.get_logger("moverq.worker"), "looking for moves to run", rng)
         self.waiting: dict[RequestId, str] = {}
         """Why requests that could run are not run now, as of the last look."""
 
@@ -110,34 +118,46 @@ class Service:
 
     async def _take_in(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> None:
         while True:
-            begun = trio.current_time()
-            asked, freed = self._ledger.asked, tools.freed.version
-            due = [standing for standing in await self._ledger.due() if self._only is None or self._only(standing)]
-            self._tell(due)
-            choice = choose_requests(
-                due,
-                running={i: job.is_quiet for i, job in self._jobs.items()},
-                resting=self._resting,
-                server_of={entry.name: entry.server for entry in await self._directory.databases()},
-                now_ms=self._ledger.now_ms(),
-                limits=self._limits,
-            )
-            looked_s = trio.current_time() - begun
-            self.waiting = dict(choice.waiting)
-            self._elsewhere = False
-            for request_id in choice.start:
-                await self._start(request_id, jobs, tools)
-            if tools.drain and not self._jobs and not choice.start:
-                intake.cancel()
-                return
-            await wait_first(
-                partial(self._ledger.wait_asked, asked),
-                partial(tools.freed.wait, freed),
-                at_most_s=self._rest_s(due),
-            )
-            if not tools.drain:
-                self._resting.clear()
-            await trio.sleep(max(INTAKE_INTERVAL_S, looked_s / INTAKE_SHARE))
+            rest_s = INTAKE_INTERVAL_S
+            try:
+                rest_s = max(rest_s, await self._look(jobs, tools, intake) / INTAKE_SHARE)
+            except* MoveError as group:
+                rest_s = self._trouble.met(group)
+            await trio.sleep(rest_s)
+
+    async def _look(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> float:
+        """What can start has been started, and something may have changed since. Returns how many seconds looking took.
+
+        Raises what ledger and directory do: nothing is decided by half a look.
+        """
+        begun = trio.current_time()
+        asked, freed = self._ledger.asked, tools.freed.version
+        due = [standing for standing in await self._ledger.due() if self._only is None or self._only(standing)]
+        self._tell(due)
+        choice = choose_requests(
+            due,
+            running={i: job.is_quiet for i, job in self._jobs.items()},
+            resting=self._resting,
+            server_of={entry.name: entry.server for entry in await self._directory.databases()},
+            now_ms=self._ledger.now_ms(),
+            limits=self._limits,
+        )
+        looked_s = trio.current_time() - begun
+        self.waiting = dict(choice.waiting)
+        self._elsewhere = False
+        for request_id in choice.start:
+            await self._start(request_id, jobs, tools)
+        if tools.drain and not self._jobs and not choice.start:
+            intake.cancel()
+        await wait_first(
+            partial(self._ledger.wait_asked, asked),
+            partial(tools.freed.wait, freed),
+            at_most_s=self._rest_s(due),
+        )
+        self._trouble.is_over()
+        if not tools.drain:
+            self._resting.clear()
+        return looked_s
 
     async def _start(self, request_id: RequestId, jobs: trio.Nursery, tools: Tools) -> None:
         lock = FileLock(self._ledger.lock_path(request_id))
@@ -170,7 +190,8 @@ class Service:
 
     def _rest_s(self, due: list[Standing]) -> float:
         date = next_date_ms(due)
-        most = min(self._limits.poll_wishes_s, ELSEWHERE_S) if self._elsewhere else self._limits.poll_wishes_s
+        is_soon = self._elsewhere or self._trouble.lasts
+        most = min(self._limits.poll_wishes_s, SOON_S) if is_soon else self._limits.poll_wishes_s
         return most if date is None else min(most, max(0.0, (date - self._ledger.now_ms()) / 1000))
 
 

@@ -103,6 +103,8 @@ class Committer:
     _stopped: StoreError | None = None
     _ahead: int = 0
     """Groups that are staged and not committed."""
+    broken: trio.Event = attrs.Factory(trio.Event)
+    """Set when a commit had an unknown outcome: only a fresh opener can go on."""
     commits: int = 0
     transactions: int = 0
 
@@ -275,6 +277,7 @@ class Committer:
         except StoreBroken as error:
             self._stop(error)
             _fail(group, error)
+            self.broken.set()
         except Exception as error:  # a bug, too, fails this group alone: it was rolled back before the log saw it
             _fail(group, error)
         except trio.Cancelled:

@@ -92,6 +92,10 @@ class Database:
         """The verbs of a mover."""
         return Mover(instance, self._committer)
 
+    async def wait_broken(self) -> None:
+        """Return when nothing more can be committed here (`StoreBroken`): leave the database, and open it again."""
+        await self._committer.broken.wait()
+
     async def create_mailbox(self, mailbox_id: MailboxId, instance: InstanceId) -> None:
         """An open, empty mailbox with an INBOX exists. Durable. Raises `Refused` where the instance exists."""
 

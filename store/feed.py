@@ -34,7 +34,10 @@ class Watch:
         return Armed(self, self._changed)
 
     async def run(self) -> None:
-        """Watch for commits of other processes while anyone waits, until cancelled."""
+        """Watch for commits of other processes while anyone waits, until cancelled.
+
+        A catalogue that cannot be read is a change: whoever waits looks, and meets the error itself.
+        """
         seen = self._version()
         while True:
             if not self._waiting:
@@ -46,8 +49,11 @@ class Watch:
                 self.poke()
             await trio.sleep(WATCH_PERIOD_S)
 
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA data_version").get)
+    def _version(self) -> int | None:
+        try:
+            return int(self._db.execute("PRAGMA data_version").get)
+        except apsw.Error:
+            return None
 
     async def _wait(self, event: trio.Event) -> None:
         self._waiting += 1

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from moverq.cli.common import INTERRUPTED, Exit, say
+from moverq.cli.common import INTERRUPTED, Exit, log_to_stderr, say
 from moverq.cli.progress import Display
+from moverq.errors import MoveError
 from moverq.model.ids import RequestId
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ async def wait_shown(root: "Root", requests: Sequence[RequestId], *, quiet: bool
         Exit: interrupted by a signal.
     """
     interrupted = False
+    log_to_stderr()
     # In the nursery: the wait, and the watch for signals, which the end of the wait ends.
     with Display(quiet=quiet) as display:
         async with trio.open_nursery() as nursery:
@@ -61,6 +63,7 @@ async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
     Raises:
         Exit: interrupted.
     """
+    log_to_stderr()
     got: list[int] = []
     news: set[RequestId] = set()
     service = root.service(on_progress=lambda progress: news.add(progress.request_id))
@@ -84,7 +87,8 @@ async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
                     shown = sorted(news | at_work)
                     news.clear()
                     news.update(at_work)  # once more when they have ended
-                    display(await root.look(shown, service))
+                    with suppress(MoveError):  # the worker itself says what keeps it from its ledger
+                        display(await root.look(shown, service))
                     await trio.sleep(LOOK_S)
 
             nursery.start_soon(watch_signals)
@@ -92,7 +96,8 @@ async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
             nursery.start_soon(root.upkeep)
             await service.run(drain=drain)
             nursery.cancel_scope.cancel()
-        display(await root.look(sorted(news)))
+        with suppress(MoveError):
+            display(await root.look(sorted(news)))
     if got:
         say("moverq: stopped. Nothing is lost: `moverq worker` goes on.")
         if signal.SIGINT in got:

@@ -8,6 +8,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from moverq.errors import EndpointBroken
+
 
 class FileLock:
     """Blocking, but never for long: call it through `Offload`."""
@@ -20,9 +22,12 @@ class FileLock:
         return f"<FileLock {self._path.name} {'held' if self._descriptor is not None else 'free'}>"
 
     def try_acquire(self) -> bool:
-        """Ours, or somebody else's."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Ours, or somebody else's. Raises `EndpointBroken` where there can be no such file."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise EndpointBroken(endpoint=str(self._path), why=f"cannot be made: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

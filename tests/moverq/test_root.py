@@ -1,19 +1,23 @@
 """The library's root: what a script sees of an organisation, its errors and its ends."""
 
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 
 import moverq
 from moverq import Root, init_root, open_root
-from moverq.errors import EndpointUnavailable, MailboxLocked, NotFound, RequestRefused
+from moverq.errors import EndpointBroken, EndpointUnavailable, MailboxLocked, NotFound, RequestRefused
 from moverq.limits import Limits
 from moverq.mailbox_files import Imported, import_mail
 from moverq.mailfiles import MailItem
 from moverq.mailmaker import make_mail
 from moverq.model.request import Status
+from moverq.session import Place
+from store.log.log import Log
 
 ADA = "ada@example.org"
 MESSAGE = b"Subject: hello\r\n\r\nhow are you?\r\n"
@@ -240,3 +244,33 @@ async def test_an_instance_that_nobody_names_is_told_and_kept(root: Root) -> Non
     assert sorted(str(one.known_to) for one in await root.instances("DB1")) == ["None", f"home of {ADA}"]
     assert (await (await root.store("DB1")).database.maintain()).dropped == 0
     assert len(await root.instances("DB1")) == 2
+
+
+async def test_a_database_whose_commit_failed_half_way_is_opened_again(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has a session, and who keeps the databases in order, go on with it; nobody starts the process again."""
+    session, numbers = root.session(ADA), count()
+
+    async def put(place: Place) -> str | None:
+        await place.mailbox.set_setting("x-number", next(numbers))
+        return place.home.database
+
+    assert await session.use(put) == "DB1"
+    before = await root.store("DB1")
+
+    def fail(self: Log, *_: object, **__: object) -> None:
+        raise OSError("the disk went away")
+
+    with structlog.testing.capture_logs() as said:
+        with monkeypatch.context() as patches:
+            patches.setattr(Log, "append", fail)
+            with pytest.raises(EndpointBroken, match="half-way"):
+                await session.use(put)
+        with trio.fail_after(10):
+            while root._databases._stores.get("DB1") is before:  # noqa: ASYNC110 (its task closes it)
+                await trio.sleep(0.01)
+        assert await session.use(put) == "DB1"
+        assert await root.deliver(ADA, MESSAGE)
+    assert (await root.store("DB1")) is not before
+    assert [one["database"] for one in said] == ["DB1"]

@@ -1,21 +1,26 @@
 """The worker: many requests, its limits, stopping, and operators who speak while it runs."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
+import structlog.testing
 import trio
 
 from moverq import moves
 from moverq.endpoints.base import Home
 from moverq.endpoints.memory import MemoryEndpoint
-from moverq.errors import EndpointBroken, EndpointUnavailable, MoveError, NotFound, RequestRefused
+from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, NotFound, RequestRefused
 from moverq.flow.file_lock import FileLock
 from moverq.model.ids import MailboxId
 from moverq.model.request import SyncStage
 from moverq.model.standing import Standing
 from tests.support.move_world import ADDRESS, SMALL, World, fill
+
+DAY_S = 86_400.0
 
 
 async def people(world: World, count: int) -> list[str]:
@@ -271,3 +276,86 @@ async def test_a_clock_that_falls_back_does_not_keep_what_never_was_a_home(
     await (await engine.service()).run(drain=True)
     assert not world.databases["DB2"].instances
     assert not await moves.list_moves(ledger)
+
+
+AWAY = EndpointUnavailable(endpoint="directory", why="no answer")
+BUSY = EndpointBusy(endpoint="ledger", retry_after_s=1.0)
+FULL = EndpointBroken(endpoint="ledger", why="the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("of", "verb", "error"),
+    [("directory", "databases", AWAY), ("ledger", "due", BUSY), ("ledger", "wait_asked", FULL)],
+)
+async def test_a_worker_outlives_what_its_intake_meets_and_says_it_once(
+    tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch, of: str, verb: str, error: MoveError
+) -> None:
+    """The move that is under way goes on meanwhile; what is asked for meanwhile begins afterwards."""
+    world = await World.make(tmp_path)
+    engine = world.engine()
+    ledger = await engine.ledger()
+    first, second = await people(world, 2)
+    service = await engine.service()
+    waits = await moves.new_move(ledger, engine.directory, first, "DB2", suspend_when_ready_to_complete=True)
+    asked = engine.directory if of == "directory" else ledger
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        await trio.sleep(5)
+        assert (await ledger.get(waits.request.request_id)).status.value == "AutoSuspended"
+
+        async def refuse(*_: object) -> object:
+            await trio.lowlevel.checkpoint()
+            raise error
+
+        with structlog.testing.capture_logs() as said:
+            with monkeypatch.context() as patches:
+                patches.setattr(asked, verb, refuse)
+                late = await moves.new_move(ledger, _without(engine.directory, verb), second, "DB3")
+                await trio.sleep(600)
+                is_at_work = late.request.request_id in service.progress
+                assert is_at_work == (verb == "wait_asked"), "only a whole look starts something"
+                assert waits.request.request_id in service.progress
+            await trio.sleep(60)
+            assert (await ledger.get(late.request.request_id)).status.value == "Completed"
+        service.stop()
+    events = [(one["log_level"], one.get("why")) for one in said]
+    assert events == [("warning", str(error)), ("info", None)]
+
+
+def _without(directory: object, verb: str) -> Any:
+    """An administrator's own way to the directory: what a worker meets is not met by him."""
+    found = copy.copy(directory)
+    found.__dict__.pop(verb, None)
+    return found
+
+
+async def test_a_worker_whose_ledger_cannot_be_written_says_so_and_goes_on_when_it_is_cured(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    world = await World.make(tmp_path)
+    await fill(world)
+    full = False
+
+    async def step(name: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if full and name == "ledger.write:before":
+            raise FULL
+
+    engine = world.engine(step=step)
+    ledger = await engine.ledger()
+    service = await engine.service()
+    asked = await moves.new_move(ledger, engine.directory, ADDRESS, "DB2", soak_s=DAY_S)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        with structlog.testing.capture_logs() as said:
+            full = True
+            await trio.sleep(600)
+            full = False
+            await trio.sleep(60)
+            assert (await ledger.get(asked.request.request_id)).message == str(FULL)
+            await moves.resume(ledger, asked.request.request_id)
+            await trio.sleep(60)
+        service.stop()
+    assert (await ledger.get(asked.request.request_id)).status.value == "Completed"
+    assert [(one["request"], one["ledger"]) for one in said] == [(asked.request.request_id, str(FULL))]
+    await world.check_safe(at_rest=True)

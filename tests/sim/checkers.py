@@ -8,12 +8,15 @@ logs; 27: logs of older releases) has tests elsewhere.
 from collections.abc import Mapping
 from typing import Any
 
+import trio
+
 from moverq.directory.directory import Register
 from moverq.endpoints.base import Home
 from moverq.model.facts import CleanedUp, CommitIntent, Fact, FeedWatermark, SoakUntil
 from moverq.model.ids import MailboxId
 from moverq.plan.hierarchy import is_parked
 from store.records import Mode
+from tests.sim.history import Op
 from tests.sim.observer import Instance, Observer, Request
 from tests.sim.world import World
 from tests.support.store_world import check_sums
@@ -35,6 +38,7 @@ class Rule:
     def fact_changed(self, request: Request, kind: str, token: int, fact: Fact | None) -> None: ...
     def request_gone(self, request: Request) -> None: ...
     def verb_ended(self, home: Home, verb: str, token: int, begun: int, ended: int) -> None: ...
+    def client_gave_up(self, address: str, op: Op) -> None: ...
     def over(self) -> None: ...
 
     def register_of(self, mailbox_id: bytes) -> Register:
@@ -372,6 +376,33 @@ class LockWithinBudget(Rule):
                 self.violate(f"{home} was locked for {held} ms and given back; its budget is {budget} ms")
 
 
+class OpenIsAnswered(Rule):
+    rule = "liveness: beside an open mailbox nobody waits"
+
+    def __init__(self, world: World, observer: Observer) -> None:
+        super().__init__(world, observer)
+        self._since = {home: 0.0 for home, found in observer.instances.items() if found.mode is Mode.OPEN}
+
+    def guard_changed(self, home: Home, before: Instance | None, after: Instance | None) -> None:
+        if after is not None and after.mode is Mode.OPEN:
+            self._since.setdefault(home, trio.current_time())
+        else:
+            self._since.pop(home, None)
+
+    def client_gave_up(self, address: str, op: Op) -> None:
+        if any(fault.kind not in HOLDS_UP_NOBODY for fault in self.world.scenario.faults):
+            return  # a process that is asleep, a directory that is away: any of them may be what it waits for
+        (register,) = [r.register for r in self.world.directory._recipients.values() if r.address == address]
+        since = self._since.get(register.home)
+        if since is not None and trio.current_time() - since > ANSWERED_S:
+            self.violate(f"{op}: {register} has been open for {trio.current_time() - since:.1f} s")
+
+
+HOLDS_UP_NOBODY = frozenset({"clock", "catalogue", "map loses a row"})
+ANSWERED_S = 10.0
+"""Within this a client of an open mailbox has its answer, whatever the rest of the world is doing."""
+
+
 class Met(Rule):
     """No rule: what was met, of the list that a run set must have met."""
 
@@ -404,4 +435,5 @@ RULES: tuple[type[Rule], ...] = (
     NothingDestroyedEarly,
     AbortLeavesTheSource,
     LockWithinBudget,
+    OpenIsAnswered,
 )

@@ -19,7 +19,7 @@ import trio
 
 from moverq.directory.directory import Register
 from moverq.directory.memory import MemoryDirectory
-from moverq.endpoints.store import StoreMailbox
+from moverq.endpoints.store import StoreMailbox, translated
 from moverq.errors import RegisterChanged
 from moverq.job import Job
 from moverq.ledger.ledger import Ledger
@@ -28,8 +28,10 @@ from moverq.model.facts import CommitIntent
 from moverq.phases import clean_up, finalize
 from moverq.phases.follow import drain, forward
 from moverq.plan.verification import check_accounts, digests_of
+from moverq.session import Place, Session
 from store import commit, delivering, guard, mover
 from store.commit import Committer
+from store.feed import Watch
 from store.frame import FrameKind, encode
 from store.log.log import Log
 from store.records import Mode
@@ -104,6 +106,7 @@ I19, I20, I21, I23 = (
     "I23 nothing is destroyed early",
 )
 LIVENESS = "liveness: all ends once faults stop"
+ANSWERED = "liveness: beside an open mailbox nobody waits"
 
 
 # ---- those of the model of the cutover
@@ -451,6 +454,36 @@ def purge_without_checks(patches: ExitStack) -> None:
 
     patches.enter_context(patch.object(clean_up, "_check_purge", unseen))
     patches.enter_context(patch.object(clean_up, "_check_register", unseen))
+
+
+# ---- who waits
+
+
+@mutant("wakes_within_the_process", caught=(ANSWERED,), faults=("clock",), is_busy=True)
+def wakes_within_the_process(patches: ExitStack) -> None:
+    """Who waits for a change is woken by commits of his own process alone."""
+    patches.enter_context(patch.object(Watch, "_version", lambda self: 0))
+
+
+@mutant(
+    "waits_for_the_next_turn",
+    test="tests/moverq/test_session.py::test_a_verb_that_met_a_lock_is_answered_whenever_the_guard_turns",
+)
+def waits_for_the_next_turn(patches: ExitStack) -> None:
+    """Who met a lock reads the register before the guard, and waits for whatever comes next."""
+
+    async def head_while_closed(self: Session, place: Place) -> int:
+        await trio.lowlevel.checkpoint()
+        return 0
+
+    async def wait_turn(self: Session, place: Place, head: int) -> None:
+        with translated(place.home.database):
+            info = await place.database.info(place.mailbox.instance)
+            if info.mode is not Mode.OPEN:
+                await place.database.wait_change(place.mailbox.instance, after=info.head)
+
+    patches.enter_context(patch.object(Session, "_head_while_closed", head_while_closed))
+    patches.enter_context(patch.object(Session, "_wait_turn", wait_turn))
 
 
 def _open_to_clients(patches: ExitStack, also: Callable[[Any], bool]) -> None:

@@ -8,6 +8,7 @@ nothing can happen between an effect and the look at it.
     register_changed  a mailbox has another home or epoch
     fact_changed      a fact was written or forgotten, a request taken over or removed
     verb_ended        a mover's verb was accepted: with which token, since when
+    client_gave_up    a client was not answered for as long as clients wait
 """
 
 import json
@@ -25,7 +26,7 @@ from moverq.model.request import MoveRequest
 from store.catalogue.schema import open_catalogue
 from store.layout import Layout
 from store.records import Mode
-from tests.sim.history import Seen, SeenFolder, SeenItem
+from tests.sim.history import Op, Seen, SeenFolder, SeenItem
 from tests.sim.scenario import DATABASES
 from tests.sim.seeded import CODEC
 from tests.sim.world import World
@@ -74,6 +75,7 @@ class Checker(Protocol):
     def fact_changed(self, request: Request, kind: str, token: int, fact: Fact | None) -> None: ...
     def request_gone(self, request: Request) -> None: ...
     def verb_ended(self, home: Home, verb: str, token: int, begun: int, ended: int) -> None: ...
+    def client_gave_up(self, address: str, op: Op) -> None: ...
     def over(self) -> None: ...
 
 
@@ -238,6 +240,11 @@ class Observer:
             return  # of what is gone already: nothing happened
         for checker in self.checkers:
             checker.verb_ended(Home(verb.database, InstanceId(verb.instance)), name, token, verb.begun, self.moment)
+
+    def client_gave_up(self, op: Op) -> None:
+        """The patience of who asked for this is over."""
+        for checker in self.checkers:
+            checker.client_gave_up(op.mailbox, op)
 
     def ring_ledgers(self, writer: object) -> None:
         """Whoever else has the ledger open sees that somebody has written."""

@@ -29,6 +29,7 @@ from moverq.errors import (
 from moverq.ledger.item_map import ItemMap
 from moverq.ledger.ledger import Ledger
 from moverq.model.ids import InstanceId, RequestId
+from moverq.model.standing import Standing
 from tests.sim.machine import Killed, ProcessDisk, disk_error, disk_full
 from tests.sim.observer import Observer
 from tests.sim.scenario import DATABASES
@@ -70,7 +71,6 @@ class Process:
                 # In the nursery: the body, and a task for each database it has open; the body's end ends them.
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    nursery.start_soon(self._watch_for_broken_stores)
                     await body(self)
                     nursery.cancel_scope.cancel()
         except BaseException as error:
@@ -89,20 +89,12 @@ class Process:
                 raise error
             return
         if any(isinstance(leaf, MoveError) for leaf in found):
-            # An error that ends a whole process: the supervisor starts it again.
+            # An error that ends a whole process: the supervisor starts it again. A worker has none, whatever it meets.
             self.world.say(self.name, "ended by", *(type(leaf).__name__ for leaf in found))
-            if self.world.is_calm:
-                self.world.violate("a process lives", f"{self.name} was ended by {found[0]!r} without a fault")
+            if self.world.is_calm or self.name.startswith("worker"):
+                self.world.violate("a process lives", f"{self.name} was ended by {found[0]!r}")
             return
         raise error
-
-    async def _watch_for_broken_stores(self) -> None:
-        """An operator, or a supervisor, starts a process again whose database says that it cannot go on."""
-        while True:
-            await trio.sleep(1.0)
-            if any(end.database._committer._stopped is not None for end in self._open.values()):
-                self.world.reach("a process restarted because its store was broken")
-                self.scope.cancel()
 
     # ---- faults
 
@@ -205,7 +197,9 @@ class Process:
                     self.world.machine.path(name), offload=offload, disk=disk, clock=self.world.now_ms
                 ) as database:
                     task_status.started(StoreEndpoint(name, database))
-                    await trio.sleep_forever()
+                    await database.wait_broken()
+                    self.world.reach("a database was opened again after a commit that failed half-way")
+                    del self._open[name]
             except store.Corruption as damage:
                 self.world.violate("I20 a log without damage", f"{name} cannot be opened after a fault: {damage}")
                 raise
@@ -254,6 +248,12 @@ class SimLedger(Ledger):
         self.__dict__.setdefault("_maps", []).append(made)
         return made
 
+    async def due(self) -> list[Standing]:
+        if self.process is not None and self.process.world.hit_anywhere("ledger busy"):
+            self.process.world.reach("the intake found the ledger busy")
+            raise EndpointBusy(endpoint="ledger", retry_after_s=1.0)
+        return await super().due()
+
     async def _effect(self, verb: str, effect: Callable[[], Awaitable[T]]) -> T:
         process = self.process
         if process is None:
@@ -292,6 +292,8 @@ class SimDirectory:
         async def call(*args: Any, **kwargs: Any) -> Any:
             await process.turn()
             if world.hit_anywhere("directory away"):
+                if verb == "databases" and process.name.startswith("worker"):
+                    world.reach("the intake found the directory away")
                 raise EndpointUnavailable(endpoint="directory", why="the simulation's directory is away")
             if verb == "relocate" and world.hit("asleep at the register", process.name):
                 process.paused_until = trio.current_time() + process.rng.expovariate(1 / 5.0)

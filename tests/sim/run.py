@@ -11,14 +11,16 @@ import random
 import shutil
 import tempfile
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 from unittest.mock import patch
 
 import apsw
 import attrs
+import structlog
 import trio
 
 import store
@@ -174,7 +176,8 @@ def _begin(world: World, observer: Observer, address: str) -> Known:
 
 
 def _patch(patches: ExitStack, world: World) -> None:
-    """Seams of a run that are no bounds: what the checkpoint relies on, and file locks that may do nothing."""
+    """Seams of a run that are no bounds: what the checkpoint relies on, file locks that may do nothing, and log lines,
+    which belong to the trace."""
 
     def noted(connection: object) -> bool:
         durable = is_durable(connection)  # type: ignore[arg-type]
@@ -182,6 +185,12 @@ def _patch(patches: ExitStack, world: World) -> None:
             world.machine.rely_on_catalogue(Path(connection.filename).parent.name)  # type: ignore[attr-defined]
         return durable
 
+    def told(_logger: object, level: str, event: MutableMapping[str, object]) -> NoReturn:
+        world.say(f"{level}:", event.pop("event"), dict(event))
+        raise structlog.DropEvent
+
+    patches.callback(structlog.reset_defaults)
+    structlog.configure(processors=[told])
     patches.enter_context(patch("store.database.is_durable", noted))
     patches.enter_context(patch("store.retention.TOMBSTONES_KEPT", world.scenario.tombstones))
     if not world.scenario.file_locks:

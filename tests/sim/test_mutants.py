@@ -68,4 +68,4 @@ def test_a_mutant_is_caught_by_a_test(mutant: Mutant) -> None:
 
 
 def test_there_is_a_mutant_for_each_tempting_mistake() -> None:
-    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) == 23
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) == 25

@@ -129,6 +129,8 @@ class People:
                 world.history.done(op, answer)
                 world.say(op)
                 return answer
+            world.say(op, "gave up")
+            self.observer.client_gave_up(op)
         except REFUSALS as error:
             self._note_quota(error, session)
             world.history.refused(op)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import apsw
 import pytest
 import trio
 import trio.testing
@@ -201,3 +202,23 @@ async def test_locking_is_a_change_with_a_modseq_of_its_own(database: Database, 
     assert (await database.feed(ALICE, after=before)).through == locked
     assert await database.mover(ALICE).lock(2) == locked
     assert await inbox_of(database)
+
+
+async def test_a_catalogue_that_cannot_be_read_for_a_moment_is_a_change_and_ends_nothing(
+    database: Database, mailbox: store.Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the database's tasks, which are everybody's: whoever waits looks for himself."""
+    at = await head(database)
+    watch = database._watch
+    broken = apsw.Connection(":memory:")
+    broken.close()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: database.wait_change(ALICE, after=at))
+        await trio.testing.wait_all_tasks_blocked(CUSHION)
+        armed = watch.armed()
+        with monkeypatch.context() as patches, trio.fail_after(5):
+            patches.setattr(watch, "_db", broken)
+            await armed.wait()
+            await trio.testing.wait_all_tasks_blocked(CUSHION)
+        assert len(nursery.child_tasks) == 1
+        await append(database, b"one")
