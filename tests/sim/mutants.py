@@ -8,7 +8,7 @@ The first ten are those of the model of the cutover, in its names.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -19,6 +19,8 @@ import trio
 
 from moverq.directory.directory import Register
 from moverq.directory.memory import MemoryDirectory
+from moverq.endpoints.imap import intents
+from moverq.endpoints.imap.mirror import Located, Mirror
 from moverq.endpoints.store import StoreMailbox, translated
 from moverq.errors import RegisterChanged
 from moverq.job import Job
@@ -284,6 +286,25 @@ def watermark_without_timeline(patches: ExitStack) -> None:
         return await read_feed(self, self._watermark(after.modseq), changes_max=changes_max)
 
     patches.enter_context(patch.object(StoreMailbox, "read_feed", any_timeline))
+
+
+@mutant(
+    "append_without_intent",
+    test="tests/moverq/endpoints/test_imap_quirks.py::test_an_append_whose_answer_nobody_heard_is_not_made_twice",
+)
+def append_without_intent(patches: ExitStack) -> None:
+    """What is to be appended to a server that names its own items is noted when the server has answered: of an APPEND
+    whose process died before, the next one knows nothing."""
+
+    def forgotten(mirror: Mirror, at_work: Iterable[int]) -> list[Located]:
+        busy = set(at_work)
+        with mirror.changing():
+            for seq, intent in list(mirror.db.execute("SELECT seq, intent FROM items WHERE server_uid IS NULL")):
+                if intent and intent not in busy:
+                    mirror.db.execute("DELETE FROM items WHERE seq = ?", (seq,))
+        return []
+
+    patches.enter_context(patch.object(intents, "in_doubt", forgotten))
 
 
 # ---- the store

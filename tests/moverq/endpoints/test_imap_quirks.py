@@ -234,6 +234,27 @@ async def test_a_source_whose_connection_ends_at_any_byte_is_read_whole_by_the_n
             assert read == server.contents()["INBOX"], f"cut after {cut} bytes"
 
 
+async def test_an_append_whose_answer_nobody_heard_is_not_made_twice(tmp_path: Path) -> None:
+    """The process dies with messages at the server and no answer; the next one finds its intent, and them."""
+    written = items(3)
+    server = FakeImap(RICH)
+    async with open_fake(server):
+        async with an_endpoint(server, tmp_path) as endpoint:
+            target = endpoint.target(InstanceId(b"t" * 16))
+            await target.create(MailboxId(b"m" * 16), 1)
+            await target.apply_folders(folders(), 1)
+            server.quirk.cut_after = server.quirk.sent
+            with pytest.raises(ExceptionGroup):
+                await target.write_items(written, 1)
+        assert any(server.contents().values()), "some came"
+        async with an_endpoint(server, tmp_path) as endpoint:
+            target = endpoint.target(InstanceId(b"t" * 16))
+            await target.claim(2)
+            assert await target.write_items(written, 2) == ()
+            await target.account()
+        assert server.contents() == expected(written)
+
+
 async def test_a_late_append_that_was_given_up_is_known_again_and_taken_away(tmp_path: Path) -> None:
     """The answer is lost and the messages are not there when they are looked for; then they come after all."""
     written = items(3)
