@@ -5,6 +5,7 @@ witness in words. Rules about what clients were told are in `judge`; what cannot
 logs; 27: logs of older releases) has tests elsewhere.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from moverq.plan.hierarchy import is_parked
 from store.records import Mode
 from tests.sim.history import Op
 from tests.sim.observer import Instance, Observer, Request
+from tests.sim.recovery import RULE as RECOVERY
+from tests.sim.scenario import DATABASES
 from tests.sim.world import World
 from tests.support.store_world import check_sums
 
@@ -37,6 +40,7 @@ class Rule:
     def register_changed(self, mailbox_id: MailboxId, before: Register, after: Register) -> None: ...
     def fact_changed(self, request: Request, kind: str, token: int, fact: Fact | None) -> None: ...
     def request_gone(self, request: Request) -> None: ...
+    def database_changed(self, database: str) -> None: ...
     def verb_ended(self, home: Home, verb: str, token: int, begun: int, ended: int) -> None: ...
     def client_gave_up(self, address: str, op: Op) -> None: ...
     def over(self) -> None: ...
@@ -168,6 +172,53 @@ class WritersBehindTheGuard(Rule):
         since = self._opened.get(home)
         if verb in ("write_items", "apply_changes", "apply_folders") and since is not None and since < begun:
             self.violate(f"{verb} with token {token} was accepted by {home}, which is open to clients")
+
+
+class OneForOne(Rule):
+    rule = "I10 a source item is at the target once"
+
+    def __init__(self, world: World, observer: Observer) -> None:
+        super().__init__(world, observer)
+        self._ever: dict[tuple[str, bytes], dict[bytes, tuple[bytes, int]]] = {}
+        """All items that an instance has ever had, as what message each."""
+        for database in DATABASES:
+            self.database_changed(database)
+
+    def database_changed(self, database: str) -> None:
+        for instance, item_id, message in self.observer.messages(database):
+            self._ever.setdefault((database, instance), {})[item_id] = message
+
+    def verb_ended(self, home: Home, verb: str, token: int, begun: int, ended: int) -> None:
+        """Of each message the target has no more items than the source has ever had."""
+        if verb not in ("write_items", "apply_changes"):
+            return
+        for request in self.requests_to(home):
+            source = request.request.source
+            if "committed" not in request.facts:
+                had = Counter(self._ever.get((source.database, source.instance), {}).values())
+                has = Counter(
+                    message for at, _, message in self.observer.messages(home.database) if at == home.instance
+                )
+                for message, times in has.items():
+                    if times > had[message]:
+                        self.violate(
+                            f"after {verb} with token {token} {home} has {times} items of message "
+                            f"{message[0].hex()[-12:]}, of which {source} has ever had {had[message]}"
+                        )
+                        return
+
+
+class DoubtEndsOnce(Rule):
+    rule = RECOVERY
+
+    def register_changed(self, mailbox_id: MailboxId, before: Register, after: Register) -> None:
+        """The epoch is raised in place to end a doubt. Whoever recovers again finds it raised, and leaves it."""
+        if before.home != after.home:
+            return
+        doubts = [request.facts.get(CommitIntent.kind) for request in self.requests_from(before.home)]
+        epochs = [doubt[1].epoch for doubt in doubts if doubt is not None and isinstance(doubt[1], CommitIntent)]
+        if before.epoch not in epochs:
+            self.violate(f"{before} was raised to {after}, and the intents in doubt are at epochs {epochs}")
 
 
 class BelowTheWatermark(Rule):
@@ -427,6 +478,8 @@ RULES: tuple[type[Rule], ...] = (
     RetiredIsRetired,
     NoUnlockInDoubt,
     WritersBehindTheGuard,
+    OneForOne,
+    DoubtEndsOnce,
     BelowTheWatermark,
     EqualAtTheCommit,
     OthersAreUntouched,

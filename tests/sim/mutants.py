@@ -27,6 +27,7 @@ from moverq.job import Job
 from moverq.ledger.ledger import Ledger
 from moverq.model.digest import FolderDigest
 from moverq.model.facts import CommitIntent
+from moverq.model.ids import new_id
 from moverq.phases import clean_up, finalize
 from moverq.phases.follow import drain, forward
 from moverq.plan.verification import check_accounts, digests_of
@@ -95,6 +96,7 @@ I7, I8, I9, I11 = (
     "I9 a purged item never comes back",
     "I11 what is below the watermark is at the target",
 )
+I10, I22 = "I10 a source item is at the target once", "I22 recovery is idempotent"
 I12, I15, I16, I17 = (
     "I12/I18 both sides are equal when the commit is decided",
     "I15 a delivery is there once",
@@ -305,6 +307,51 @@ def append_without_intent(patches: ExitStack) -> None:
         return []
 
     patches.enter_context(patch.object(intents, "in_doubt", forgotten))
+
+
+@mutant("items_named_anew", caught=(I10,), faults=("kill", "kill", "endpoint answers lost"), is_busy=True)
+def items_named_anew(patches: ExitStack) -> None:
+    """The target names items itself, and nobody keeps which is which: what is written again is there twice."""
+    write_items = StoreMailbox.write_items
+
+    async def named_anew(self: StoreMailbox, items: Any, token: int) -> Any:
+        anew = [
+            item._replace(state=item.state._replace(item_id=new_id(), uid=item.state.uid + 1000 * token))
+            for item in items
+        ]
+        return await write_items(self, anew, token)
+
+    patches.enter_context(patch.object(StoreMailbox, "write_items", named_anew))
+
+
+# ---- recovery
+
+
+@mutant(
+    "doubt_ended_again",
+    caught=(I22,),
+    faults=("asleep at the register",) * 3 + ("directory answers lost",) * 2,
+    first=13,
+)
+def doubt_ended_again(patches: ExitStack) -> None:
+    """Whoever finds a commit intent raises the epoch, also where the one before has done so already."""
+
+    async def settle_register(ledger: Any, directory: Any, request: Any, *, token: int, facts: Any) -> Any:
+        register = (await directory.recipient(request.mailbox_id)).register
+        if facts.has(CommitIntent) and register.home == request.source:
+            register = await directory.relocate(request.mailbox_id, expected=register, home=request.source)
+            await ledger.write(request.request_id, token, forget=(CommitIntent,))
+            facts = facts.minus(CommitIntent)
+        return register, facts
+
+    patches.enter_context(patch("moverq.job.settle_register", settle_register))
+    patches.enter_context(patch.object(finalize, "settle_register", settle_register))
+
+
+@mutant("recovery_forgets_its_place", caught=(I22,), faults=("power", "power", "catalogue", "kill in call"))
+def recovery_forgets_its_place(patches: ExitStack) -> None:
+    """What a dead process left in the log is applied, and it is not noted how far."""
+    patches.enter_context(patch("store.recovery.write_applied", lambda db, head: None))
 
 
 # ---- the store

@@ -7,6 +7,7 @@ nothing can happen between an effect and the look at it.
     guard_changed     an instance was made, turned, claimed, soft-deleted, destroyed
     register_changed  a mailbox has another home or epoch
     fact_changed      a fact was written or forgotten, a request taken over or removed
+    database_changed  something was committed in this database
     verb_ended        a mover's verb was accepted: with which token, since when
     client_gave_up    a client was not answered for as long as clients wait
 """
@@ -74,6 +75,7 @@ class Checker(Protocol):
     def register_changed(self, mailbox_id: MailboxId, before: Register, after: Register) -> None: ...
     def fact_changed(self, request: Request, kind: str, token: int, fact: Fact | None) -> None: ...
     def request_gone(self, request: Request) -> None: ...
+    def database_changed(self, database: str) -> None: ...
     def verb_ended(self, home: Home, verb: str, token: int, begun: int, ended: int) -> None: ...
     def client_gave_up(self, address: str, op: Op) -> None: ...
     def over(self) -> None: ...
@@ -156,6 +158,8 @@ class Observer:
             self.world.say(name, home.instance.hex()[-4:], _guard(before), "->", _guard(after))
             for checker in self.checkers:
                 checker.guard_changed(home, before, after)
+        for checker in self.checkers:
+            checker.database_changed(name)
 
     def look_at_ledger(self) -> None:
         """A blocking call on the ledger has ended."""
@@ -290,6 +294,16 @@ class Observer:
                 (home.instance,),
             )
         }
+
+    def messages(self, database: str) -> list[tuple[bytes, bytes, tuple[bytes, int]]]:
+        """Every item of a database: its instance, its id, and what makes it this message: content and date."""
+        return [
+            (instance, item_id, (content_hash, received_ms))
+            for instance, item_id, content_hash, received_ms in self._catalogues[database].execute(
+                "SELECT m.instance, i.item_id, i.content_hash, i.received_ms FROM item i "
+                "JOIN mailbox m ON m.no = i.mailbox"
+            )
+        ]
 
     def tombstones(self, home: Home) -> set[bytes]:
         db = self._catalogues[home.database]

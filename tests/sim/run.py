@@ -43,6 +43,8 @@ from tests.sim.machine import DATABASES as FOLDER
 from tests.sim.machine import Machine
 from tests.sim.observer import Observer
 from tests.sim.process import Process
+from tests.sim.recovery import RULE as RECOVERY
+from tests.sim.recovery import check_recovery
 from tests.sim.scenario import ADDRESSES, DATABASES, Fault, Scenario
 from tests.sim.seeded import simulate
 from tests.sim.workloads import Known, People, operate
@@ -351,6 +353,15 @@ class Theatre:
             await self._quiet.wait()
         self.observer.close()
         fallen = self.world.machine.power_off(seed)
+        for name in DATABASES:
+            found = check_recovery(
+                self.world.machine.path(name),
+                self.world.root / "scratch",
+                now_ms=self.world.now_ms(),
+                rng=random.Random(f"{seed} {name} recovery"),
+            )
+            if found is not None:
+                self.world.violate(RECOVERY, f"{name}: {found}")
         self.observer.open()
         self.world.say("power lost", fallen)
         self.world.reach("power lost")
