@@ -53,6 +53,8 @@ class MemoryDatabase:
     new_id: Callable[[], bytes] = new_id
     now_ms: Callable[[], int] = clock.now_ms
     item_bytes_max: int | None = None
+    fence: FenceClass = FenceClass.A
+    """What it is said to be. Whoever gets past the guard is the test's to play."""
     timeline: bytes = attrs.field(default=attrs.Factory(lambda self: self.new_id(), takes_self=True))
     instances: dict[InstanceId, MemoryInstance] = attrs.Factory(dict)
 
@@ -108,7 +110,7 @@ class MemoryEndpoint:
             has_feed=True,
             has_digests=True,
             has_one_writer=True,
-            fence=FenceClass.A,
+            fence=self.database.fence,
             item_bytes_max=self.database.item_bytes_max,
         )
 

@@ -198,6 +198,21 @@ class ItemMap:
 
         return await self._read(ask)
 
+    async def differing(self, states: Sequence[ItemState]) -> tuple[ItemState, ...]:
+        """Those of `states` that the map does not have, or has otherwise."""
+
+        def ask() -> tuple[ItemState, ...]:
+            known = self._present([state.item_id for state in states])
+            rows = [(state, self._row(state, None, 0)) for state in states]
+            return tuple(
+                state
+                for state, row in rows
+                if row.item_id not in known
+                or (known[row.item_id].folder_id, known[row.item_id].digest) != (row.folder_id, row.digest)
+            )
+
+        return await self._read(ask)
+
     async def is_sound(self) -> bool:
         """Do the maintained sums equal the sums over the rows? O(items): for tests, never under a lock."""
 

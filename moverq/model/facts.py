@@ -137,6 +137,15 @@ class ReverseWatermark:
 
 
 @attrs.frozen(kw_only=True)
+class StragglersSeen:
+    """What came to the retired source past its lock is in the report up to here. Only where the fence is not of class
+    A."""
+
+    kind: ClassVar[str] = "stragglers_seen"
+    watermark: Watermark
+
+
+@attrs.frozen(kw_only=True)
 class PurgeAllowed:
     """Both checks passed: the retired source may be soft-deleted. From here on there is no rollback to it."""
 
@@ -175,6 +184,7 @@ Fact = (
     | CleanedUp
     | SoakUntil
     | ReverseWatermark
+    | StragglersSeen
     | PurgeAllowed
     | SourceRemoved
     | Purged
@@ -194,6 +204,7 @@ FACT_KINDS: tuple[type[Fact], ...] = (
     CleanedUp,
     SoakUntil,
     ReverseWatermark,
+    StragglersSeen,
     PurgeAllowed,
     SourceRemoved,
     Purged,

@@ -5,16 +5,15 @@ no client can reach. A rollback then finds an old home that lacks a batch at mos
 mailbox that people use: an error is reported, waited out and tried again, and never makes the move a failed one.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-
-import trio
 
 from moverq.endpoints.base import FenceClass
 from moverq.errors import FeedTrimmed
 from moverq.flow.backoff import wait_first
-from moverq.model.facts import FeedWatermark, ReverseWatermark, SoakUntil
-from moverq.model.report import EntryKind
+from moverq.model.change import ItemState, Watermark
+from moverq.model.facts import FeedWatermark, ReverseWatermark, SoakUntil, StragglersSeen
+from moverq.model.report import EntryKind, ReportEntry
 from moverq.phases.carry import Carrier
 from moverq.phases.follow import note_bad
 from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure
@@ -22,7 +21,6 @@ from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure
 
 async def soak(t: Tenure) -> bool:
     """The soak is over: True when its time is (or an operator said so), False when a rollback was asked for."""
-    await _look_for_stragglers(t)
     carrier = Carrier(
         reader=t.target_as_source, writer=t.source_as_target, token=t.token, item_map=t.item_map, limits=t.limits
     )
@@ -33,8 +31,10 @@ async def soak(t: Tenure) -> bool:
         if t.standing.wishes.superseded_by is not None:
             return False
         if t.standing.wishes.finish or t.now_ms() >= until_ms:
+            await _look_for_stragglers(t, carrier)
             return True
         await _carry_back(t, carrier)
+        await _look_for_stragglers(t, carrier)
         t.rest()
         if t.tools.drain:
             raise LeaveAtSafePoint(Reason.STOP)
@@ -68,23 +68,40 @@ async def _carry_back(t: Tenure, carrier: Carrier) -> None:
         await t.safe_point()
 
 
-async def _look_for_stragglers(t: Tenure) -> None:
-    """Fence classes B to D: did a writer get past the lock? What came to the retired source after the last drain is
-    reported, item by item. It is not written to the target: that is open, and its user's alone."""
+async def _look_for_stragglers(t: Tenure, carrier: Carrier) -> None:
+    """Fence classes B to D: did a writer get past the lock? What came to the retired source since the last drain, and
+    is not of our carrying, is reported, item by item and once. It is not written to the target: that is open, and its
+    user's alone.
+    """
     if t.source.capabilities.fence is FenceClass.A:
         return
-    await trio.lowlevel.checkpoint()
-    batch = await t.source.read_feed(t.facts.need(FeedWatermark).watermark, changes_max=t.limits.feed_changes_max)
-    if batch.items:
-        await t.write(
-            entries=[
-                t.entry(
-                    EntryKind.STRAGGLER,
-                    f"Item {state.item_id.hex()} ({state.size:,} bytes) came to the source after the lock.",
-                    item_id=state.item_id.hex(),
-                    size=state.size,
-                )
-                for state in batch.items
-            ],
-            counters={"warnings": t.standing.counters.warnings + len(batch.items)},
-        )
+    await _carry_back(t, carrier)  # from here on the map knows all that we have brought there
+    more = True
+    while more:
+        seen = t.facts.get(StragglersSeen) or t.facts.need(FeedWatermark)
+        try:
+            batch = await t.source.read_feed(seen.watermark, changes_max=t.limits.feed_changes_max)
+        except FeedTrimmed as error:
+            text = f"What came to the source after the lock cannot be told any more: {error}"
+            await _note_stragglers(t, await t.source.head(), [t.entry(EntryKind.WARNING, text)])
+            return
+        late = await t.item_map.differing(batch.items)
+        if late:
+            await _note_stragglers(t, batch.through, [_straggler(t, state) for state in late])
+        elif batch.through != seen.watermark:
+            t.note(StragglersSeen(watermark=batch.through))
+        more = batch.more
+
+
+def _straggler(t: Tenure, state: ItemState) -> ReportEntry:
+    return t.entry(
+        EntryKind.STRAGGLER,
+        f"Item {state.item_id.hex()} ({state.size:,} bytes) came to the source, or changed there, after the lock.",
+        item_id=state.item_id.hex(),
+        size=state.size,
+    )
+
+
+async def _note_stragglers(t: Tenure, through: Watermark, entries: Sequence[ReportEntry]) -> None:
+    warned = {"warnings": t.standing.counters.warnings + len(entries)}
+    await t.write(StragglersSeen(watermark=through), entries=entries, counters=warned)

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from moverq import moves
-from moverq.endpoints.base import GuardMode, Home
+from moverq.endpoints.base import FenceClass, GuardMode, Home
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MailboxLocked, RequestRefused
 from moverq.ledger.ledger import Ledger
 from moverq.model.facts import SeedWatermark
@@ -365,6 +365,33 @@ async def test_a_rollback_takes_the_mailbox_back_with_what_came_since(desk: Desk
     await desk.world.check_safe(at_rest=True)
     with pytest.raises(RequestRefused, match="taking this move back already"):
         await moves.rollback(ledger, desk.engine.directory, request_id, idempotency_key="another")
+
+
+async def test_stragglers_are_named_once_and_a_trimmed_feed_of_the_old_home_does_not_hold_up_the_soak(
+    desk: Desk,
+) -> None:
+    desk.world.databases["DB1"].fence = FenceClass.D
+    request_id = await desk.ask()
+    await desk.run(request_id)
+    source = next(iter(desk.world.databases["DB1"].instances.values()))
+    late = []
+    for trimmed in (False, False, True):
+        retired = source.guard
+        source.guard = attrs.evolve(retired, mode=GuardMode.OPEN)
+        late.append(source.deliver(b"Subject: late\r\n\r\n"))
+        source.guard = retired
+        if trimmed:
+            source.trim(source.head)
+        for _ in range(2):
+            await desk.run(request_id)
+    report = await desk.report(request_id)
+    named = [entry.data["item_id"] for entry in report.of(EntryKind.STRAGGLER)]
+    assert named == [item_id.hex() for item_id in late[:2] if item_id is not None]
+    assert [entry.text[:57] for entry in report.of(EntryKind.WARNING)] == [
+        "What came to the source after the lock cannot be told any"
+    ]
+    await moves.complete(await desk.engine.ledger(), request_id)
+    assert (await desk.run(request_id)).sync_stage == "SyncFinished"
 
 
 async def test_trouble_with_the_way_back_never_fails_a_completed_move(tmp_path: Path, autojump_clock: object) -> None:
