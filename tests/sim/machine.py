@@ -27,6 +27,8 @@ class Killed(BaseException):
     """The process is gone: no `except Exception` goes on after this."""
 
 
+BLOCKED = "blocked"
+"""The kind of a call that waits for a lock which somebody has."""
 OnCall = Callable[[str, Path], None]
 """Called before and after each disk call with its kind; raises what goes wrong there."""
 
@@ -140,7 +142,11 @@ class _ProcessFile(File):
         return self._plain.is_linked()
 
     def lock(self, *, exclusive: bool, wait: bool) -> bool:
-        return self._plain.lock(exclusive=exclusive, wait=wait)
+        while not self._plain.lock(exclusive=exclusive, wait=False):
+            if not wait:
+                return False
+            self._on_call(BLOCKED, self.path)
+        return True
 
     def unlock(self) -> None:
         self._plain.unlock()

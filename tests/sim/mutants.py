@@ -33,7 +33,9 @@ from moverq.phases.follow import drain, forward
 from moverq.plan.verification import check_accounts, digests_of
 from moverq.session import Place, Session
 from store import commit, delivering, guard, mover
+from store.catalogue.schema import read_applied
 from store.commit import Committer
+from store.database import _Resources
 from store.feed import Watch
 from store.frame import FrameKind, encode
 from store.log.log import Log
@@ -56,6 +58,8 @@ class Mutant:
     """The seed to begin with: one that caught it once, to save time; it may be any."""
     is_busy: bool = False
     """Brought out by a client that never rests."""
+    splits: bool = False
+    """Brought out where blocking calls overlap."""
     verbs: tuple[str, ...] = ()
     """What the administrator does besides moving."""
 
@@ -346,6 +350,24 @@ def doubt_ended_again(patches: ExitStack) -> None:
 
     patches.enter_context(patch("moverq.job.settle_register", settle_register))
     patches.enter_context(patch.object(finalize, "settle_register", settle_register))
+
+
+@mutant(
+    "cut_before_the_mutex",
+    caught=(I1, I17, I19, I20, LIVENESS, ANSWERED),
+    faults=("kill",) * 4,
+    is_busy=True,
+    splits=True,
+)
+def cut_before_the_mutex(patches: ExitStack) -> None:
+    """An opener cuts what stands behind the catalogue's place for a torn tail, and waits for the mutex afterwards."""
+    recover = _Resources._recover
+
+    def early(self: _Resources) -> Any:
+        self.log.cut(read_applied(self.committing)[1])
+        return recover(self)
+
+    patches.enter_context(patch.object(_Resources, "_recover", early))
 
 
 @mutant("recovery_forgets_its_place", caught=(I22,), faults=("power", "power", "catalogue", "kill in call"))

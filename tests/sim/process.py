@@ -30,9 +30,10 @@ from moverq.ledger.item_map import ItemMap
 from moverq.ledger.ledger import Ledger
 from moverq.model.ids import InstanceId, RequestId
 from moverq.model.standing import Standing
-from tests.sim.machine import Killed, ProcessDisk, disk_error, disk_full
+from tests.sim.machine import BLOCKED, Killed, ProcessDisk, disk_error, disk_full
 from tests.sim.observer import Observer
 from tests.sim.scenario import DATABASES
+from tests.sim.split import pause, run_split
 from tests.sim.world import LIMITS, World
 from tests.support.store_move_world import EFFECTS
 
@@ -40,6 +41,8 @@ T = TypeVar("T")
 
 TURN_S = 0.004
 """What a blocking call takes, on average, where it takes any time."""
+SPLIT_CHANCE = 0.3
+"""At each disk call of a run that splits them."""
 SLOW_TURN_S = 0.5
 """The same on a slow disk."""
 
@@ -119,9 +122,18 @@ class Process:
             raise Killed
 
     def on_disk_call(self, kind: str, path: Path) -> None:
-        """Before or after a disk call of this process."""
+        """Before or after a disk call of this process, or where it finds a lock taken that it waits for."""
         if self.is_dead:
             raise Killed
+        if kind == BLOCKED or (self.world.scenario.splits and self.rng.random() < SPLIT_CHANCE):
+            paused = pause()
+            assert paused or kind != BLOCKED, f"{self} waits for {path} where nobody else can run"
+            if paused:
+                self.world.reach(
+                    "waited for another's lock" if kind == BLOCKED else "others ran within a blocking call"
+                )
+            if self.is_dead:
+                raise Killed
         if self.dies_in_calls:
             self.dies_in_calls -= 1
             if not self.dies_in_calls:
@@ -225,7 +237,10 @@ class SimOffload:
         try:
             await self._process.turn(self._where)
             try:
-                answer = fn()
+                if self._process.world.scenario.splits:
+                    answer = await run_split(fn, partial(self._process.turn, self._where))
+                else:
+                    answer = fn()
             finally:
                 if self._after is not None:
                     self._after()

@@ -14,6 +14,8 @@ DATABASES = ("DB1", "DB2", "DB3")
 ADDRESSES = ("ada@example.org", "bob@example.org")
 """Two mailboxes that are used and moved; a third, in the template, is nobody's and must stay as it is."""
 
+SPLITS_SHARE = 0.25
+
 CLIENT_VERBS = (
     *("append",) * 6, *("flag",) * 5, *("move",) * 4, *("delete",) * 2, *("purge",) * 3, *("copy",) * 2,
     *("read",) * 6, *("folder",) * 2, *("rename",) * 2, "swap", "cycle", "invert", "nest", "drop", "setting",
@@ -61,6 +63,8 @@ class Scenario:
     fronts: int
     file_locks: bool
     """False: the workers' file locks do nothing, as on a file system without them. They are for efficiency only."""
+    splits: bool
+    """Blocking calls give way in the middle: those of other processes overlap them."""
     tombstones: int
     """How many a mailbox keeps: few, and feeds are trimmed."""
     lock_budget_ms: int
@@ -71,7 +75,10 @@ class Scenario:
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
-        lines = [f"seed {self.seed}: {self.workers} workers, {self.fronts} fronts, file locks {self.file_locks}"]
+        lines = [
+            f"seed {self.seed}: {self.workers} workers, {self.fronts} fronts, file locks {self.file_locks}, "
+            f"splits {self.splits}"
+        ]
         lines += [f"  {step}" for step in sorted((*self.acts, *self.faults), key=lambda step: step.at)]
         return "\n".join(lines)
 
@@ -87,6 +94,7 @@ def plan_scenario(seed: int, *, kinds: Sequence[str] | None = None) -> Scenario:
         workers=workers,
         fronts=1,
         file_locks=rng.random() < 0.4,
+        splits=random.Random(f"{seed} splits").random() < SPLITS_SHARE,
         tombstones=rng.choice((1, 3, 200_000)),
         lock_budget_ms=rng.choice((200, 1000, 60_000)),
         soak_s=rng.choice((0.5, 5.0, 30.0)),

@@ -28,7 +28,7 @@ def scenario_for(mutant: Mutant, seed: int) -> Scenario:
         verbs = ("append", "flag", "move", "append")
         asked += tuple(Act(0.2 + 0.015 * n, "client0", verbs[n % 4], (n * 7, n * 5, n * 3)) for n in range(80))
     acts = sorted((*plain.acts, *asked), key=lambda act: act.at)
-    return attrs.evolve(plain, workers=max(plain.workers, 2), file_locks=False, acts=tuple(acts))
+    return attrs.evolve(plain, workers=max(plain.workers, 2), file_locks=False, splits=mutant.splits, acts=tuple(acts))
 
 
 def hunt(mutant: Mutant, *, seeds: int = SEEDS) -> tuple[int, Outcome | None]:

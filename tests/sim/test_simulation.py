@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import attrs
 import pytest
 
 from tests.sim.__main__ import commit
@@ -48,6 +49,16 @@ def test_the_same_seed_is_the_same_run() -> None:
     for seed in (3, 15, 22):
         assert run(plan_scenario(seed)).digest == run(plan_scenario(seed)).digest
     assert run(plan_scenario(3)).digest != run(plan_scenario(15)).digest
+
+
+def test_blocking_calls_overlap_and_the_seed_decides_how() -> None:
+    scenarios = [attrs.evolve(plan_scenario(seed), splits=True) for seed in range(100, 106)]
+    outcomes = [run(scenario) for scenario in scenarios]
+    for outcome in outcomes:
+        hold(outcome)
+    assert sum(outcome.sometimes["others ran within a blocking call"] for outcome in outcomes) > 100
+    assert any(outcome.sometimes["waited for another's lock"] for outcome in outcomes)
+    assert run(scenarios[0]).digest == outcomes[0].digest
 
 
 def test_the_same_seed_is_the_same_run_in_another_process() -> None:
