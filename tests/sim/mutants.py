@@ -19,8 +19,8 @@ import trio
 
 from moverq.directory.directory import Register
 from moverq.directory.memory import MemoryDirectory
-from moverq.endpoints.imap import intents
-from moverq.endpoints.imap.mirror import Located, Mirror
+from moverq.endpoints.mirrored import intents
+from moverq.endpoints.mirrored.mirror import Located, Mirror
 from moverq.endpoints.store import StoreMailbox, translated
 from moverq.errors import RegisterChanged
 from moverq.job import Job
@@ -303,7 +303,7 @@ def append_without_intent(patches: ExitStack) -> None:
     whose process died before, the next one knows nothing."""
 
     def forgotten(mirror: Mirror, at_work: Iterable[int]) -> list[Located]:
-        busy = set(at_work)
+        busy = {intents.NOBODY, *at_work}
         with mirror.changing():
             for seq, intent in list(mirror.db.execute("SELECT seq, intent FROM items WHERE server_uid IS NULL")):
                 if intent and intent not in busy:
