@@ -8,7 +8,7 @@ Any process may open a database, at the same time as others, without a daemon. L
 lock on a file. Work that needs a database alone (rebuild, restore) takes `open.lock` exclusively; everybody else holds
 it shared.
 
-Tasks: the committer's two, and the watch. Readers are connections of their own, handed out one at a time.
+Tasks: the committer's four, and the watch. Readers are connections of their own, handed out one at a time.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,8 +33,16 @@ from store.disk import Disk, File
 from store.errors import FeedTrimmed, Refused, StoreBroken, StoreBusy, StoreClosed
 from store.feed import Watch
 from store.ids import FolderId, InstanceId, ItemId, LogHead, MailboxId, Signature
+from store.lane import Lane
 from store.layout import Layout, generation_numbers
-from store.limits import COMMIT_CACHE_BYTES, FEED_CHANGES_MAX, FETCH_BYTES_MAX, READERS
+from store.limits import (
+    COMMIT_CACHE_BYTES,
+    COPIED_ITEMS_MAX,
+    FEED_CHANGES_MAX,
+    FETCH_BYTES_MAX,
+    GROUP_ITEMS_MAX,
+    READERS,
+)
 from store.log.checkpoint import Checkpoint, make_checkpoint
 from store.log.generation import GenerationHeader, make_generation
 from store.log.log import Log
@@ -377,9 +385,9 @@ async def open_database(
             resources.layout,
             resources.committing,
             resources.log,
-            resources.writer,
+            Lane(resources.writer, offload(), GROUP_ITEMS_MAX),
+            Lane(resources.copies_writer, offload(), COPIED_ITEMS_MAX),
             resources.commit_lock,
-            offload(),
             writer_offload,
             clock,
             watch.poke,
@@ -438,6 +446,7 @@ class _Resources:
         except apsw.Error as error:
             raise catalogue_error(layout.catalogue, error) from error
         self.writer = self._keep(SegmentWriter(disk, layout))
+        self.copies_writer = self._keep(SegmentWriter(disk, layout))
 
     def _recover(self) -> LogHead:
         self.commit_lock.lock(exclusive=True, wait=True)

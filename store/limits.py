@@ -1,8 +1,9 @@
 """Every bound of the store, and the sums that relate them.
 
-Memory of one open database, at most: what waits for its commit (`QUEUE_BYTES_MAX`) + the group being staged and the
-one being committed (twice `GROUP_BYTES_MAX`) + for each reader, and for who writes, a page,
-a buffer of `STAGE_BYTES` and SQLite's page cache.
+Memory of one open database, at most: for each of the two lanes, clients' and copies', what waits for its commit
+(`QUEUE_BYTES_MAX`), the group being staged and the one being committed (twice `GROUP_BYTES_MAX`) and a buffer of
+`STAGE_BYTES`; SQLite's page cache of who commits; and for each reader a page, a buffer of `STAGE_BYTES` and SQLite's
+page cache.
 """
 
 KIB = 1024
@@ -35,6 +36,8 @@ GROUP_BYTES_MAX = 8 * MIB
 
 GROUP_ITEMS_MAX = 16_384
 """Items that one commit touches; what keeps its frame below `FRAME_BYTES_MAX` in all but absurd cases (refused)."""
+COPIED_ITEMS_MAX = 256
+"""Items of a bulk copy that are one transaction and one commit: less than 10 ms during which a delivery waits."""
 STAGED_BY_COMMITTER_BYTES_MAX = 256 * KIB
 """A group's content up to this, where no commit is going on, is not worth a thread hop of its own."""
 

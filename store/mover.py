@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
 import attrs
+import trio
 
 from store import guard
 from store.catalogue import queries
@@ -20,7 +21,7 @@ from store.commit import Committer
 from store.errors import NoSuchFolder, Refused, StoreError
 from store.guard import require_mover
 from store.ids import ContentRef, FolderId, InstanceId, ItemId, MailboxId
-from store.limits import FOLDER_DEPTH_MAX
+from store.limits import COPIED_ITEMS_MAX, FOLDER_DEPTH_MAX
 from store.names import check_name
 from store.proposal import Draft, Proposal
 from store.records import (
@@ -153,8 +154,31 @@ class Mover:
 
         The rows' places are not looked at; their `content_hash`, where known, is checked against the bytes. Returns
         those that are refused: bytes that do not have the promised hash or size, a UID that another item has.
-        """
 
+        Many are several transactions, so that no delivery waits long for the mutex; after an error, or cancelled,
+        some may be there.
+        """
+        if len(rows) <= COPIED_ITEMS_MAX:
+            return await self._put_items(rows, contents, token)
+        refused: dict[int, list[RefusedItem]] = {}
+        errors: list[StoreError] = []
+
+        async def put(at: int) -> None:
+            end = at + COPIED_ITEMS_MAX
+            try:
+                refused[at] = await self._put_items(rows[at:end], contents[at:end], token)
+            except StoreError as error:
+                errors.append(error)
+
+        # The parts, all at once: one is staged while the one before it is committed.
+        async with trio.open_nursery() as nursery:
+            for at in range(0, len(rows), COPIED_ITEMS_MAX):
+                nursery.start_soon(put, at)
+        if errors:
+            raise errors[0]
+        return [item for at in sorted(refused) for item in refused[at]]
+
+    async def _put_items(self, rows: Sequence[ItemRow], contents: Sequence[bytes], token: int) -> list[RefusedItem]:
         def decide(draft: Draft) -> list[RefusedItem]:
             require_mover(draft, token)
             merge = _Merge(draft, rows)

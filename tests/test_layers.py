@@ -22,7 +22,7 @@ LAYERS = {
         ("store.content", "store.log"),
         ("store.recovery", "store.snapshot", "store.feed", "store.paging"),
         ("store.proposal",),
-        ("store.guard",),
+        ("store.guard", "store.lane"),
         ("store.delivering", "store.deciding"),
         ("store.commit",),
         ("store.mailbox",),

@@ -8,7 +8,7 @@ The first ten are those of the model of the cutover, in its names.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -32,12 +32,13 @@ from moverq.phases import clean_up, finalize
 from moverq.phases.follow import drain, forward
 from moverq.plan.verification import check_accounts, digests_of
 from moverq.session import Place, Session
-from store import commit, delivering, guard, mover
+from store import delivering, guard, mover
 from store.catalogue.schema import read_applied
 from store.commit import Committer
 from store.database import _Resources
 from store.feed import Watch
 from store.frame import FrameKind, encode
+from store.lane import Group, Lane, answer
 from store.log.log import Log
 from store.records import Mode
 
@@ -411,17 +412,17 @@ def answer_before_commit(patches: ExitStack) -> None:
     """Whoever waits is answered when the group has been decided, and the commit follows."""
     commit_group = Committer._commit_group
 
-    async def early(self: Committer, group: Sequence[Any]) -> None:
+    async def early(self: Committer, lane: Lane, group: Group) -> None:
         if self._stopped is not None:
-            await commit_group(self, group)  # type: ignore[arg-type]
+            await commit_group(self, lane, group)
             return
 
         def decide() -> None:
             if not group[0].staged:
-                self._stage(group)  # type: ignore[arg-type]
+                self._stage(lane.writer, group)
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                for waiting, outcome in zip(group, self._decide_all(group).outcomes, strict=True):  # type: ignore[arg-type]
+                for waiting, outcome in zip(group, self._decide_all(group).outcomes, strict=True):
                     waiting.settled = outcome
             finally:
                 self._roll_back()
@@ -429,11 +430,11 @@ def answer_before_commit(patches: ExitStack) -> None:
         try:
             await self._offload_log(decide)
         except (apsw.Error, trio.Cancelled):
-            await commit_group(self, group)  # type: ignore[arg-type]
+            await commit_group(self, lane, group)
             return
-        commit._answer(group, RuntimeError("all are settled"))
+        answer(group, RuntimeError("all are settled"))
         await trio.sleep(0.01)
-        await commit_group(self, group)  # type: ignore[arg-type]
+        await commit_group(self, lane, group)
 
     patches.enter_context(patch.object(Committer, "_commit_group", early))
 

@@ -271,7 +271,7 @@ async def test_cancelled_before_being_taken_it_did_not_happen(database: Database
                 scope.cancel()
         gate.door.set()
     assert set(await settings(database)) == {"x-committing", "x-staged"}
-    assert database._committer._queued_bytes == 0
+    assert database._committer._clients.queued_bytes == 0
 
 
 async def test_cancelled_once_taken_it_may_happen_and_nobody_else_notices(
@@ -429,8 +429,8 @@ async def test_a_full_disk_while_a_generation_rolls_is_tried_again(
 async def test_what_waits_is_bounded_in_bytes_and_a_larger_one_goes_alone(
     database: Database, mailbox: store.Mailbox, inbox: store.FolderId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.commit.QUEUE_BYTES_MAX", 100)
-    monkeypatch.setattr("store.commit.GROUP_BYTES_MAX", 100)
+    monkeypatch.setattr("store.lane.QUEUE_BYTES_MAX", 100)
+    monkeypatch.setattr("store.lane.GROUP_BYTES_MAX", 100)
     gate = await gated(database)
     async with trio.open_nursery() as nursery:
         for size in (1, 1, 60, 60, 500, 30, 30, 30, 30, 30):
@@ -438,7 +438,7 @@ async def test_what_waits_is_bounded_in_bytes_and_a_larger_one_goes_alone(
         while gate.arrived < 1:
             await trio.lowlevel.checkpoint()
         await trio.testing.wait_all_tasks_blocked()
-        waiting, alone = database._committer._queued_bytes, len(database._committer._queue) == 1
+        waiting, alone = database._committer._clients.queued_bytes, len(database._committer._clients._queue) == 1
         gate.door.set()
     assert waiting <= 100 or alone
     assert len(await contents(database, inbox)) == 10
@@ -447,7 +447,7 @@ async def test_what_waits_is_bounded_in_bytes_and_a_larger_one_goes_alone(
 async def test_somebody_cancelled_while_there_is_no_room_leaves_no_trace(
     database: Database, mailbox: store.Mailbox, inbox: store.FolderId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.commit.QUEUE_BYTES_MAX", 10)
+    monkeypatch.setattr("store.lane.QUEUE_BYTES_MAX", 10)
     gate = await gated(database)
     async with trio.open_nursery() as nursery:
         for content in (b"committing", b"staged", b"queued"):
