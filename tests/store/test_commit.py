@@ -14,6 +14,7 @@ from store import records
 from store.content.segment import NewContent
 from store.database import Database
 from store.disk import Disk, File
+from store.limits import STAGED_BY_COMMITTER_BYTES_MAX
 from store.proposal import Draft, Proposal
 from store.records import FolderPut, SettingPut
 from tests.support.store_world import (
@@ -252,6 +253,71 @@ async def test_changes_that_are_too_large_together_are_committed_one_by_one(
         gate.door.set()
     assert set(await settings(database)) == {f"x-{number}" for number in range(5)}
     check_sound(tmp_path / "db")
+
+
+async def test_deliveries_to_many_mailboxes_together_each_come_to_what_they_come_to_alone(
+    database: Database, mailbox: store.Mailbox, tmp_path: Path
+) -> None:
+    """Open, full, locked, without INBOX and missing ones; each key twice, and once more with other bytes."""
+    kinds = ("open", "full", "locked", "no INBOX", "missing", "other")
+    instances = {kind: store.InstanceId(kind.encode().ljust(16, b"_")) for kind in kinds}
+    for kind, instance in instances.items():
+        if kind == "no INBOX":
+            await database.mover(instance).create(store.MailboxId(b"made"), 1)
+            await database.mover(instance).open(1)
+        elif kind != "missing":
+            await make_mailbox(database, instance)
+    await database.mailbox(instances["full"]).set_setting("quota_bytes", 7)
+    await database.mover(instances["locked"]).lock(1)
+    told: dict[tuple[str, int], object] = {}
+
+    async def deliver(kind: str, number: int, content: bytes) -> None:
+        try:
+            told[kind, number] = (await database.mailbox(instances[kind]).deliver(content, key=b"k"))[1:]
+        except store.StoreError as refusal:
+            told[kind, number] = type(refusal)
+
+    gate, commits = await gated(database), database._committer.commits
+    async with trio.open_nursery() as nursery:
+        for number, content in enumerate((b"mail", b"mail", b"other")):
+            for kind in kinds:
+                nursery.start_soon(deliver, kind, number, content)
+                await trio.testing.wait_all_tasks_blocked()
+        gate.door.set()
+    assert database._committer.commits <= commits + 2
+    first, again = (1, 2, False), (0, 0, True)
+    assert {kind: [told[kind, number] for number in range(3)] for kind in kinds} == {
+        "open": [first, again, (2, 4, False)],
+        "full": [(1, 3, False), again, store.QuotaExceeded],  # its quota was a change
+        "locked": [store.MailboxLocked] * 3,
+        "no INBOX": [store.NoSuchFolder] * 3,
+        "missing": [store.NoSuchMailbox] * 3,
+        "other": [first, again, (2, 4, False)],
+    }
+    assert [len(await database.items(instances[kind])) for kind in ("open", "full", "locked", "other")] == [2, 1, 0, 2]
+    check_sound(tmp_path / "db")
+
+
+async def test_a_delivery_does_not_wait_behind_a_copy(database: Database, mailbox: store.Mailbox) -> None:
+    """Though the copy queued first, and its content is still being written."""
+    staging = database._committer._copies.offload = Gate()
+    staging.door = trio.Event()
+    committed: list[str] = []
+
+    async def copy() -> None:
+        content = b"x" * (STAGED_BY_COMMITTER_BYTES_MAX + 1)
+        header = NewContent(store.ItemId(b"i" * 16), store.FolderId(b"f" * 16), START_MS, 0)
+        await database._committer.submit(Proposal(ALICE, lambda draft: None, [header], [content], stream=b"copy"))
+        committed.append("copy")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(copy)
+        await trio.testing.wait_all_tasks_blocked()
+        await mailbox.deliver(b"mail", key=b"k")
+        committed.append("delivery")
+        staging.door.set()
+    assert committed == ["delivery", "copy", "copy", "copy"]
 
 
 # ---- cancellation

@@ -67,6 +67,24 @@ async def test_one_item_many_times_in_one_call_is_taken_in_its_newest_state(
     check_sound(tmp_path / "db")
 
 
+@pytest.mark.parametrize("number", [3, 4, 9])
+async def test_a_large_batch_is_several_transactions_and_comes_to_the_same(
+    database: Database, mover: store.Mover, number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("store.mover.COPIED_ITEMS_MAX", 3)
+    items = [moved(n, b"item %d" % n, 10 + n) for n in range(1, number + 1)]
+    refused = await put(mover, [*items, moved(90, b"x", 90, uid=1), moved(91, b"x", 91, uid=2)], 1)
+    assert {int(one.item_id) for one in refused} | set(await states(database)) == {*range(1, number + 1), 90, 91}
+    assert len(await states(database)) == number
+    await mover.claim(5)
+    with pytest.raises(store.StaleToken):  # one error, as from a small batch
+        await put(mover, [moved(n, b"again", 100 + n) for n in range(1, number + 1)], 1)
+    before = await states(database)
+    await put(mover, items, 5)  # again: what is there is known
+    assert await states(database) == before
+    check_sound(tmp_path / "db")
+
+
 async def test_one_item_many_times_in_one_batch_of_changes_keeps_the_sums_true(
     database: Database, mover: store.Mover, tmp_path: Path
 ) -> None:
