@@ -345,6 +345,7 @@ async def advance(t: Tenure) -> None:
     if t.register.home != t.target_home:
         await _to_the_lock(t)
         async with t.tools.cutover(t.request.target_database):
+            await t.safe_point()  # it may have waited, and this is the last time that leaving costs nothing
             await clean_up(t, await finalize(t))
     elif not t.facts.has(CleanedUp):
         await clean_up(t, None)

@@ -43,7 +43,7 @@ CHECKPOINT_PAGES = 16_000
 SQLite's 4 writes each page to its place once for many batches, not once for two."""
 
 LOG_PAGES_LEFT_MAX = 256
-"""1 MiB: what is read again in no time. Folding it in cost a small move as much as all its rows, and three syncs."""
+"""1 MiB: what is read again in no time. Folding it in cost a small move as much as all its rows, and two syncs."""
 
 CACHE_KIB = 2 * 1024
 """Of pages, for one move: items come about in the order of their ids, so a batch needs the end of the tree."""

@@ -16,7 +16,7 @@ from moverq.endpoints.memory import MemoryEndpoint
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, NotFound, RequestRefused
 from moverq.flow.file_lock import FileLock
 from moverq.model.ids import MailboxId
-from moverq.model.request import SyncStage
+from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
 from tests.support.move_world import ADDRESS, SMALL, World, fill
 
@@ -108,6 +108,29 @@ async def test_of_many_moves_few_pages_are_under_way_and_few_mailboxes_locked(
     await (await engine.service()).run(drain=True)
     assert most == {"pages": 3, "locks": 2}
     assert {s.status for s in await moves.list_moves(ledger)} == {"Completed"}
+
+
+async def test_who_waits_to_lock_still_hears_the_operator(tmp_path: Path, autojump_clock: object) -> None:
+    world = await World.make(tmp_path)
+    locks = 0
+
+    async def step(name: str) -> None:
+        nonlocal locks
+        if name == "DB1.lock:before":
+            locks += 1
+            await trio.sleep(0.1)  # the others come as far as they get
+            for standing in await ledger.find(statuses=[Status.IN_PROGRESS]):
+                await moves.suspend(ledger, standing.request.request_id)
+            await trio.sleep(0.2)
+
+    limits = attrs.evolve(SMALL, max_active_moves_per_target_mdb=9, cutovers_at_once_max=1)
+    engine = world.engine(step=step, limits=limits)
+    ledger = await engine.ledger()
+    for address in await people(world, 3):
+        await moves.new_move(ledger, engine.directory, address, "DB2")
+    await (await engine.service()).run(drain=True)
+    assert locks == 1
+    assert sorted(s.status for s in await moves.list_moves(ledger)) == ["Completed", "Suspended", "Suspended"]
 
 
 async def test_a_worker_does_not_look_for_work_at_each_write_of_its_own(tmp_path: Path, autojump_clock: object) -> None:
