@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
@@ -27,9 +27,6 @@ from moverq.model.ids import FolderId, ItemId
 if TYPE_CHECKING:
     from moverq.endpoints.maildir.session import MaildirSession
 
-FROM_INTENT: Final = 8
-"""Hexadecimal digits of the item in a file name: with the intent's they are unlike any other's."""
-
 
 class Named(NamedTuple):
     """An item, and the file that it is there."""
@@ -39,8 +36,8 @@ class Named(NamedTuple):
 
 
 def base_for(item_id: ItemId, received_ms: int, intent: int) -> bytes:
-    """The name of the delivery that an intent makes of an item."""
-    return b"%d.Q%xI%s.moverq" % (max(0, received_ms // 1000), intent, item_id.hex()[:FROM_INTENT].encode())
+    """The name of the delivery that an intent makes of an item: of both in full, for ids may be alike at any end."""
+    return b"%d.Q%xI%s.moverq" % (max(0, received_ms // 1000), intent, item_id.hex().encode())
 
 
 # ---- deliveries

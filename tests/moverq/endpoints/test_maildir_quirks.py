@@ -298,6 +298,19 @@ async def test_a_target_keeps_every_byte_and_the_usual_form_of_clean_mail(place:
     assert await target.remarks() == ()
 
 
+async def test_ids_that_are_alike_are_other_items_all_the_same(place: Place) -> None:
+    target, inbox = await place.target()
+    contents = [b"Subject: %d\r\n\r\n" % number for number in range(4)]
+    heads, tails = (bytes(15) + b"a", bytes(15) + b"b"), (b"a" + bytes(15), b"b" + bytes(15))
+    written = [
+        an_item(inbox, number, content, item_id=ItemId(item_id))
+        for number, (content, item_id) in enumerate(zip(contents, (*heads, *tails), strict=True), 1)
+    ]
+    await target.write_items(written, token=1)
+    assert set(await items(target)) == set(contents)
+    assert len(list(place.client.files("INBOX"))) == 4
+
+
 async def test_the_twenty_seventh_keyword_is_left_out_and_told(place: Place) -> None:
     target, inbox = await place.target()
     many = tuple(sorted(f"word{number:02}" for number in range(27)))
