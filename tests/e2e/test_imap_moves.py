@@ -159,7 +159,7 @@ async def test_what_a_client_does_past_the_lock_is_carried(
             return await relocate(t)
 
         monkeypatch.setattr(finalize, "_relocate", late)
-        request = await site.root.move(site.address, to="NEW")
+        request = await site.root.move(site.address, to="NEW", lock_budget_ms=30_000)
         with trio.fail_after(60):
             done = await site.root.wait(request)
         assert done.status == Status.COMPLETED.value, done.message

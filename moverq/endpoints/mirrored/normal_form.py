@@ -2,8 +2,8 @@
 
 IMAP's messages have CRLF at the ends of lines, no NUL, and a header in ASCII. Our store and many Maildirs hold others.
 Some servers turn NUL into 0x80, drop a CR that stands before CRLF or at the end, or add one; Cyrus puts an X for each
-byte of a header that is not ASCII. So for content that is not clean the mirror keeps the hash of its normal form beside
-that of the content, and either tells it again. Clean content is compared byte by byte: it has no other form.
+byte of a header that is not ASCII. So for content that has such the mirror keeps the hash of its normal form beside
+that of the content, and either tells it again. Any other is compared byte by byte: it has no other form.
 """
 
 import re
@@ -22,10 +22,12 @@ def content_hash(content: bytes) -> bytes:
 
 
 def is_clean(content: bytes) -> bool:
-    """Only CRLF, no NUL, an ASCII header: what any server gives back as it came."""
+    """Only CRLF, no NUL: its lines can be kept with other ends and be given back as they came."""
     ends = content.translate(None, _ELSE)
-    if ends != b"\r\n" * (len(ends) // 2):
-        return False
+    return ends == b"\r\n" * (len(ends) // 2)
+
+
+def has_ascii_header(content: bytes) -> bool:
     return content.isascii() or content[: _header_bytes(content)].isascii()
 
 
@@ -42,8 +44,8 @@ def _header_bytes(content: bytes) -> int:
 
 
 def normal_hash(content: bytes) -> bytes | None:
-    """The normal form's hash; None where the content is clean, and so is its own normal form."""
-    return None if is_clean(content) else content_hash(normal(content))
+    """The normal form's hash; None where the content is clean and its header ASCII: it is its own normal form."""
+    return None if is_clean(content) and has_ascii_header(content) else content_hash(normal(content))
 
 
 def as_sent(content: bytes) -> bytes:
