@@ -38,6 +38,9 @@ from moverq.queue import choose_requests, next_date_ms
 
 INTAKE_INTERVAL_S = 0.05
 """Between two looks at the ledger at least: one look answers many who rang."""
+INTAKE_REST_MAX_S = 5.0
+"""Between two looks at most, however long the last one took: it may have been the process that was stopped, or the
+directory that was slow, and nobody waits ten times as long for a worker because of that."""
 INTAKE_SHARE = 0.1
 """Of the time, at most, goes into looking: with thousands of requests a look takes a while."""
 SOON_S = 1.0
@@ -120,7 +123,8 @@ class Service:
         while True:
             rest_s = INTAKE_INTERVAL_S
             try:
-                rest_s = max(rest_s, await self._look(jobs, tools, intake) / INTAKE_SHARE)
+                looked_s = await self._look(jobs, tools, intake)
+                rest_s = max(rest_s, min(looked_s / INTAKE_SHARE, INTAKE_REST_MAX_S))
             except* MoveError as group:
                 rest_s = self._trouble.met(group)
             await trio.sleep(rest_s)

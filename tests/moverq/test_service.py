@@ -18,6 +18,7 @@ from moverq.flow.file_lock import FileLock
 from moverq.model.ids import MailboxId
 from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
+from moverq.service import INTAKE_REST_MAX_S
 from tests.support.move_world import ADDRESS, SMALL, World, fill
 
 DAY_S = 86_400.0
@@ -382,3 +383,30 @@ async def test_a_worker_whose_ledger_cannot_be_written_says_so_and_goes_on_when_
     assert (await ledger.get(asked.request.request_id)).status.value == "Completed"
     assert [(one["request"], one["ledger"]) for one in said] == [(asked.request.request_id, str(FULL))]
     await world.check_safe(at_rest=True)
+
+
+async def test_a_look_that_took_long_does_not_make_the_worker_deaf(
+    tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was stopped in it, say. What is asked for afterwards begins in seconds."""
+    world = await World.make(tmp_path)
+    await fill(world)
+    engine = world.engine()
+    ledger = await engine.ledger()
+    service = await engine.service()
+    databases = engine.directory.databases
+
+    async def slow() -> object:
+        await trio.sleep(100)
+        return await databases()
+
+    async with trio.open_nursery() as nursery:
+        with monkeypatch.context() as patches:
+            patches.setattr(engine.directory, "databases", slow)
+            nursery.start_soon(service.run)
+            await trio.sleep(1)
+        await trio.sleep(150)
+        asked = await moves.new_move(ledger, engine.directory, ADDRESS, "DB2")
+        await trio.sleep(INTAKE_REST_MAX_S + 10)
+        assert (await ledger.get(asked.request.request_id)).status.value == "Completed"
+        service.stop()

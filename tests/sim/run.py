@@ -388,10 +388,10 @@ class Theatre:
             ended = await operate(self.people, process, ledger)
             if ended and self.people.is_over and self._is_delivered():
                 break
-            await trio.sleep(4.0)
             if trio.current_time() > until:
                 world.violate("liveness: all ends once faults stop", await self._what_is_left(ledger))
                 return
+            await trio.sleep(4.0)
         await self._check_reports(ledger)
         for name in DATABASES:
             await process.database(name)  # an opener applies what somebody who died left in the log
