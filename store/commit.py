@@ -165,6 +165,7 @@ class Committer:
                     (asked.instance, NewContent(ItemId(item_id), NO_FOLDER, asked.received_ms, 0), asked.content)
                 )
             elif asked.contents:
+                assert len(asked.headers) == len(asked.contents), "each item has its header"
                 items += zip(repeat(asked.instance), asked.headers, asked.contents)
                 stream = waiting.stream
         refs = writer.write(stream, items) if items else []
@@ -214,6 +215,8 @@ class Committer:
 
     def _commit(self, lane: Lane, group: Group) -> None:
         """Blocking: one commit, whole. Settles each member."""
+        if self._stopped is not None:  # since this group waited for its turn
+            raise self._stopped.with_traceback(None)
         if not group[0].staged:
             self._stage(lane.writer, group)
         self._commit_lock.lock(exclusive=True, wait=True)
@@ -238,10 +241,11 @@ class Committer:
                     write_applied(self._db, head)
                 self._db.execute("COMMIT")
             except Exception as error:
-                # From the first byte of the frame on, only a fresh opener can tell what happened.
-                raise StoreBroken(
-                    path=str(self._layout.root), why=f"a commit failed half-way ({error}); open the database again"
-                ) from error
+                # From the first byte of the frame on, only a fresh opener can tell what happened. The other lane's
+                # group may have the next turn before any task hears of this.
+                why = f"a commit failed half-way ({error}); open the database again"
+                self._stopped = StoreBroken(path=str(self._layout.root), why=why)
+                raise self._stopped from error
         finally:
             self._roll_back()
             self._commit_lock.unlock()

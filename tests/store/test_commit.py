@@ -1,6 +1,7 @@
 """The committer: many proposals to one commit, one outcome each, whatever else happens to the others."""
 
 import random
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,7 @@ import trio.testing
 
 import store
 from store import records
+from store.content.pool import SHARED
 from store.content.segment import NewContent
 from store.database import Database
 from store.disk import Disk, File
@@ -421,6 +423,39 @@ async def test_a_commit_cut_short_breaks_the_handle_for_everybody_and_reopening_
         assert set(await settings(database)) == {"x-before", *(["x-0"] if call == "sync" else [])}
         await setting(database, "x-after", "1")
     check_sound(tmp_path / "db")
+
+
+async def test_a_commit_of_the_other_lane_that_waits_for_its_turn_does_not_follow_a_broken_one(tmp_path: Path) -> None:
+    """The turn is given before any task hears that the commit before it broke."""
+    disk, broken, going_on = FailingDisk(), [], threading.Event()
+    errors = [store.StoreBroken(path="log", why="Input/output error")]
+
+    def fails(called: str, path: Path) -> None:
+        if called == "sync" and path.parent.name == "log" and errors:
+            going_on.wait(10)
+            raise errors.pop()
+
+    async def change(name: str, stream: bytes) -> None:
+        def decide(draft: Draft) -> None:
+            draft.records.append(SettingPut(ALICE, name, "1", draft.next_modseq()))
+
+        with pytest.raises(store.StoreBroken) as caught:
+            await database._committer.submit(Proposal(ALICE, decide, stream=stream))
+        broken.append(str(caught.value))
+
+    store.create_database(tmp_path / "db")
+    async with store.open_database(tmp_path / "db", disk=disk) as database:
+        await make_mailbox(database)
+        disk.fails = fails
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(change, "x-first", SHARED)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            nursery.start_soon(change, "x-second", b"copy")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            going_on.set()
+    assert len(broken) == 2
+    async with opened(tmp_path / "db") as database:
+        assert set(await settings(database)) == {"x-first"}  # its frame is there; the other never began
 
 
 async def test_the_error_that_everybody_gets_does_not_grow(tmp_path: Path) -> None:
