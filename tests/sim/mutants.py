@@ -461,7 +461,7 @@ def replay_without_rewriting(patches: ExitStack) -> None:
     patches.enter_context(patch.object(Log, "settle", settle))
 
 
-@mutant("envelope_key", caught=(I1, I15))
+@mutant("envelope_key", caught=(I1, I15), first=2)
 def envelope_key(patches: ExitStack) -> None:
     """A delivery is known by its key alone, and other bytes under it are taken for the same."""
 
