@@ -103,6 +103,7 @@ def letters_for(folder: bytes, keywords: Iterable[str], owner: Owner) -> dict[st
         by_name = {name.lower(): letter for letter, name in known.items()}
         return {word: by_name[word.lower()] for word in wanted if word.lower() in by_name}
 
+    _is_nobodys(os.path.join(folder, KEYWORDS) + b".lock")  # one that a crash left would hold up the mail server
     wanted = {word for word in keywords if _PLAIN_KEYWORD.fullmatch(word)}
     letters = found(read_keywords(folder))
     if len(letters) == len(wanted):
@@ -143,6 +144,7 @@ def _decode_subscriptions(data: bytes, separator: bytes) -> tuple[bool, Sequence
 def subscribe(root: bytes, wire: bytes, wanted: bool, *, separator: bytes, owner: Owner) -> None:
     """Durable. Raises `OSError`."""
     path = os.path.join(root, SUBSCRIPTIONS)
+    _is_nobodys(path + b".lock")
     if (wire in read_subscriptions(root, separator)) == wanted and os.path.exists(path):
         return
 

@@ -125,6 +125,9 @@ def test_a_lock_is_waited_for_unless_its_maker_is_dead(
     os.close(held)
     assert side_files.letters_for(folder, ["third"], owner) == {"third": "c"}
     assert not lock.exists()
+    lock.write_bytes(side_files.OURS)  # left behind when everything had been done
+    assert side_files.letters_for(folder, ["third"], owner) == {"third": "c"}
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize(
