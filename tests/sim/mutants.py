@@ -336,7 +336,7 @@ def items_named_anew(patches: ExitStack) -> None:
     "doubt_ended_again",
     caught=(I22,),
     faults=("asleep at the register",) * 3 + ("directory answers lost",) * 2,
-    first=13,
+    first=23,
 )
 def doubt_ended_again(patches: ExitStack) -> None:
     """Whoever finds a commit intent raises the epoch, also where the one before has done so already."""
@@ -380,7 +380,7 @@ def recovery_forgets_its_place(patches: ExitStack) -> None:
 # ---- the store
 
 
-@mutant("catalogue_ahead", caught=(I1, I19, I20, I17, LIVENESS), faults=("kill in call",) * 4 + ("power",), first=13)
+@mutant("catalogue_ahead", caught=(I1, I19, I20, I17, LIVENESS), faults=("kill in call",) * 4 + ("power",), first=24)
 def catalogue_ahead(patches: ExitStack) -> None:
     """The catalogue is committed before the frame that it follows from is written."""
     roll_back = Committer._roll_back
@@ -504,7 +504,7 @@ def unlock_on_cancel(patches: ExitStack) -> None:
     patches.enter_context(patch.object(finalize, "_relocate", tidy))
 
 
-@mutant("ledgers_tokens", caught=(I5, I12, LIVENESS), verbs=("rollback", "retarget"))
+@mutant("ledgers_tokens", caught=(I5, I12, LIVENESS), verbs=("rollback", "retarget"), first=24)
 def ledgers_tokens(patches: ExitStack) -> None:
     """Tokens are counted by the ledger, each request its own, and not by the directory."""
     begin = Job._begin
