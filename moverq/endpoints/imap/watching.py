@@ -32,41 +32,49 @@ EVENTS: Final = (
 
 
 class Watch:
-    """Of one mailbox. One task at a time; `aclose` it."""
+    """Of one mailbox, for any number of tasks: one of them listens, and what it hears is heard by all. `aclose` it."""
 
     def __init__(self, session: "ImapSession") -> None:
         self._session = session
         self._connection: Connection | None = None
         self._since = 0.0
         self._not_before = 0.0
+        self._arming = trio.Lock()
+        self._listening = trio.Lock()
+        self._heard = 0
+        """How often somebody who listened had a reason to look."""
 
     def __repr__(self) -> str:
         return f"<Watch {self._session.name} {'armed' if self._connection is not None else 'blind'}>"
 
     async def arm(self) -> None:
         """What happens from now on is heard by the next `wait`; not where the server cannot tell."""
-        now = trio.current_time()
-        if self._connection is not None and now - self._since > RENEW_S:
-            await self.aclose()
-        if self._connection is not None or now < self._not_before:
-            return
+        async with self._arming:
+            now = trio.current_time()
+            if self._connection is not None and now - self._since > RENEW_S and not self._listening.locked():
+                await self.aclose()
+            if self._connection is not None or now < self._not_before:
+                return
+            self._connection, self._since = await self._connect(), now
+            if self._connection is None:
+                self._not_before = now + AGAIN_S
+
+    async def _connect(self) -> Connection | None:
+        """A connection that will tell; None: the server does not let us."""
         try:
             connection = await self._session.connect()
         except MoveError:
-            self._not_before = now + AGAIN_S  # one connection too many, perhaps: the look will say if it is worse
-            return
+            return None  # one connection too many, perhaps: the look will say if it is worse
         try:
-            can_tell = await _begin(connection)
+            if await _begin(connection):
+                return connection
         except MoveError:
-            can_tell = False
+            pass
         except BaseException:
             await connection.aclose()
             raise
-        if not can_tell:
-            await connection.aclose()
-            self._not_before = now + AGAIN_S
-            return
-        self._connection, self._since = connection, now
+        await connection.aclose()
+        return None
 
     async def wait(self, *, at_most_s: float) -> None:
         """The server has spoken, or this time is over.
@@ -76,13 +84,19 @@ class Watch:
         if self._connection is None:
             await trio.sleep(at_most_s)
             return
-        try:
-            await self._connection.overhear(at_most_s=at_most_s)
-        except MoveError:
-            now = trio.current_time()
-            if now - self._since < LASTED_S:
-                self._not_before = now + AGAIN_S
-            await self.aclose()  # and look, at once: if the server is gone the look says so
+        heard = self._heard
+        with trio.move_on_after(at_most_s):
+            async with self._listening:
+                if self._connection is None or self._heard != heard:
+                    return  # who listened while this one waited for his turn heard something, or lost the connection
+                try:
+                    self._heard += await self._connection.overhear(at_most_s=at_most_s)
+                except MoveError:
+                    self._heard += 1
+                    now = trio.current_time()
+                    if now - self._since < LASTED_S:
+                        self._not_before = now + AGAIN_S
+                    await self.aclose()  # and look, at once: if the server is gone the look says so
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None
