@@ -121,7 +121,7 @@ ANSWERED = "liveness: beside an open mailbox nobody waits"
 # ---- those of the model of the cutover
 
 
-@mutant("late_writer", caught=(I1, I12, I16))
+@mutant("late_writer", caught=(I1, I12, I16), is_busy=True, first=8)
 def late_writer(patches: ExitStack) -> None:
     """A write that began before the lock may end after it."""
     _open_to_clients(patches, lambda info: info.mode is Mode.LOCKED)
@@ -260,7 +260,7 @@ def journal_left_behind(patches: ExitStack) -> None:
     patches.enter_context(patch.object(StoreMailbox, "apply_changes", without))
 
 
-@mutant("watermark_after_read", caught=(I11, I12, LIVENESS))
+@mutant("watermark_after_read", caught=(I11, I12, LIVENESS), is_busy=True)
 def watermark_after_read(patches: ExitStack) -> None:
     """The feed's place is looked up after the feed was read."""
     read_feed = StoreMailbox.read_feed

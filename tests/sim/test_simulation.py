@@ -88,6 +88,7 @@ LOOKED_FOR = {
     "an operator had both sides compared anew": ("map loses a row",) * 8,
     "a catalogue fell back": ("catalogue", "catalogue", "power"),
     "disk full at the target of a move": ("disk full", "disk full"),
+    "feed trimmed": ("directory away", "endpoint refuses", "power", "kill", "stop"),
 }
 """What is rare, and the faults to look for it with."""
 
