@@ -279,12 +279,12 @@ class _Listing:
         if self._after is None:
             return None
         instance, database = place.mailbox.instance, place.database
-        fetched, following = await database.page(instance, after=self._after, limit=PAGE_ITEMS)
+        page = await database.page(instance, after=self._after, limit=PAGE_ITEMS)
         _, folders, _ = await database.account(instance)
         paths = folder_paths(folders)
         hidden = {folder.folder_id for folder in folders if folder.hidden}
         items = []
-        for item in fetched:
+        for item in page.items:
             row = item.row
             if row.folder_id in hidden or row.folder_id not in paths:
                 continue
@@ -295,7 +295,7 @@ class _Listing:
                 self._done.bytes += row.size
             elif item.damage is not None:
                 self._done.damaged.append(f"{'/'.join(path)}, UID {row.uid}: {item.damage}")
-        self._after = following
+        self._after = page.following
         return items
 
 

@@ -27,7 +27,7 @@ from store.ids import FolderId, InstanceId, ItemId, MailboxId
 from store.mailbox import Mailbox
 from store.mover import FolderStepKind, MovedChanges, MovedFolder, Mover, RefusedItem
 from store.names import INBOX, RECOVERABLE_ITEMS, Added, NewItem
-from store.paging import Fetched, Listing
+from store.paging import Fetched, Page
 from store.records import DeliveryKeyRow, FolderPut, GoneRow, ItemRow, Mode
 
 __all__ = [
@@ -48,7 +48,6 @@ __all__ = [
     "InstanceId",
     "ItemId",
     "ItemRow",
-    "Listing",
     "Mailbox",
     "MailboxId",
     "MailboxInfo",
@@ -63,6 +62,7 @@ __all__ = [
     "NoSuchFolder",
     "NoSuchItem",
     "NoSuchMailbox",
+    "Page",
     "QuotaExceeded",
     "Refused",
     "RefusedItem",

@@ -49,7 +49,7 @@ from store.log.log import Log
 from store.mailbox import Mailbox
 from store.mover import Mover
 from store.offload import InThread, Offload
-from store.paging import Fetched, Listing, Reading
+from store.paging import Fetched, Page, Reading
 from store.proposal import Draft, Proposal
 from store.records import DeliveryKeyRow, ItemRow, MailboxMade, Mode
 from store.recovery import recover
@@ -178,38 +178,15 @@ class Database:
         )
 
     async def page(
-        self, instance: InstanceId, *, after: bytes, limit: int, bytes_max: int = FETCH_BYTES_MAX
-    ) -> tuple[list[Fetched], bytes | None]:
-        """The same with their bytes; and what to go on after, None where this was the last page.
-
-        In a page, items come in the order of their places. Of damage and size the same holds as for `fetch`.
-        """
-
-        listing, fetched = await self.listed_page(instance, after=after, limit=limit, bytes_max=bytes_max, keys_max=0)
-        return fetched, listing.following
-
-    async def listing(
-        self, instance: InstanceId, *, after: bytes, limit: int, bytes_max: int = FETCH_BYTES_MAX, keys_max: int
-    ) -> Listing:
-        """The same without the bytes, which `fetch` gets; with settings and delivery keys, see `list_page`."""
+        self, instance: InstanceId, *, after: bytes, limit: int, bytes_max: int = FETCH_BYTES_MAX, keys_max: int = 0
+    ) -> Page:
+        """The same with their bytes; with settings and so many delivery keys, where those are asked for. Of damage and
+        size the same holds as for `fetch`."""
         return await self.read(
-            lambda reading: paging.list_page(
-                reading.db, instance, after=after, limit=limit, bytes_max=bytes_max, keys_max=keys_max
+            lambda reading: paging.read_page(
+                reading, instance, after=after, limit=limit, bytes_max=bytes_max, keys_max=keys_max
             )
         )
-
-    async def listed_page(
-        self, instance: InstanceId, *, after: bytes, limit: int, bytes_max: int = FETCH_BYTES_MAX, keys_max: int
-    ) -> tuple[Listing, list[Fetched]]:
-        """`listing` and `fetch` at once: for what is one page."""
-
-        def look(reading: Reading) -> tuple[Listing, list[Fetched]]:
-            listing = paging.list_page(
-                reading.db, instance, after=after, limit=limit, bytes_max=bytes_max, keys_max=keys_max
-            )
-            return listing, paging.fetch(reading, instance, listing.rows)
-
-        return await self.read(look)
 
     async def setting_states(self, instance: InstanceId) -> list[tuple[str, str | None, int]]:
         """All settings with their modseqs, removed ones (None) too."""

@@ -1,7 +1,4 @@
-"""A mailbox, page by page: which items a page has, and then their bytes.
-
-Two steps, because they wait for different things: listing for the catalogue, reading for the segments. Who copies a
-whole mailbox lists the next page while the bytes of this one are read.
+"""A mailbox, page by page: which items a page has, and their bytes.
 
 Items go by id, which is about the order in which they were made, and stays; in a page, by their places. A page is
 bounded in items and bytes; one item that is larger comes alone.
@@ -43,28 +40,25 @@ class Fetched(NamedTuple):
 
 
 @attrs.frozen(kw_only=True)
-class Listing:
-    """A page without its bytes. `following`: what to go on after, None where this was the last page."""
+class Page:
+    """Items in the order of their places. `following`: what to go on after, None where this was the last page."""
 
-    rows: Sequence[ItemRow]
+    items: Sequence[Fetched]
     following: bytes | None
     settings: Sequence[tuple[str, str | None, int]] = ()
     """All of them with their modseqs, removed ones (None) too: with the first page, if asked for."""
     delivery_keys: Sequence[DeliveryKeyRow] = ()
     """The first of them, in the order of acceptance: with the last page, if asked for."""
 
-    @property
-    def bytes(self) -> int:
-        return sum(row.size for row in self.rows)
 
-
-def list_page(
-    db: apsw.Connection, instance: InstanceId, *, after: bytes, limit: int, bytes_max: int, keys_max: int
-) -> Listing:
+def read_page(
+    reading: Reading, instance: InstanceId, *, after: bytes, limit: int, bytes_max: int, keys_max: int
+) -> Page:
     """The page after this id. `keys_max`: so many delivery keys; 0: neither keys nor settings.
 
     Raises `NoSuchMailbox`.
     """
+    db = reading.db
     no = queries.mailbox(db, instance).no
     rows: list[ItemRow] = []
     asked = size = 0
@@ -78,8 +72,8 @@ def list_page(
         size += sum(row.size for row in found)
     some = fitting(rows, bytes_max)
     following = None if len(some) == len(rows) < asked else some[-1].item_id
-    return Listing(
-        rows=sorted(some, key=_PLACE),
+    return Page(
+        items=fetch(reading, instance, sorted(some, key=_PLACE)),
         following=following,
         settings=queries.setting_states(db, no) if keys_max and not after else (),
         delivery_keys=queries.delivery_keys(db, no, after_modseq=0, limit=keys_max)

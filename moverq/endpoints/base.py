@@ -17,7 +17,7 @@ What always holds:
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -128,16 +128,6 @@ class SeedPage:
     done: bool
     settings: tuple[SettingState, ...] = ()
     delivery_keys: tuple[DeliveryKeyState, ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class SeedListing:
-    """A `SeedPage` that has not been read yet. `size`: bytes of its content. `what`: what its source reads it by."""
-
-    size: int
-    cursor: bytes
-    done: bool
-    what: Any
 
 
 class StepKind(Enum):
@@ -332,18 +322,6 @@ class Target(Protocol):
 
 
 @runtime_checkable
-class Listing(Protocol):
-    """A source that can tell what a page has before it reads it, so that two pages are read at a time. `read_seed` is
-    both in one."""
-
-    async def list_seed(self, cursor: bytes | None, *, bytes_max: int, items_max: int) -> SeedListing: ...
-
-    async def read_listed(self, listing: SeedListing) -> SeedPage:
-        """The page. An item that has changed since it was listed may be left out: the feed has it."""
-        ...
-
-
-@runtime_checkable
 class Remarking(Protocol):
     """A target whose mail system cannot keep everything as it is given, and that tells what became of it."""
 
@@ -398,13 +376,11 @@ __all__ = [
     "Home",
     "ItemContent",
     "ItemState",
-    "Listing",
     "MailboxAccount",
     "MailboxSummary",
     "Quotaed",
     "Remarking",
     "Room",
-    "SeedListing",
     "SeedPage",
     "Source",
     "StepKind",

@@ -30,7 +30,6 @@ from moverq.endpoints.base import (
     Home,
     MailboxAccount,
     MailboxSummary,
-    SeedListing,
     SeedPage,
     Source,
     StepKind,
@@ -262,36 +261,30 @@ class StoreMailbox:
         return frozenset(FolderId(folder.folder_id) for folder in folders if folder.items)
 
     async def read_seed(self, cursor: bytes | None, *, bytes_max: int, items_max: int) -> SeedPage:
+        """Items as long as there are any; with the last of them the first delivery keys, and then the other keys."""
         stage, after = _AT_THE_START if cursor is None else place_of(cursor)
-        if stage == "keys":
-            return await self.read_listed(await self._list_keys(after))
         with translated(self.database_name):
-            listing, fetched = await self.database.listed_page(
-                self._id, after=after, limit=items_max, bytes_max=bytes_max, keys_max=KEYS_PER_PAGE
-            )
-        return _page(_listed(listing), fetched)
-
-    async def list_seed(self, cursor: bytes | None, *, bytes_max: int, items_max: int) -> SeedListing:
-        stage, after = _AT_THE_START if cursor is None else place_of(cursor)
-        if stage == "keys":
-            return await self._list_keys(after)
-        with translated(self.database_name):
-            listing = await self.database.listing(
-                self._id, after=after, limit=items_max, bytes_max=bytes_max, keys_max=KEYS_PER_PAGE
-            )
-        return _listed(listing)
-
-    async def read_listed(self, listing: SeedListing) -> SeedPage:
-        rows, fetched = listing.what.rows, []
-        if rows:
-            with translated(self.database_name):
-                fetched = await self.database.fetch(self._id, rows, bytes_max=listing.size)
-        return _page(listing, fetched)
-
-    async def _list_keys(self, after: int) -> SeedListing:
-        with translated(self.database_name):
-            keys = await self.database.delivery_keys(self._id, after_modseq=after, limit=KEYS_PER_PAGE)
-        return _listed(store.Listing(rows=(), following=None, delivery_keys=keys), after_key=after)
+            if stage == "items":
+                last_key = 0
+                page = await self.database.page(
+                    self._id, after=after, limit=items_max, bytes_max=bytes_max, keys_max=KEYS_PER_PAGE
+                )
+            else:
+                last_key = after
+                keys = await self.database.delivery_keys(self._id, after_modseq=after, limit=KEYS_PER_PAGE)
+                page = store.Page(items=(), following=None, delivery_keys=keys)
+        if page.delivery_keys:
+            last_key = page.delivery_keys[-1].modseq
+        following = ("items", page.following) if page.following else ("keys", last_key)
+        read, bad = _sorted_out(page.items)
+        return SeedPage(
+            items=read,
+            bad=bad,
+            cursor=msgpack.packb(following),
+            done=page.following is None and len(page.delivery_keys) < KEYS_PER_PAGE,
+            settings=tuple(SettingState(*setting) for setting in page.settings),
+            delivery_keys=tuple(DeliveryKeyState(*key) for key in page.delivery_keys),
+        )
 
     async def read_feed(self, after: Watermark, *, changes_max: int) -> ChangeBatch:
         head = self._watermark(0)
@@ -334,8 +327,9 @@ class StoreMailbox:
         with translated(self.database_name):
             info, folders, settings = await self._account()
             while after is not None:
-                fetched, after = await self.database.page(self._id, after=after, limit=RECOUNT_ITEMS)
-                for item in fetched:
+                page = await self.database.page(self._id, after=after, limit=RECOUNT_ITEMS)
+                after = page.following
+                for item in page.items:
                     content = item.content if item.content is not None else item.raw or b""
                     found = item_state(item.row)._replace(
                         content_hash=xxhash.xxh3_128_digest(content), size=len(content)
@@ -450,26 +444,6 @@ class StoreMailbox:
         with translated(self.database_name):
             missing = await self._mover.apply(changes, token)
         return tuple(ItemId(item_id) for item_id in missing)
-
-
-def _listed(listing: store.Listing, *, after_key: int = 0) -> SeedListing:
-    """Items as long as there are any; with the last of them the first delivery keys, and then the other keys."""
-    keys = listing.delivery_keys
-    after = ("items", listing.following) if listing.following else ("keys", keys[-1].modseq if keys else after_key)
-    done = listing.following is None and len(keys) < KEYS_PER_PAGE
-    return SeedListing(size=listing.bytes, cursor=msgpack.packb(after), done=done, what=listing)
-
-
-def _page(listing: SeedListing, fetched: Sequence[store.Fetched]) -> SeedPage:
-    read, bad = _sorted_out(fetched)
-    return SeedPage(
-        items=read,
-        bad=bad,
-        cursor=listing.cursor,
-        done=listing.done,
-        settings=tuple(SettingState(*setting) for setting in listing.what.settings),
-        delivery_keys=tuple(DeliveryKeyState(*key) for key in listing.what.delivery_keys),
-    )
 
 
 def _sorted_out(fetched: Sequence[store.Fetched]) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...]]:

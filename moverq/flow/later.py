@@ -27,11 +27,7 @@ class Later(Generic[T]):
         return f"<Later {'done' if self._done.is_set() else 'at work'}>"
 
     async def work(self, make: Callable[[], Awaitable[T]]) -> None:
-        self.set(await make())
-
-    def set(self, value: T) -> None:
-        """The value is this."""
-        self._value = value
+        self._value = await make()
         self._done.set()
 
     async def get(self) -> T:

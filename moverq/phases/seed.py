@@ -4,11 +4,10 @@ A reader a few batches ahead of a writer, the channel between them bounded in by
 the target syncs. The copy is fuzzy: what it carries may be older or newer than its neighbours, and the feed from the
 watermark before the listing straightens all of it out.
 
-    list, read ─▶ ByteChannel ─▶ write_items ─▶ item map ─▶ SeedCursor fact     per batch
-     reader                       writer         noter
+    read_seed(cursor) ─▶ ByteChannel ─▶ write_items ─▶ item map ─▶ SeedCursor fact     per batch
+     reader                              writer         noter
 
-While one batch is noted in map and ledger, the target writes the next, and its store stages the one after. The next
-page is listed and read while this one is, where the source can (`Listing`).
+While one batch is noted in map and ledger, the target writes the next, and its store stages the one after.
 
 Entered again it goes on behind the last durable cursor. A reseed (the feed was trimmed, the sides differ) is the same
 listing once more, as the next generation: what is at the target already is left as it is, and in the end what the
@@ -20,7 +19,7 @@ from functools import partial
 import attrs
 import trio
 
-from moverq.endpoints.base import Listing, SeedListing, SeedPage
+from moverq.endpoints.base import SeedPage
 from moverq.flow.byte_channel import ByteChannel
 from moverq.flow.later import Later
 from moverq.flow.share import Share
@@ -35,9 +34,6 @@ from moverq.phases.carry import Carrier, Put
 from moverq.phases.follow import forward, note_bad, retry_bad_items
 from moverq.phases.tenure import Tenure
 
-READS_AT_ONCE = 2
-"""Pages of one mailbox: while one waits for the disk, the other is unpacked and checked."""
-
 
 async def create_hierarchy(t: Tenure) -> None:
     """The target has the source's folders."""
@@ -51,15 +47,15 @@ async def seed(t: Tenure) -> None:
     await t.enter(SyncStage.LOADING_MESSAGES, counters={"mailbox_items": summary.items, "mailbox_bytes": summary.bytes})
     t.progress = attrs.evolve(t.progress, items_total=summary.items, bytes_total=summary.bytes)
     await retry_bad_items(t, forward(t))
-    channel: ByteChannel[Later[SeedPage]] = ByteChannel(t.limits.seed_ahead_bytes_max)
+    channel: ByteChannel[SeedPage] = ByteChannel(t.limits.seed_ahead_bytes_max)
     carrier = forward(t)
     send_put, receive_put = trio.open_memory_channel[tuple[SeedPage, Later[Put]]](0)
-    # In the nursery: the reader, which ends with the last page, and its reads, two at a time; the writer, which ends
-    # when the channel is empty, and its writes, two at a time; and the one who notes them in order, to the last.
+    # In the nursery: the reader, which ends with the last page; the writer, which ends when the channel is empty, and
+    # its writes, two at a time; and the one who notes them in order, to the last.
     needed = max(1, min(t.limits.move_bytes_max, summary.bytes))
     with t.tools.pages(t.request.target_database, t.target.capabilities) as pages:
         async with t.tools.budget.holding(needed), trio.open_nursery() as nursery:
-            nursery.start_soon(_read, t, channel, pages, nursery)
+            nursery.start_soon(_read, t, channel, pages)
             nursery.start_soon(_put, carrier, channel, send_put, pages, nursery)
             nursery.start_soon(_note, t, carrier, receive_put)
     cursor = t.facts.need(SeedCursor)
@@ -85,44 +81,26 @@ async def reseed(t: Tenure) -> None:
     )
 
 
-async def _read(t: Tenure, channel: ByteChannel[Later[SeedPage]], pages: Share, nursery: trio.Nursery) -> None:
-    """The pages, in order; in the channel each has its place before it has been read."""
+async def _read(t: Tenure, channel: ByteChannel[SeedPage], pages: Share) -> None:
+    """The pages, in order."""
     fact, limits = t.facts.need(SeedCursor), t.limits
-    ahead = t.source if isinstance(t.source, Listing) else None
-    is_one_page = t.progress.items_total <= limits.batch_items_max and t.progress.bytes_total <= limits.batch_bytes_max
-    reads = trio.Semaphore(READS_AT_ONCE)
-
-    async def read(source: Listing, listing: SeedListing) -> SeedPage:
-        try:
-            return await source.read_listed(listing)
-        finally:
-            reads.release()
-
+    # A server at the other end of a line is waited for without keeping others waiting.
+    is_near = t.source.capabilities.has_one_writer
     cursor, done = fact.cursor or None, fact.done
     while not done:
-        page = Later[SeedPage]()
-        if ahead is None or is_one_page:
-            if ahead is not None:
-                await pages.take()
-            found = await t.source.read_seed(cursor, bytes_max=limits.batch_bytes_max, items_max=limits.batch_items_max)
-            if ahead is None:  # a server at the other end of a line is waited for without keeping others waiting
-                await pages.take()
-            page.set(found)
-            await channel.send(page, sum(len(item.content) for item in found.items))
-            cursor, done = found.cursor, found.done
-        else:
+        if is_near:
             await pages.take()
-            await reads.acquire()
-            listing = await ahead.list_seed(cursor, bytes_max=limits.batch_bytes_max, items_max=limits.batch_items_max)
-            await channel.send(page, listing.size)
-            nursery.start_soon(page.work, partial(read, ahead, listing))
-            cursor, done = listing.cursor, listing.done
+        page = await t.source.read_seed(cursor, bytes_max=limits.batch_bytes_max, items_max=limits.batch_items_max)
+        if not is_near:
+            await pages.take()
+        await channel.send(page, sum(len(item.content) for item in page.items))
+        cursor, done = page.cursor, page.done
     channel.close()
 
 
 async def _put(
     carrier: Carrier,
-    channel: ByteChannel[Later[SeedPage]],
+    channel: ByteChannel[SeedPage],
     send_put: trio.MemorySendChannel[tuple[SeedPage, Later[Put]]],
     pages: Share,
     nursery: trio.Nursery,
@@ -136,8 +114,7 @@ async def _put(
 
     with send_put:
         last: Later[Put] | None = None
-        while (read := await channel.receive()) is not None:
-            page = await read.get()
+        while (page := await channel.receive()) is not None:
             if last is not None and not carrier.has_folders_for(page.items):
                 await last.get()  # the tree is looked at, and that only while nothing is written into it
             last = Later[Put]()

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from moverq.endpoints.base import Listing, SeedListing, SeedPage
+from moverq.endpoints.base import SeedPage
 from moverq.errors import FeedTrimmed
 from moverq.model.change import ChangeBatch, Gone, ItemContent, Watermark
 from moverq.model.digest import FolderDigest
@@ -66,34 +66,6 @@ async def test_an_item_larger_than_the_bound_comes_alone(mailbox: Mailbox) -> No
     assert sorted(item_id for page in pages for item_id in ids(page.items)) == sorted(written)
     for page in pages:
         assert len(page.items) == 1 or all(len(item.content) <= 100 for item in page.items)
-
-
-async def test_pages_that_are_listed_ahead_are_those_that_are_read_one_by_one(mailbox: Mailbox) -> None:
-    source = mailbox.source
-    if not isinstance(source, Listing):
-        pytest.skip("it lists and reads in one")
-    await fill(mailbox, *range(0, 200, 7))
-    await mailbox.client.deliver(b"Subject: with a key\r\n\r\n", b"key")
-    listed: list[SeedListing] = []
-    while not listed or not listed[-1].done:
-        cursor = listed[-1].cursor if listed else None
-        listed.append(await source.list_seed(cursor, bytes_max=300, items_max=4))
-    ahead = [await source.read_listed(listing) for listing in reversed(listed)]
-    assert ahead[::-1] == await read_pages(mailbox, bytes_max=300, items_max=4)
-    assert [page.done for page in ahead[::-1]] == [listing.done for listing in listed]
-    assert [sum(len(item.content) for item in page.items) for page in ahead[::-1]] == [one.size for one in listed]
-
-
-async def test_what_is_gone_since_it_was_listed_is_left_out(mailbox: Mailbox) -> None:
-    source = mailbox.source
-    if not isinstance(source, Listing):
-        pytest.skip("it lists and reads in one")
-    first, second = await fill(mailbox, 10, 20)
-    listing = await source.list_seed(None, bytes_max=1000, items_max=10)
-    await mailbox.client.delete_item(first, purge=True)
-    page = await source.read_listed(listing)
-    assert set(ids(page.items)) in ({second}, {first, second})
-    assert page.bad == ()
 
 
 async def test_the_listing_goes_on_at_its_cursor_for_another_reader(mailbox: Mailbox, here: Kit) -> None:

@@ -56,8 +56,9 @@ async def everything(root: Root) -> dict[bytes, Seen]:
     found: dict[bytes, Seen] = {}
     after: bytes | None = b""
     while after is not None:
-        fetched, after = await place.database.page(instance, after=after, limit=500, bytes_max=1 << 26)
-        for item in fetched:
+        page = await place.database.page(instance, after=after, limit=500, bytes_max=1 << 26)
+        after = page.following
+        for item in page.items:
             assert item.content is not None
             row = item.row
             digest = hashlib.sha256(item.content).digest()
