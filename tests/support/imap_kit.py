@@ -141,7 +141,7 @@ class ImapClient:
         return done
 
     async def _ask(self, question: Callable[[Mirror], T]) -> T:
-        return await self.kit.endpoint.mailbox(self.instance).session.ask(question)
+        return await self.kit.endpoint.mailbox(self.instance).session.mirror.ask(question)
 
     async def _folders(self) -> list[FolderRow]:
         await self.kit.endpoint.source(self.instance).head()
@@ -194,7 +194,7 @@ class ImapKit:
             mirror.db.execute("UPDATE mailbox SET horizon = head")
             mirror.db.execute("DELETE FROM items_gone")
 
-        await self.endpoint.mailbox(instance).session.ask(trim)
+        await self.endpoint.mailbox(instance).session.mirror.ask(trim)
 
 
 @asynccontextmanager

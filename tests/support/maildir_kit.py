@@ -115,7 +115,7 @@ class KitClient:
         await self.kit.endpoint.source(self.instance).head()
 
     async def _ask(self, question: Callable[[Mirror], T]) -> T:
-        return await self.kit.endpoint.mailbox(self.instance).session.ask(question)
+        return await self.kit.endpoint.mailbox(self.instance).session.mirror.ask(question)
 
     async def _folders(self) -> list[FolderRow]:
         await self._look()
@@ -188,7 +188,7 @@ class MaildirKit:
             mirror.db.execute("UPDATE mailbox SET horizon = head")
             mirror.db.execute("DELETE FROM items_gone")
 
-        await self.endpoint.mailbox(instance).session.ask(trim)
+        await self.endpoint.mailbox(instance).session.mirror.ask(trim)
 
 
 @asynccontextmanager

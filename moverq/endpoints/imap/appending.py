@@ -76,7 +76,7 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     by_folder: dict[FolderId, list[ToAppend]] = defaultdict(list)
     for one in merged.appends:
         by_folder[one.state.folder_id].append(one)
-    places = await session.ask(Mirror.places)
+    places = await session.mirror.ask(Mirror.places)
     order = session.append_order
     share = max(BATCH_ITEMS_MIN, -(-len(merged.appends) // session.settings.connections))
     batches: list[_Batch] = []
@@ -90,9 +90,9 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     placed = [place for batch in batches for place in batch.placed]
     bad = [item for batch in batches for item in batch.bad]
     if placed:
-        await session.ask(partial(intents.note_placed, placed=placed, token=token))
+        await session.mirror.ask(partial(intents.note_placed, placed=placed, token=token))
     if bad:
-        await session.ask(partial(intents.forget, item_ids=[item.state.item_id for item in bad], token=token))
+        await session.mirror.ask(partial(intents.forget, item_ids=[item.state.item_id for item in bad], token=token))
     return tuple(bad)
 
 

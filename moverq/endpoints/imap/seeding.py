@@ -55,7 +55,7 @@ async def read_page(session: "ImapSession", after: int, *, bytes_max: int, items
             page, connection, reading = ahead.page, ahead.connection, ahead.reading
         else:
             rows = partial(page_rows, after=after, bytes_max=bytes_max, items_max=items_max)
-            page = await session.ask(rows)
+            page = await session.mirror.ask(rows)
             if not page.rows:
                 return PageRead(page, {}, {})
             connection = await holding.enter_async_context(session.connection())
@@ -64,7 +64,7 @@ async def read_page(session: "ImapSession", after: int, *, bytes_max: int, items
         last = page.rows[-1].seq
         if not page.done and session.settings.connections > 1:  # the only one would be missed elsewhere
             rows = partial(page_rows, after=last, bytes_max=bytes_max, items_max=items_max)
-            behind = await session.ask(rows)
+            behind = await session.mirror.ask(rows)
             if behind.rows:
                 following = behind, await PageReading.begin(connection, behind.rows, behind.places)
         contents, missing = await reading.end()

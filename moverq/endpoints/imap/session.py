@@ -4,11 +4,11 @@ Connections are lent: `async with session.connection()`. One in which anything w
 way, is closed and not lent again; one that lay idle for long is closed before the server does it at the wrong moment.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -33,8 +33,6 @@ from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.flow.offload import Offload
 from moverq.model.change import BadItem
 from moverq.model.ids import InstanceId
-
-T = TypeVar("T")
 
 IDLE_S: Final = 60.0
 """A connection that nobody used for so long is closed: servers drop silent ones, from five minutes on."""
@@ -62,8 +60,7 @@ class ImapSession:
         self.refreshing = trio.Lock()
         self.known_naming = Naming()
         self.others: tuple[bytes, ...] = ()
-        self._mirror = MirrorFile(path, instance, offload)
-        self.intents = self._mirror.intents
+        self.mirror = MirrorFile(path, instance, offload)
         self.kind = "imap"
         self.lock_command: Sequence[str] = settings.lock_command
         self.release_command: Sequence[str] = settings.release_command
@@ -82,21 +79,6 @@ class ImapSession:
 
     def __repr__(self) -> str:
         return f"<ImapSession {self.name}/{self.instance.hex()[:8]} {len(self._free)} connections free>"
-
-    # ---- the mirror
-
-    def intending(self) -> AbstractContextManager[int]:
-        return self._mirror.intending()
-
-    async def ask(self, question: Callable[[Mirror], T]) -> T:
-        """What the mirror answers; the one way to it. Raises `NotFound` where there is none."""
-        return await self._mirror.ask(question)
-
-    async def make(self, make: Callable[[Path], Mirror]) -> None:
-        await self._mirror.make(make)
-
-    async def destroy(self) -> None:
-        await self._mirror.destroy()
 
     # ---- what is there, and what is wanted there
 
@@ -198,7 +180,7 @@ class ImapSession:
 
     async def connect(self) -> Connection:
         """One beside those that are lent, the caller's to close. Raises: what `login.connect` raises."""
-        user = (await self.ask(partial(Mirror.standing, removed=True))).user
+        user = (await self.mirror.ask(partial(Mirror.standing, removed=True))).user
         return await connect(self.settings, user, answer_s=self._answer_s)
 
     async def greet(self) -> None:
@@ -222,7 +204,7 @@ class ImapSession:
         free, self._free = self._free, []
         for connection, _ in free:
             await connection.aclose()
-        await self._mirror.aclose()
+        await self.mirror.aclose()
 
 
 if TYPE_CHECKING:

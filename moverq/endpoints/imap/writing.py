@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 async def settle(session: "ImapSession") -> None:
     """No intent is in doubt: what it would have brought was looked for, by content and date, and found or not."""
-    doubted = await session.ask(partial(intents.in_doubt, at_work=frozenset(session.intents)))
+    doubted = await session.mirror.ask(partial(intents.in_doubt, at_work=frozenset(session.mirror.intents)))
     if not doubted:
         return
-    rows = {row.folder_id: row for row in await session.ask(Mirror.folders)}
+    rows = {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)}
     by_folder: dict[FolderId, list[Located]] = defaultdict(list)
     for located in doubted:
         by_folder[located.state.folder_id].append(located)
@@ -44,7 +44,7 @@ async def settle(session: "ImapSession") -> None:
         found = await _find_at_server(session, row, some) if row is not None else []
         there = {place.item_id for place in found}
         absent = [located for located in some if located.state.item_id not in there]
-        await session.ask(partial(intents.note_settled, found=found, absent=absent))
+        await session.mirror.ask(partial(intents.note_settled, found=found, absent=absent))
 
 
 async def _find_at_server(session: "ImapSession", folder: FolderRow, sought: Sequence[Located]) -> list[Placed]:
@@ -55,7 +55,7 @@ async def _find_at_server(session: "ImapSession", folder: FolderRow, sought: Seq
         await look_into(connection, [wanted], on_look=held.append)
         if not held or held[0].validity != folder.server_validity:
             return []
-        known = await session.ask(partial(_known_uids, folder_id=folder.folder_id))
+        known = await session.mirror.ask(partial(_known_uids, folder_id=folder.folder_id))
         seconds = {located.state.received_ms // 1000 for located in sought}
         candidates = [seen for seen in held[0].seen if seen.uid not in known and seen.received_ms // 1000 in seconds]
         left = list(sought)
@@ -103,7 +103,7 @@ def _by_size(seen: Sequence[Seen], bytes_max: int) -> Iterator[Sequence[Seen]]:
 
 async def work_off(session: "ImapSession") -> None:
     """Nothing is due: places, flags and expunges at the server are what the mirror wants."""
-    due = await session.ask(intents.due)
+    due = await session.mirror.ask(intents.due)
     if not due:
         return
     async with session.connection() as connection:
@@ -111,7 +111,7 @@ async def work_off(session: "ImapSession") -> None:
             if from_folder in due.wires and to_folder in due.wires:
                 await _move(session, connection, due, from_folder, to_folder, asked)
         if due.moves:
-            due = await session.ask(intents.due)
+            due = await session.mirror.ask(intents.due)
         for folder_id in due.flags.keys() | due.expunges.keys():
             if folder_id in due.wires:
                 await _store_and_expunge(session, connection, due, folder_id)
@@ -153,8 +153,8 @@ async def _move(
     validity, _ = await _select(connection, due.wires[from_folder])
     if validity != due.validity[from_folder]:
         return  # the next refresh tells what its messages are called now
-    with session.intending() as intent:
-        await session.ask(partial(intents.note_begun, item_ids=[item_id for item_id, _ in asked], intent=intent))
+    with session.mirror.intending() as intent:
+        await session.mirror.ask(partial(intents.note_begun, item_ids=[item_id for item_id, _ in asked], intent=intent))
         copied: dict[int, int] = {}
 
         def take(response: Response) -> None:
@@ -171,7 +171,9 @@ async def _move(
             raise error_of(connection.endpoint, refused, doing="move messages") from refused
         moved = {item_id: copied[uid] for item_id, uid in asked if uid in copied}
         if moved or not copied:
-            await session.ask(partial(intents.note_moved, moved=moved, asked=asked, copied=not connection.has(b"MOVE")))
+            await session.mirror.ask(
+                partial(intents.note_moved, moved=moved, asked=asked, copied=not connection.has(b"MOVE"))
+            )
 
 
 async def _store_and_expunge(
@@ -200,9 +202,9 @@ async def _store_and_expunge(
         raise error_of(connection.endpoint, refused, doing="change flags") from refused
     if groups:
         stored = [(uid, bits, keywords) for (bits, keywords), uids in groups.items() for uid in uids]
-        await session.ask(partial(intents.note_stored, folder_id=folder_id, stored=stored, left_out=left_out))
+        await session.mirror.ask(partial(intents.note_stored, folder_id=folder_id, stored=stored, left_out=left_out))
     if expunged:
-        await session.ask(partial(intents.note_expunged, folder_id=folder_id, uids=expunged))
+        await session.mirror.ask(partial(intents.note_expunged, folder_id=folder_id, uids=expunged))
 
 
 async def _expunge(connection: Connection, uids: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ old: a file that is not where it was has another name by now, and is looked for 
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -61,8 +61,7 @@ class MaildirSession:
         self.instance = instance
         self.bytes_max = bytes_max
         self.refreshing = trio.Lock()
-        self._mirror = MirrorFile(path, instance, offload)
-        self.intents = self._mirror.intents
+        self.mirror = MirrorFile(path, instance, offload)
         self.lock_command: Sequence[str] = settings.lock_command
         self.release_command: Sequence[str] = settings.release_command
         self.can_move = True
@@ -83,30 +82,15 @@ class MaildirSession:
         """A file takes any bytes."""
         return content
 
-    # ---- the mirror
-
-    def intending(self) -> AbstractContextManager[int]:
-        return self._mirror.intending()
-
-    async def ask(self, question: Callable[[Mirror], T]) -> T:
-        """What the mirror answers; the one way to it. Raises `NotFound` where there is none."""
-        return await self._mirror.ask(question)
-
-    async def make(self, make: Callable[[Path], Mirror]) -> None:
-        await self._mirror.make(make)
-
-    async def destroy(self) -> None:
-        await self._mirror.destroy()
-
     async def aclose(self) -> None:
         self.forget_files()
-        await self._mirror.aclose()
+        await self.mirror.aclose()
 
     # ---- files
 
     async def layout(self) -> Layout:
         if self._layout is None:
-            user = (await self.ask(partial(Mirror.standing, removed=True))).user
+            user = (await self.mirror.ask(partial(Mirror.standing, removed=True))).user
             self._layout = self._settings.layout_of(user)
         return self._layout
 
@@ -175,7 +159,7 @@ class MaildirSession:
 
     async def list_folders(self, *, known: Known | None, afresh: bool) -> Sequence[Listed]:
         layout = await self.layout()
-        present = await self.ask(Mirror.folders)
+        present = await self.mirror.ask(Mirror.folders)
 
         def run() -> list[Listed]:
             if not folder.is_folder(layout.inbox):
@@ -202,10 +186,10 @@ class MaildirSession:
         layout = await self.layout()
         path = layout.path(wanted.wire)
         found = await self.scan(wanted.wire)
-        number = await self.ask(
+        number = await self.mirror.ask(
             partial(numbers.number_all, folder_id=wanted.folder_id, bases=found.files.keys(), is_whole=found.is_whole)
         )
-        known = await self.ask(partial(numbers.seen_before, folder_id=wanted.folder_id))
+        known = await self.mirror.ask(partial(numbers.seen_before, folder_id=wanted.folder_id))
 
         def run() -> Look | None:
             if found.is_whole and not found.signature:
@@ -244,7 +228,7 @@ class MaildirSession:
 
     async def read(self, row: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
         path = (await self.layout()).path(row.wire)
-        bases = await self.ask(partial(numbers.bases_of, folder_id=row.folder_id, numbers=uids))
+        bases = await self.mirror.ask(partial(numbers.bases_of, folder_id=row.folder_id, numbers=uids))
         read: dict[int, bytes] = {}
         missing: dict[int, str] = {}
 

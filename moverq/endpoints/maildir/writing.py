@@ -49,8 +49,10 @@ async def append_all(session: "MaildirSession", merged: Merged, token: int) -> t
     Cancelled, or an error: the intent is in doubt.
     """
     layout = await session.layout()
-    rows = {row.folder_id: row for row in await session.ask(Mirror.folders)}
-    intents_of = await session.ask(partial(numbers.intents_of, item_ids=[one.state.item_id for one in merged.appends]))
+    rows = {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)}
+    intents_of = await session.mirror.ask(
+        partial(numbers.intents_of, item_ids=[one.state.item_id for one in merged.appends])
+    )
     by_folder: dict[FolderId, list[ToAppend]] = defaultdict(list)
     for one in merged.appends:
         if one.state.item_id in intents_of:
@@ -67,7 +69,7 @@ async def append_all(session: "MaildirSession", merged: Merged, token: int) -> t
         if delivered is not None:
             for (_, base), rel in zip(named, delivered.rels, strict=True):
                 session.note_file(rows[folder_id].wire, base, rel)
-            await session.ask(partial(_note_delivered, folder_id=folder_id, delivered=delivered, token=token))
+            await session.mirror.ask(partial(_note_delivered, folder_id=folder_id, delivered=delivered, token=token))
     return ()
 
 
@@ -116,12 +118,12 @@ def _note_delivered(mirror: Mirror, *, folder_id: FolderId, delivered: _Delivere
 
 async def settle(session: "MaildirSession") -> None:
     """No intent is in doubt: its file was looked for by its name, and is there or not."""
-    doubted = await session.ask(partial(intents.in_doubt, at_work=frozenset(session.intents)))
+    doubted = await session.mirror.ask(partial(intents.in_doubt, at_work=frozenset(session.mirror.intents)))
     if not doubted:
         return
     layout = await session.layout()
-    rows = {row.folder_id: row for row in await session.ask(Mirror.folders)}
-    known = await session.ask(partial(numbers.intents_of, item_ids=[one.state.item_id for one in doubted]))
+    rows = {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)}
+    known = await session.mirror.ask(partial(numbers.intents_of, item_ids=[one.state.item_id for one in doubted]))
     by_folder: dict[FolderId, list[Located]] = defaultdict(list)
     for located in doubted:
         by_folder[located.state.folder_id].append(located)
@@ -141,7 +143,7 @@ async def settle(session: "MaildirSession") -> None:
                 found += (Named(located.state.item_id, base) for base in bases)
         there = {item_id for item_id, _ in found}
         absent = [located for located in some if located.state.item_id not in there]
-        await session.ask(partial(_note_settled, folder_id=folder_id, found=found, absent=absent))
+        await session.mirror.ask(partial(_note_settled, folder_id=folder_id, found=found, absent=absent))
 
 
 async def _moved_to(
@@ -153,7 +155,7 @@ async def _moved_to(
 ) -> list[bytes]:
     """The name that the item has at its new place, if it is there: then it is not at its old one."""
     from_folder, number = moving
-    bases = await session.ask(partial(numbers.bases_of, folder_id=from_folder, numbers=[number]))
+    bases = await session.mirror.ask(partial(numbers.bases_of, folder_id=from_folder, numbers=[number]))
     if number not in bases:
         return []
     base, _ = bases[number]
@@ -175,13 +177,13 @@ def _note_settled(mirror: Mirror, *, folder_id: FolderId, found: Sequence[Named]
 
 async def work_off(session: "MaildirSession") -> None:
     """Nothing is due: places, flags and removals are what the mirror wants."""
-    due = await session.ask(intents.due)
+    due = await session.mirror.ask(intents.due)
     if not due:
         return
     for (from_folder, to_folder), asked in due.moves.items():
         if from_folder in due.wires and to_folder in due.wires:
             await _move(session, due, from_folder, to_folder, asked)
-    due = await session.ask(intents.due)
+    due = await session.mirror.ask(intents.due)
     for folder_id in due.flags.keys() | due.expunges.keys():
         if folder_id in due.wires:
             await _store_and_expunge(session, due, folder_id)
@@ -196,12 +198,14 @@ async def _move(
 ) -> None:
     layout = await session.layout()
     here, there = due.wires[from_folder], due.wires[to_folder]
-    bases = await session.ask(partial(numbers.bases_of, folder_id=from_folder, numbers=[number for _, number in asked]))
+    bases = await session.mirror.ask(
+        partial(numbers.bases_of, folder_id=from_folder, numbers=[number for _, number in asked])
+    )
     wanted = [(item_id, bases[number][0]) for item_id, number in asked if number in bases]
     taken = (await session.whole_scan(there)).files.keys() & {base for _, base in wanted}
     moved = _Moved()
-    with session.intending() as intent:
-        await session.ask(partial(intents.note_begun, item_ids=[item_id for item_id, _ in asked], intent=intent))
+    with session.mirror.intending() as intent:
+        await session.mirror.ask(partial(intents.note_begun, item_ids=[item_id for item_id, _ in asked], intent=intent))
         for attempt in range(2):
             if attempt:
                 session.forget_files(here)
@@ -213,7 +217,7 @@ async def _move(
         # Who is in neither folder, somebody else changed or removed: lost to its place, as at any server.
         session.forget_files(here)
         session.forget_files(there)
-        await session.ask(partial(_note_moved, folder_id=to_folder, moved=moved, asked=asked))
+        await session.mirror.ask(partial(_note_moved, folder_id=to_folder, moved=moved, asked=asked))
 
 
 @attrs.define
@@ -291,7 +295,7 @@ async def _store_and_expunge(session: "MaildirSession", due: Due, folder_id: Fol
     path = (await session.layout()).path(wire)
     flags, expunges = list(due.flags.get(folder_id, ())), list(due.expunges.get(folder_id, ()))
     asked = [*(uid for uid, _, _ in flags), *expunges]
-    bases = await session.ask(partial(numbers.bases_of, folder_id=folder_id, numbers=asked))
+    bases = await session.mirror.ask(partial(numbers.bases_of, folder_id=folder_id, numbers=asked))
     done = _Done(expunged=[uid for uid in expunges if uid not in bases])
     for attempt in range(2):
         if attempt:
@@ -305,10 +309,12 @@ async def _store_and_expunge(session: "MaildirSession", due: Due, folder_id: Fol
         flags = [one for one in flags if one[0] in done.missed]
         expunges = [uid for uid in expunges if uid in done.missed]
     # A file that was not met twice is gone: that is all that an expunge wants, and of flags the next look tells.
-    await session.ask(partial(intents.note_stored, folder_id=folder_id, stored=done.stored, left_out=done.left_out))
+    await session.mirror.ask(
+        partial(intents.note_stored, folder_id=folder_id, stored=done.stored, left_out=done.left_out)
+    )
     gone = [*done.expunged, *(uid for uid in expunges if uid in done.missed)]
     if gone:
-        await session.ask(partial(intents.note_expunged, folder_id=folder_id, uids=gone))
+        await session.mirror.ask(partial(intents.note_expunged, folder_id=folder_id, uids=gone))
 
 
 @attrs.define

@@ -104,7 +104,7 @@ class MirroredEndpoint:
             raise RequestRefused(why=f"there is no mailbox of {user} at {self.name}")
         await self.check_alone(instance)
         make = partial(Mirror.make, mailbox_id=mailbox_id, instance=instance, user=user, mode=GuardMode.OPEN, token=0)
-        await self.mailbox(instance).session.make(make)
+        await self.mailbox(instance).session.mirror.make(make)
 
     async def check_alone(self, instance: InstanceId) -> None:
         """Raises `RequestRefused` where the instance would be a second one of the one mailbox that there is."""
@@ -125,7 +125,7 @@ class MirroredEndpoint:
         found: list[MailboxSummary] = []
         for stem in await trio.to_thread.run_sync(listed):
             try:
-                found.append(await self.mailbox(InstanceId(bytes.fromhex(stem))).session.ask(Mirror.summary))
+                found.append(await self.mailbox(InstanceId(bytes.fromhex(stem))).session.mirror.ask(Mirror.summary))
             except NotFound:
                 continue
         return found

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 async def take_steps(session: "MailSession", steps: Sequence[FolderStep], token: int) -> None:
     """Each step is at the server and in the mirror, in order. Steps before a refused one stand."""
-    await session.ask(partial(_check, token=token))
+    await session.mirror.ask(partial(_check, token=token))
     if not steps:
         return
     async with session.places() as places:
-        rows = {row.folder_id: row for row in await session.ask(Mirror.folders)}
+        rows = {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)}
         for step in steps:
             folder_id = step.folder.folder_id
             present = rows.get(folder_id)
@@ -47,7 +47,7 @@ async def take_steps(session: "MailSession", steps: Sequence[FolderStep], token:
                 present = await _rename(session, places, rows, present, step.folder, token)
                 await _update(session, places, present, step.folder, token)
                 # What is below it has other names there now.
-                rows = {row.folder_id: row for row in await session.ask(Mirror.folders)}
+                rows = {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)}
             else:
                 wanted = attrs.evolve(step.folder, parent_id=present.state.parent_id, name=present.state.name)
                 rows[folder_id] = await _update(session, places, present, wanted, token)
@@ -130,7 +130,7 @@ async def _create(
     if folder.name != INBOX and session.known_naming.levels(wire)[-1] != folder.name:
         there = wire.decode("ascii", "replace")
         remarks += (f"the server does not take the folder name {folder.name!r}; there it is called {there}",)
-    await session.ask(partial(_put, row=row, token=token, remarks=remarks))
+    await session.mirror.ask(partial(_put, row=row, token=token, remarks=remarks))
     return row
 
 
@@ -161,7 +161,7 @@ async def _rename(
             refused = await places.rename(present, wire)
         if refused is None:
             state = attrs.evolve(present.state, parent_id=wanted.parent_id, name=wanted.name)
-            await session.ask(
+            await session.mirror.ask(
                 partial(
                     _note_renamed,
                     row=present,
@@ -211,7 +211,7 @@ async def _update(
         await places.subscribe(present.wire, wanted.subscribed)
     if selectable:
         await places.annotate(present.wire, annotations_of(wanted.attributes), present.state.attributes)
-    await session.ask(partial(_put, row=row, token=token, remarks=_told(places)))
+    await session.mirror.ask(partial(_put, row=row, token=token, remarks=_told(places)))
     return row
 
 
@@ -224,13 +224,13 @@ async def _remove(
 ) -> None:
     if any(row.state.parent_id == present.folder_id for row in rows.values()):
         raise RequestRefused(why=f"folder {present.state.name!r} has folders in it")
-    occupied = await session.ask(Mirror.occupied_folders)
+    occupied = await session.mirror.ask(Mirror.occupied_folders)
     if present.folder_id in occupied:
         raise RequestRefused(why=f"folder {present.state.name!r} holds items")
     remark = ""
     if present.selectable and present.wire != b"INBOX":
         remark = await delete_if_empty(places, present)
-    await session.ask(partial(_drop, row=present, token=token, remark=remark))
+    await session.mirror.ask(partial(_drop, row=present, token=token, remark=remark))
 
 
 async def delete_if_empty(places: "Places", folder: FolderRow) -> str:

@@ -30,7 +30,7 @@ from moverq.endpoints.mirrored.mirror import Located, Mirror, Standing
 from moverq.endpoints.mirrored.normal_form import content_hash, is_same
 from moverq.endpoints.mirrored.paging import read_rows, that_fit
 from moverq.endpoints.mirrored.refresh import refresh
-from moverq.endpoints.mirrored.session import MailSession
+from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.errors import NotFound, RequestRefused
 from moverq.flow import clock
 from moverq.model.change import BadItem, ChangeBatch, FolderState, ItemContent, ItemState, Watermark
@@ -52,6 +52,10 @@ class MirroredMailbox:
     session: MailSession
 
     @property
+    def _mirror(self) -> MirrorFile:
+        return self.session.mirror
+
+    @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
             kind=self.session.kind,
@@ -67,33 +71,33 @@ class MirroredMailbox:
 
     async def exists(self) -> bool:
         try:
-            await self.session.ask(Mirror.standing)
+            await self._mirror.ask(Mirror.standing)
         except NotFound:
             return False
         return True
 
     async def summary(self) -> MailboxSummary:
         await self._look()
-        return await self.session.ask(Mirror.summary)
+        return await self._mirror.ask(Mirror.summary)
 
     async def head(self) -> Watermark:
         return (await self._look()).watermark
 
     async def read_hierarchy(self) -> tuple[FolderState, ...]:
-        if not (await self.session.ask(Mirror.standing)).is_movers:
+        if not (await self._mirror.ask(Mirror.standing)).is_movers:
             await refresh(self.session)
-        return tuple(row.state for row in await self.session.ask(Mirror.folders))
+        return tuple(row.state for row in await self._mirror.ask(Mirror.folders))
 
     async def occupied_folders(self) -> frozenset[FolderId]:
-        return await self.session.ask(Mirror.occupied_folders)
+        return await self._mirror.ask(Mirror.occupied_folders)
 
     async def read_feed(self, after: Watermark, *, changes_max: int) -> ChangeBatch:
-        await self.session.ask(partial(Mirror.check_watermark, after=after))
+        await self._mirror.ask(partial(Mirror.check_watermark, after=after))
         await self._look()
-        return await self.session.ask(partial(Mirror.feed, after=after, changes_max=changes_max))
+        return await self._mirror.ask(partial(Mirror.feed, after=after, changes_max=changes_max))
 
     async def wait_feed(self, after: Watermark) -> None:
-        await self.session.ask(partial(Mirror.check_watermark, after=after))
+        await self._mirror.ask(partial(Mirror.check_watermark, after=after))
         while True:
             await self.session.arm()
             if (await self._look()).head > after.modseq:
@@ -102,17 +106,17 @@ class MirroredMailbox:
 
     async def account(self) -> MailboxAccount:
         await self._look()
-        return await self.session.ask(Mirror.account)
+        return await self._mirror.ask(Mirror.account)
 
     async def remarks(self) -> tuple[str, ...]:
-        return await self.session.ask(Mirror.remarks)
+        return await self._mirror.ask(Mirror.remarks)
 
     async def room(self, mailbox_id: MailboxId) -> Room:
         return await self.endpoint.system.room(await self.endpoint.user_of(mailbox_id))
 
     async def _look(self) -> Standing:
         """A refresh; where the mirror is right, after what is still to be done."""
-        if (await self.session.ask(Mirror.standing)).is_movers:
+        if (await self._mirror.ask(Mirror.standing)).is_movers:
             await self.session.settle()
             await self.session.work_off()
         standing = await refresh(self.session)
@@ -128,7 +132,7 @@ class MirroredMailbox:
         after = msgpack.unpackb(cursor) if cursor is not None else 0
         page, contents, missing = await self.session.read_page(after, bytes_max=bytes_max, items_max=items_max)
         read, bad = await self._known(page.rows, contents, missing, is_movers=page.is_movers)
-        settings, keys = await self.session.ask(Mirror.listing_extras) if cursor is None else ((), ())
+        settings, keys = await self._mirror.ask(Mirror.listing_extras) if cursor is None else ((), ())
         return SeedPage(
             items=read,
             bad=bad,
@@ -142,7 +146,7 @@ class MirroredMailbox:
         self, item_ids: Sequence[ItemId], *, bytes_max: int
     ) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...], tuple[ItemId, ...]]:
         await self._look()
-        found = await self.session.ask(partial(Mirror.find, item_ids=item_ids))
+        found = await self._mirror.ask(partial(Mirror.find, item_ids=item_ids))
         rows = [found[item_id] for item_id in item_ids if item_id in found]
         page = that_fit(rows, bytes_max)
         read, bad = await self._read(page)
@@ -150,7 +154,7 @@ class MirroredMailbox:
 
     async def _read(self, rows: Sequence[Located]) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...]]:
         """The bytes of these items, in their order; those whose hash nobody knew yet get it."""
-        is_movers = (await self.session.ask(Mirror.standing)).is_movers
+        is_movers = (await self._mirror.ask(Mirror.standing)).is_movers
         return await self._known(rows, *await read_rows(self.session, rows), is_movers=is_movers)
 
     async def _known(
@@ -180,14 +184,14 @@ class MirroredMailbox:
                     news.append((row, found_hash, len(content)))
             read.append(ItemContent(state, content))
         if news:
-            await self.session.ask(partial(Mirror.note_read, read=news))
+            await self._mirror.ask(partial(Mirror.note_read, read=news))
         return tuple(read), tuple(bad)
 
     async def recount(self) -> MailboxAccount:
         account = await self.account()
         digests = {folder.folder_id: FolderDigest() for folder in account.folders}
         after = 0
-        while rows := await self.session.ask(partial(Mirror.seed_rows, after=after, limit=RECOUNT_ITEMS)):
+        while rows := await self._mirror.ask(partial(Mirror.seed_rows, after=after, limit=RECOUNT_ITEMS)):
             page = that_fit(rows, RECOUNT_BYTES)
             read, _ = await self._read(page)
             known = {row.state.item_id: row for row in page}
@@ -197,47 +201,47 @@ class MirroredMailbox:
                 state = row.state if same else item.state
                 digests[state.folder_id] = digests[state.folder_id].plus(state)
             after = page[-1].seq
-        return attrs.evolve(await self.session.ask(Mirror.account), digests=tuple(sorted(digests.items())))
+        return attrs.evolve(await self._mirror.ask(Mirror.account), digests=tuple(sorted(digests.items())))
 
     # ---- the guard
 
     async def guard(self) -> Guard:
-        return (await self.session.ask(partial(Mirror.standing, removed=True))).guard
+        return (await self._mirror.ask(partial(Mirror.standing, removed=True))).guard
 
     async def claim(self, token: int) -> Guard:
-        return await self.session.ask(partial(Mirror.claim, token=token))
+        return await self._mirror.ask(partial(Mirror.claim, token=token))
 
     async def lock(self, token: int) -> Watermark:
         """Announced in the mirror before the hook keeps anybody out, so that a restart lets them in again."""
         allowed = (GuardMode.OPEN, GuardMode.LOCKED)
-        standing = await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.LOCKED, allowed=allowed))
+        standing = await self._mirror.ask(partial(Mirror.turn, token=token, mode=GuardMode.LOCKED, allowed=allowed))
         await self._hook(self.session.lock_command, standing)
         return (await refresh(self.session, afresh=True)).watermark
 
     async def unlock(self, token: int) -> None:
         """The hook first: a mailbox that says open must be open."""
-        standing = await self.session.ask(partial(_checked, token=token, allowed=(GuardMode.OPEN, GuardMode.LOCKED)))
+        standing = await self._mirror.ask(partial(_checked, token=token, allowed=(GuardMode.OPEN, GuardMode.LOCKED)))
         if standing.guard.mode is GuardMode.LOCKED:
             await self._hook(self.session.release_command, standing)
         allowed = (GuardMode.OPEN, GuardMode.LOCKED)
-        await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.OPEN, allowed=allowed))
+        await self._mirror.ask(partial(Mirror.turn, token=token, mode=GuardMode.OPEN, allowed=allowed))
 
     async def retire(self, token: int, home: Home) -> None:
-        await self.session.ask(
+        await self._mirror.ask(
             partial(Mirror.turn, token=token, mode=GuardMode.RETIRED, allowed=tuple(GuardMode), home=home)
         )
 
     async def seal(self, token: int) -> None:
         allowed = (GuardMode.RETIRED, GuardMode.SEALED)
-        await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.SEALED, allowed=allowed))
+        await self._mirror.ask(partial(Mirror.turn, token=token, mode=GuardMode.SEALED, allowed=allowed))
 
     async def open(self, token: int) -> None:
         allowed = (GuardMode.SEALED, GuardMode.OPEN)
-        standing = await self.session.ask(partial(_checked, token=token, allowed=allowed))
+        standing = await self._mirror.ask(partial(_checked, token=token, allowed=allowed))
         if standing.guard.mode is GuardMode.SEALED:
             await self._hook(self.session.release_command, standing)
-        await self.session.ask(partial(Mirror.turn, token=token, mode=GuardMode.OPEN, allowed=allowed))
-        await self.session.ask(_adopt_strangers)
+        await self._mirror.ask(partial(Mirror.turn, token=token, mode=GuardMode.OPEN, allowed=allowed))
+        await self._mirror.ask(_adopt_strangers)
 
     async def _hook(self, command: Sequence[str], standing: Standing) -> None:
         if command:
@@ -248,7 +252,7 @@ class MirroredMailbox:
     async def create(self, mailbox_id: MailboxId, token: int) -> None:
         """The user's mailbox at the server is the target: it must be there, and hold no mail that others put in."""
         if await self.exists():
-            standing = await self.session.ask(Mirror.standing)
+            standing = await self._mirror.ask(Mirror.standing)
             if standing.mailbox_id != mailbox_id:
                 raise RequestRefused(why=f"instance {self.session.instance.hex()} is another mailbox's")
             await self.claim(token)
@@ -262,7 +266,7 @@ class MirroredMailbox:
         user = await self.endpoint.user_of(mailbox_id)
         await self.endpoint.check_alone(self.session.instance)
         await self._check_empty(user)
-        await self.session.make(
+        await self._mirror.make(
             partial(
                 Mirror.make,
                 mailbox_id=mailbox_id,
@@ -286,7 +290,7 @@ class MirroredMailbox:
 
     async def remove(self, token: int, *, keep_until_ms: int) -> None:
         try:
-            await self.session.ask(partial(Mirror.remove, token=token, keep_until_ms=keep_until_ms))
+            await self._mirror.ask(partial(Mirror.remove, token=token, keep_until_ms=keep_until_ms))
         except NotFound:
             return
 
@@ -294,22 +298,22 @@ class MirroredMailbox:
         """What a given-up move wrote at a sealed target is taken back. A retired mailbox's mail is its server's: that
         the mover forgets it is all, and an administrator deletes it there."""
         try:
-            standing = await self.session.ask(partial(Mirror.standing, removed=True))
+            standing = await self._mirror.ask(partial(Mirror.standing, removed=True))
         except NotFound:
             return
-        await self.session.ask(partial(Mirror.check_purge, token=token, now_ms=clock.now_ms()))
+        await self._mirror.ask(partial(Mirror.check_purge, token=token, now_ms=clock.now_ms()))
         if standing.guard.mode is GuardMode.SEALED:
             await self._take_back(token)
         await self.session.aclose()
-        await self.session.destroy()
+        await self._mirror.destroy()
         self.endpoint.forget(self.session.instance)
 
     async def _take_back(self, token: int) -> None:
-        await self.session.ask(partial(_wanted_empty, token=token))
+        await self._mirror.ask(partial(_wanted_empty, token=token))
         await self.session.settle()
-        await self.session.ask(partial(_wanted_empty, token=token))
+        await self._mirror.ask(partial(_wanted_empty, token=token))
         await self.session.work_off()
-        rows = await self.session.ask(Mirror.folders)
+        rows = await self._mirror.ask(Mirror.folders)
         async with self.session.places() as places:
             for row in sorted(rows, key=lambda row: len(row.wire), reverse=True):
                 if row.selectable and row.wire != b"INBOX" and not row.native:
@@ -323,8 +327,8 @@ class MirroredMailbox:
     async def write_items(self, items: Sequence[ItemContent], token: int) -> tuple[BadItem, ...]:
         await self.session.greet()
         await self.session.settle()
-        with self.session.intending() as intent:
-            merged = await self.session.ask(
+        with self._mirror.intending() as intent:
+            merged = await self._mirror.ask(
                 partial(
                     intents.merge_items,
                     items=items,
@@ -343,7 +347,7 @@ class MirroredMailbox:
     async def apply_changes(self, batch: ChangeBatch, token: int) -> tuple[ItemId, ...]:
         await self.session.greet()
         await self.session.settle()
-        merged = await self.session.ask(
+        merged = await self._mirror.ask(
             partial(intents.merge_changes, batch=batch, token=token, can_move=self.session.can_move)
         )
         await self.session.work_off()

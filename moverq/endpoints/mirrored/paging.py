@@ -61,7 +61,7 @@ def that_fit(rows: Sequence[Located], bytes_max: int) -> Sequence[Located]:
 
 async def read_page(session: "MailSession", after: int, *, bytes_max: int, items_max: int) -> PageRead:
     """The page behind `after`, for a session that does not read ahead."""
-    page = await session.ask(partial(page_rows, after=after, bytes_max=bytes_max, items_max=items_max))
+    page = await session.mirror.ask(partial(page_rows, after=after, bytes_max=bytes_max, items_max=items_max))
     return PageRead(page, *await read_rows(session, page.rows))
 
 
@@ -72,7 +72,7 @@ async def read_rows(session: "MailSession", rows: Sequence[Located]) -> tuple[di
     by_folder: dict[FolderId, list[Located]] = {}
     for row in rows:
         by_folder.setdefault(row.state.folder_id, []).append(row)
-    folders = {row.folder_id: row for row in await session.ask(Mirror.folders)} if rows else {}
+    folders = {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)} if rows else {}
     for folder_id, some in by_folder.items():
         if folder_id not in folders:
             continue

@@ -35,17 +35,19 @@ async def refresh(session: "MailSession", *, afresh: bool = False) -> Standing:
     Raises: EndpointUnavailable, EndpointBusy, EndpointBroken.
     """
     async with session.refreshing:
-        standing = await session.ask(Mirror.standing)
+        standing = await session.mirror.ask(Mirror.standing)
         known = None  # where the mirror is right, folders are known by their names
         if not standing.is_movers:
-            known = {row.wire: (row.server_status, row.mailbox_object) for row in await session.ask(Mirror.folders)}
+            known = {
+                row.wire: (row.server_status, row.mailbox_object) for row in await session.mirror.ask(Mirror.folders)
+            }
         listed = await session.list_folders(known=known, afresh=afresh)
-        rows = await session.ask(partial(_settle_tree, listed=listed, session=session))
+        rows = await session.mirror.ask(partial(_settle_tree, listed=listed, session=session))
         wanted = _wanted(rows, listed)
-        orphans = await session.ask(_orphans)
+        orphans = await session.mirror.ask(_orphans)
         if wanted or orphans:
             await _learn(session, await session.look_into(wanted), orphans, is_movers=standing.is_movers)
-        return await session.ask(Mirror.standing)
+        return await session.mirror.ask(Mirror.standing)
 
 
 def _settle_tree(mirror: Mirror, *, listed: Sequence[Listed], session: "MailSession") -> list[FolderRow]:
@@ -105,7 +107,7 @@ async def _learn(session: "MailSession", looks: Sequence[Look], orphans: Sequenc
     held: list[Difference] = []
     rows = 0
     for look in looks:
-        difference = await session.ask(partial(learned.compare, look=look))
+        difference = await session.mirror.ask(partial(learned.compare, look=look))
         if difference.incomplete:
             difference = await _look_at_all(session, look.folder_id) or difference
         held.append(difference)
@@ -118,10 +120,10 @@ async def _learn(session: "MailSession", looks: Sequence[Look], orphans: Sequenc
 
 async def _look_at_all(session: "MailSession", folder_id: FolderId) -> Difference | None:
     """What is known and what was told did not add up: the folder's whole list. None: it went meanwhile."""
-    rows = await session.ask(Mirror.folders)
+    rows = await session.mirror.ask(Mirror.folders)
     (row,) = [row for row in rows if row.folder_id == folder_id]
     held = await session.look_into([Wanted(folder_id=folder_id, wire=row.wire, modseq=0)])
-    return await session.ask(partial(learned.compare, look=held[0])) if held else None
+    return await session.mirror.ask(partial(learned.compare, look=held[0])) if held else None
 
 
 async def _put(
@@ -129,7 +131,7 @@ async def _put(
 ) -> None:
     pairs = await _pair(session, differences, orphans, is_movers=is_movers)
     late = await _late_copies(session, differences, pairs) if is_movers else []
-    await session.ask(
+    await session.mirror.ask(
         partial(learned.apply, differences=differences, pairs=pairs, orphans=orphans, late=late, is_movers=is_movers)
     )
     doubted = [pair for difference in differences for pair in difference.doubted]
@@ -182,8 +184,8 @@ async def _late_copies(
 ) -> list[tuple[FolderId, int]]:
     """New messages at a target that an intent, which had been found not to be there and was written again, brings
     after all: provably our own second copies."""
-    doubtful = await session.ask(learned.doubtful)
-    if not doubtful or session.intents:
+    doubtful = await session.mirror.ask(learned.doubtful)
+    if not doubtful or session.mirror.intents:
         return []  # or it may be what is being written again now
     late = []
     for difference in differences:
@@ -215,7 +217,7 @@ async def _look_closer(session: "MailSession", doubted: Sequence[tuple[Located, 
         async for uid, content in _bodies(session, folder_id, [seen for _, seen in some]):
             located, seen = sent[uid]
             verdicts.append((located.seq, _verdict(located, seen, content)))
-        await session.ask(partial(learned.note_verdicts, verdicts=verdicts))
+        await session.mirror.ask(partial(learned.note_verdicts, verdicts=verdicts))
 
 
 def _verdict(located: Located, seen: Seen, content: bytes) -> str:
@@ -235,7 +237,7 @@ async def _bodies(
     """(uid, content) of these messages, a bounded batch at a time."""
     if not asked:
         return
-    rows = await session.ask(Mirror.folders)
+    rows = await session.mirror.ask(Mirror.folders)
     folder = next(row for row in rows if row.folder_id == folder_id)
     at = 0
     while at < len(asked):

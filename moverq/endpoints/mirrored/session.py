@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -64,33 +64,14 @@ class MailSession(Protocol):
     lock_command: Sequence[str]
     release_command: Sequence[str]
     """The fence, where there is one: see `hooks`."""
+    mirror: "MirrorFile"
     refreshing: trio.Lock
-    intents: set[int]
-    """Of writes that are at work in this process now; any other intent is in doubt."""
     bytes_max: int
     """Of bodies held at a time."""
     can_move: bool
     """Messages can be moved between folders there, and it is told what they are called then."""
     item_bytes_max: int | None
     known_naming: Naming
-
-    # ---- the mirror
-
-    def intending(self) -> AbstractContextManager[int]:
-        """The number of an intent that is at work here as long as the body runs."""
-        ...
-
-    async def ask(self, question: Callable[[Mirror], T]) -> T:
-        """What the mirror answers; the one way to it. Raises `NotFound` where there is none."""
-        ...
-
-    async def make(self, make: Callable[[Path], Mirror]) -> None:
-        """The mirror is there, as `make` makes it."""
-        ...
-
-    async def destroy(self) -> None:
-        """The mirror is gone."""
-        ...
 
     async def aclose(self) -> None: ...
 
@@ -154,6 +135,7 @@ class MirrorFile:
         self.path = path
         self.instance = instance
         self.intents: set[int] = set()
+        """Of writes that are at work in this process now; any other intent is in doubt."""
         self._offload = offload
         self._mirror: Mirror | None = None
 

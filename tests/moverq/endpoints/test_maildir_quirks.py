@@ -161,8 +161,8 @@ async def test_a_file_that_has_another_name_when_it_is_read_is_found(place: Plac
     (state,) = (await items(source)).values()
     place.client.set_flags("INBOX", base, 1)
     session = source.session
-    (row,) = await session.ask(Mirror.folders)
-    (located,) = (await session.ask(lambda mirror: mirror.find([state.item_id]))).values()
+    (row,) = await session.mirror.ask(Mirror.folders)
+    (located,) = (await session.mirror.ask(lambda mirror: mirror.find([state.item_id]))).values()
     assert await session.read(row, [located.server_uid]) == ({located.server_uid: CLEAN}, {})
     place.client.delete("INBOX", base)
     assert await session.read(row, [located.server_uid]) == ({}, {})
