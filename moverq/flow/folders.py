@@ -20,7 +20,7 @@ def make_folder(path: Path) -> None:
         sync_folder(folder.parent)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | bytes) -> None:
     """Names made, changed and removed in the folder survive power loss. Raises `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

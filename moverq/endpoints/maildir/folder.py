@@ -24,6 +24,7 @@ import xxhash
 
 from moverq.endpoints.maildir import names
 from moverq.endpoints.mirrored.normal_form import as_sent, content_hash, is_clean
+from moverq.flow.folders import sync_folder
 
 SUBFOLDERS: Final = (b"cur", b"new", b"tmp")
 WATCHED: Final = (b"cur", b"new", b"dovecot-uidlist", b"dovecot-keywords", b"courierimapuiddb")
@@ -273,15 +274,6 @@ def discard(path: bytes, base: bytes) -> None:
     """What a delivery left in `tmp` that was cut short is gone."""
     with suppress(FileNotFoundError):
         os.unlink(os.path.join(path, b"tmp", base))
-
-
-def sync_folder(path: bytes) -> None:
-    """Names made, changed and removed in the folder survive power loss. Raises `OSError`."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def make(path: bytes, owner: Owner, *, is_root: bool) -> None:

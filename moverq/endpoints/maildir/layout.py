@@ -18,6 +18,7 @@ from moverq.endpoints.maildir.folder import Owner
 from moverq.endpoints.maildir.side_files import read_subscriptions
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.listed import Listed
+from moverq.flow.folders import sync_folder
 from moverq.mailfiles.maildir import SIDE_FILES
 
 TRASHED: Final = b"..MOVERQ-TRASHED."
@@ -114,13 +115,13 @@ class Layout:
             made.append(os.path.dirname(made[-1]))
         for path in reversed(made[:-1]):
             owner.make_folder(path)
-            folder.sync_folder(os.path.dirname(path))
+            sync_folder(os.path.dirname(path))
         if self.nested and wire != b"INBOX":
             levels = wire.split(b"/")
             for depth in range(1, len(levels)):
                 above = os.path.join(self.root, *levels[:depth])
                 owner.make_folder(above)
-                folder.sync_folder(os.path.dirname(above))
+                sync_folder(os.path.dirname(above))
         folder.make(self.path(wire), owner, is_root=wire == b"INBOX" or self.nested)
 
     def rename(self, old: bytes, new: bytes) -> None:
@@ -145,9 +146,9 @@ class Layout:
             if os.path.lexists(target):
                 raise FileExistsError(None, "there is a folder of this name", os.fsdecode(target))
             os.rename(source, target)
-            folder.sync_folder(os.path.dirname(target))
+            sync_folder(os.path.dirname(target))
             if os.path.dirname(source) != os.path.dirname(target):
-                folder.sync_folder(os.path.dirname(source))
+                sync_folder(os.path.dirname(source))
 
     def delete(self, wire: bytes, mark: bytes) -> bool:
         """The folder is gone; False: there is something in it that is no mail program's own. Raises `OSError`."""
@@ -165,7 +166,7 @@ class Layout:
             inner = os.path.join(trash, name)
             os.rmdir(inner) if os.path.isdir(inner) else os.unlink(inner)
         os.rmdir(trash)
-        folder.sync_folder(os.path.dirname(path))
+        sync_folder(os.path.dirname(path))
         return True
 
 

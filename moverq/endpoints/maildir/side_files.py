@@ -15,8 +15,9 @@ from typing import Final
 
 import attrs
 
-from moverq.endpoints.maildir.folder import Owner, sync_folder
+from moverq.endpoints.maildir.folder import Owner
 from moverq.endpoints.maildir.names import base
+from moverq.flow.folders import sync_folder
 from moverq.mailfiles.maildir import KEYWORD_LETTERS, KEYWORDS_FILE
 
 UID_LISTS: Final = (b"dovecot-uidlist", b"courierimapuiddb")

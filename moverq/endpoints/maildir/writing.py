@@ -21,6 +21,7 @@ from moverq.endpoints.maildir.folder import Owner, Scan
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Due, Merged, Placed, ToAppend
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
+from moverq.flow.folders import sync_folder
 from moverq.model.change import BadItem
 from moverq.model.ids import FolderId, ItemId
 
@@ -98,7 +99,7 @@ def _deliver(path: bytes, messages: Sequence[ToAppend], named: Sequence[Named]) 
             left_out += len(one.keywords) - len(words)
         info = names.letters_of(one.state.flags, "".join(letters[word] for word in words))
         rels.append(folder.deliver(path, base, one.content, received_ms=one.state.received_ms, info=info, owner=owner))
-    folder.sync_folder(os.path.join(path, b"cur"))
+    sync_folder(os.path.join(path, b"cur"))
     return _Delivered(named, rels, kept, left_out)
 
 
@@ -372,7 +373,7 @@ def _apply(
 def _sync(path: bytes) -> None:
     for place in (b"cur", b"new"):
         with suppress(FileNotFoundError):
-            folder.sync_folder(os.path.join(path, place))
+            sync_folder(os.path.join(path, place))
 
 
 __all__ = ["append_all", "settle", "work_off"]
