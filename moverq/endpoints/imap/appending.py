@@ -29,6 +29,7 @@ from moverq.endpoints.imap.wire import date_words, number, uids_in
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
 from moverq.endpoints.mirrored.mirror import FolderPlace, Mirror
+from moverq.flow.batches import in_batches
 from moverq.model.change import BadItem
 from moverq.model.ids import FolderId
 
@@ -83,7 +84,9 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     # In the nursery: one task a batch, each until its messages are there.
     async with trio.open_nursery() as nursery, order.handing_out:
         for folder_id, some in by_folder.items():
-            for items in _batches(some, items_max=min(share, BATCH_ITEMS)):
+            for items in in_batches(
+                some, lambda one: one.state.size, bytes_max=BATCH_BYTES, items_max=min(share, BATCH_ITEMS)
+            ):
                 batch = _Batch(session, places[folder_id], items, *order.follow(folder_id))
                 batches.append(batch)
                 await nursery.start(batch.run)
@@ -183,19 +186,6 @@ class _Batch:
             if number(validity) == self.folder.server_validity and len(found) == len(batch):
                 self.placed += (Placed(one.state.item_id, uid) for one, uid in zip(batch, found, strict=True))
         return ()
-
-
-def _batches(items: Sequence[ToAppend], *, items_max: int) -> Iterator[Sequence[ToAppend]]:
-    batch: list[ToAppend] = []
-    size = 0
-    for one in items:
-        if batch and (len(batch) == items_max or size + one.state.size > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(one)
-        size += one.state.size
-    if batch:
-        yield batch
 
 
 __all__ = ["AppendOrder", "append_all"]

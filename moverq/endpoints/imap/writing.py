@@ -8,7 +8,7 @@ EXPUNGE of a UID) is done again without harm until it is noted as done.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from moverq.endpoints.mirrored.learned import Look, Seen
 from moverq.endpoints.mirrored.listed import Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
 from moverq.endpoints.mirrored.normal_form import is_same
+from moverq.flow.batches import in_batches
 from moverq.model.ids import FolderId, ItemId
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ async def _find_at_server(session: "ImapSession", folder: FolderRow, sought: Seq
         candidates = [seen for seen in held[0].seen if seen.uid not in known and seen.received_ms // 1000 in seconds]
         left = list(sought)
         found: list[Placed] = []
-        for some in _by_size(candidates, session.bytes_max):
+        for some in in_batches(candidates, lambda seen: seen.size, bytes_max=session.bytes_max):
             read = await read_bodies(connection, folder.wire, [seen.uid for seen in some])
             for seen in some:
                 match = next((one for one in left if _is(one, seen, read.get(seen.uid))), None)
@@ -83,19 +84,6 @@ def _known_uids(mirror: Mirror, folder_id: FolderId) -> set[int]:
             "SELECT server_uid FROM items WHERE folder_id = ? AND server_uid IS NOT NULL", (folder_id,)
         )
     }
-
-
-def _by_size(seen: Sequence[Seen], bytes_max: int) -> Iterator[Sequence[Seen]]:
-    some: list[Seen] = []
-    size = 0
-    for one in seen:
-        if some and size + one.size > bytes_max:
-            yield some
-            some, size = [], 0
-        some.append(one)
-        size += one.size
-    if some:
-        yield some
 
 
 # ---- what needs no bytes
