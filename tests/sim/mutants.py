@@ -474,7 +474,7 @@ def envelope_key(patches: ExitStack) -> None:
     patches.enter_context(patch.object(delivering._Mailbox, "take", by_key))
 
 
-@mutant("no_folder_sync", caught=(I1, I11, I12, I16, I17, I19, I20, LIVENESS), faults=("power",) * 4, first=20)
+@mutant("no_folder_sync", caught=(I1, I11, I12, I16, I17, I19, I20, I22, LIVENESS), faults=("power",) * 4, first=20)
 def no_folder_sync(patches: ExitStack) -> None:
     """Names of files are not synced."""
     patches.enter_context(patch("tests.sim.machine.ProcessDisk.sync_folder", lambda self, folder: None))

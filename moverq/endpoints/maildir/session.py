@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
+from moverq.endpoints.base import GuardMode
 from moverq.endpoints.maildir import folder, names, numbers, side_files, writing
 from moverq.endpoints.maildir.folder import Scan, Unreadable
 from moverq.endpoints.maildir.layout import Layout
@@ -37,6 +38,8 @@ NAMES_MAX: Final = 200_000
 FULL_S: Final = 60.0
 """How long a full disk or quota is left alone."""
 UNSETTLED_S: Final = 1.0
+READ_TRIES: Final = 2
+"""Scans after which a message that is still not met is gone, or not to be had for now."""
 _REFUSED: Final = frozenset(
     {errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EILSEQ}
 )
@@ -249,11 +252,27 @@ class MaildirSession:
             return moved
 
         scan = await self.scan(row.wire, known=True)
-        if await self.work(partial(run, scan), doing="read messages"):
+        for _ in range(READ_TRIES):
+            missed = await self.work(partial(run, scan), doing="read messages")
+            if not missed:
+                return read, missing
             scan = await self.scan(row.wire)
-            if await self.work(partial(run, scan), doing="read messages"):
-                await self.work(partial(run, await self.whole_scan(row.wire)), doing="read messages")
+        missed = await self.work(partial(run, scan), doing="read messages")
+        if missed and not scan.is_whole:
+            await self._tell_again(row, missed)
         return read, missing
+
+    async def _tell_again(self, row: FolderRow, uids: Sequence[int]) -> None:
+        """Nobody can say whether they are gone while the folder changes all the time: the feed has them once more, so
+        that a reader who goes on without them meets them again.
+
+        Raises:
+            EndpointBusy: it is locked, and this feed is the last.
+        """
+        standing = await self.mirror.ask(Mirror.standing)
+        if standing.guard.mode is GuardMode.LOCKED:
+            raise EndpointBusy(endpoint=self.name, retry_after_s=UNSETTLED_S)
+        await self.mirror.ask(partial(Mirror.tell_again, folder_id=row.folder_id, server_uids=uids))
 
     # ---- what is wanted there
 

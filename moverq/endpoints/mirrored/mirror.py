@@ -500,6 +500,15 @@ class Mirror:
                 "digest = given.digest, normal_hash = NULL FROM given WHERE items.seq = given.seq",
             )
 
+    def tell_again(self, folder_id: FolderId, server_uids: Sequence[int]) -> None:
+        """The feed has these items once more, as they are."""
+        with self.changing():
+            for uid in server_uids:
+                self.db.execute(
+                    "UPDATE items SET modseq = ? WHERE folder_id = ? AND server_uid = ?",
+                    (self.next_modseq(), folder_id, uid),
+                )
+
     # ---- remarks
 
     def remark(self, text: str, count: int = 1) -> None:

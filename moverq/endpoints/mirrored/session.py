@@ -103,7 +103,8 @@ class MailSession(Protocol):
         ...
 
     async def read(self, folder: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
-        """The bytes by UID, and of those that are there and cannot be read why. In neither: gone."""
+        """The bytes by UID, and of those that are there and cannot be read why. In neither: gone, or told again by
+        the feed."""
         ...
 
     async def read_page(self, after: int, *, bytes_max: int, items_max: int) -> PageRead:

@@ -155,6 +155,36 @@ async def test_a_folder_that_never_rests_loses_nothing(place: Place, monkeypatch
     assert b"Subject: clean\r\n\r\ntext\r\n" in await items(source)
 
 
+async def test_what_cannot_be_found_in_a_folder_that_never_rests_is_told_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seed goes on without it, and the feed behind it has it once more; the last feed of all waits."""
+    source = await place.source()
+    hidden = place.client.deliver(CLEAN)
+    (state,) = (await items(source)).values()
+    listdir = os.listdir
+
+    def listed(path: bytes) -> list[bytes]:
+        place.client.deliver(b"more\n", received_ms=1_700_000_000_000)
+        return [name for name in listdir(path) if hidden.encode() not in name]
+
+    head = await source.head()
+    place.client.set_flags("INBOX", hidden, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.os, "listdir", listed)
+        source.session.forget_files()  # type: ignore[attr-defined]
+        page = await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+        assert state.item_id not in {item.state.item_id for item in page.items}
+        assert not page.bad
+        assert state.item_id in {one.item_id for one in (await source.read_feed(head, changes_max=1000)).items}
+        await source.claim(1)
+        await source.lock(1)
+        with pytest.raises(EndpointBusy):
+            await source.fetch([state.item_id], bytes_max=1 << 20)
+    (found,), _, _ = await source.fetch([state.item_id], bytes_max=1 << 20)
+    assert found.content == CLEAN
+
+
 async def test_a_file_that_has_another_name_when_it_is_read_is_found(place: Place) -> None:
     source = await place.source()
     base = place.client.deliver(CLEAN)
