@@ -47,7 +47,7 @@ class Refused(Exception):
     """The server answered NO or BAD. Never leaves this folder: who gave the command knows what it means."""
 
     def __init__(self, answer: Said, command: str) -> None:
-        super().__init__(f"{command}: {answer.status.decode()} {answer.text}".strip())
+        super().__init__(f"{command}: {answer.status.decode('ascii', 'replace')} {answer.text}".strip())
         self.answer = answer
 
 
@@ -307,7 +307,7 @@ class Connection:
     def _take(self, take: Take, response: Response) -> None:
         try:
             take(response)
-        except (WireError, IndexError, ValueError) as error:
+        except (WireError, LookupError, ValueError, TypeError, AttributeError) as error:  # a list where a word is due
             raise EndpointUnavailable(
                 endpoint=self.endpoint, why=f"its answer {response.head[:120]!r} cannot be read: {error}"
             ) from error
@@ -347,7 +347,7 @@ _BROKEN: Final = {
 def error_of(endpoint: str, refused: Refused, *, doing: str) -> MoveError:
     """Ours for what a server refused, where the caller has no better word for it."""
     answer = refused.answer
-    text = answer.text or answer.status.decode()
+    text = answer.text or answer.status.decode("ascii", "replace")
     if answer.code in _BUSY:
         return EndpointBusy(endpoint=endpoint, retry_after_s=60.0)
     if answer.code in _BROKEN:

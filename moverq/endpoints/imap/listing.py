@@ -35,7 +35,7 @@ _FLAGS: Final = {
 }
 _AS_ASKED: Final = re.compile(
     rb"\* \d+ FETCH \(UID (\d{1,10}) FLAGS \(([^()\"{\r\n]*)\) "
-    rb'INTERNALDATE "([^"\r\n]{1,40})" RFC822\.SIZE (\d{1,19})(?: MODSEQ \(\d+\))?\)\r\n'
+    rb'INTERNALDATE "([^"\r\n]{1,40})" RFC822\.SIZE (\d{1,18})(?: MODSEQ \(\d+\))?\)\r\n'
 )
 """The usual line of a listing: everything in the order asked for. It is read without being taken apart."""
 AHEAD: Final = 8
@@ -171,10 +171,10 @@ def _note_status(one: Listed, status: Sequence[Any]) -> None:
     if isinstance(inner, list):
         one.mailbox_object = bytes(inner[0]) if inner else b""
         return
-    one.validity = number(said_values.get(b"UIDVALIDITY", 0))
-    one.uidnext = number(said_values.get(b"UIDNEXT", 0))
-    one.items = number(said_values.get(b"MESSAGES", 0))
-    one.modseq = number(said_values.get(b"HIGHESTMODSEQ", 0))
+    one.validity = number(said_values.get(b"UIDVALIDITY", b"0"))
+    one.uidnext = number(said_values.get(b"UIDNEXT", b"0"))
+    one.items = number(said_values.get(b"MESSAGES", b"0"))
+    one.modseq = number(said_values.get(b"HIGHESTMODSEQ", b"0"))
 
 
 # ---- messages

@@ -59,7 +59,7 @@ class ImapPlaces:
             found = await self._status(folder.wire, b"UIDVALIDITY UIDNEXT")
         except Refused as refused:
             raise self._error(refused, doing=f"look at folder {folder.state.name!r}") from refused
-        return number(found.get(b"UIDVALIDITY", 0)), number(found.get(b"UIDNEXT", 1))
+        return found.get(b"UIDVALIDITY", 0), found.get(b"UIDNEXT", 1)
 
     async def subscribe(self, wire: bytes, wanted: bool) -> None:
         try:
@@ -76,7 +76,7 @@ class ImapPlaces:
             found = await self._status(folder.wire, b"MESSAGES")
         except Refused:
             return True
-        if number(found.get(b"MESSAGES", 0)):
+        if found.get(b"MESSAGES"):
             return False
         with suppress(Refused):
             await self.connection.run(b"UNSUBSCRIBE ", mailbox_word(folder.wire))
@@ -106,14 +106,14 @@ class ImapPlaces:
             return False
         return True
 
-    async def _status(self, wire: bytes, asked: bytes) -> dict[bytes, object]:
+    async def _status(self, wire: bytes, asked: bytes) -> dict[bytes, int]:
         """Raises `Refused`."""
-        found: dict[bytes, object] = {}
+        found: dict[bytes, int] = {}
 
         def take(response: Response) -> None:
             said = words(response)
             if bytes(said[0]).upper() == b"STATUS":
-                found.update(pairs(said[2]))
+                found.update((name, number(value)) for name, value in pairs(said[2]).items())
 
         await self.connection.run(b"STATUS ", mailbox_word(wire), b" (" + asked + b")", take=take)
         return found

@@ -116,7 +116,7 @@ class Reading:
             def take(response: Response, uid: int = uid, listed: list[int] = listed) -> None:
                 if b" FETCH " in response.head.upper()[:30]:
                     values = pairs(words(response)[2])
-                    if b"RFC822.SIZE" in values and number(values.get(b"UID", 0)) == uid:
+                    if b"RFC822.SIZE" in values and number(values.get(b"UID", b"0")) == uid:
                         listed.append(uid)
 
             try:

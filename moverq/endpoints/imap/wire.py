@@ -25,8 +25,11 @@ LINE_BYTES_MAX: Final = 16 << 20
 """A SEARCH or VANISHED of a very large folder is one line; anything longer is no IMAP server."""
 LITERAL_BYTES_MAX: Final = 2 << 30
 
+NESTED_MAX: Final = 64
+"""Lists in lists. What is asked for has three levels."""
+
 _LITERAL_AT_END = re.compile(rb"\{(\d{1,19})\+?\}$")
-_TOKEN = re.compile(rb'[ \t]*(?:([()])|"((?:[^"\\]|\\.)*)"|((?:[^\s()"\[]|\[[^\]]*\]|\[)+)|(.))')
+_TOKEN = re.compile(rb'[ \t]*(?:([()])|"((?:[^"\\]++|\\.)*+)"|((?:[^\s()"\[]++|\[[^\]]*+\]|\[)++)|(.))')
 _UNESCAPE = re.compile(rb"\\(.)")
 _CODE = re.compile(rb"\[([^\s\]]+)(?: ([^\]]*))?\] ?")
 _MONTHS: Final = {name: n for n, name in enumerate((b"jan feb mar apr may jun jul aug sep oct nov dec").split(), 1)}
@@ -121,24 +124,27 @@ class Incoming:
 
 
 def tokens(parts: Sequence[bytes]) -> list[Any]:
-    """The words of a response, lists nested. Raises `WireError` where the brackets do not match."""
+    """The words of a response, lists nested. Raises `WireError` where the brackets do not match, or nest too deep."""
     stack: list[list[Any]] = [[]]
     for number, part in enumerate(parts):
         if number % 2:
             stack[-1].append(Literal(part))
             continue
-        for bracket, quoted, atom, stray in _TOKEN.findall(part):
-            if atom:
+        for match in _TOKEN.finditer(part):
+            bracket, quoted, atom, stray = match.groups()
+            if atom is not None:
                 stack[-1].append(atom)
             elif bracket == b"(":
                 inner: list[Any] = []
                 stack[-1].append(inner)
                 stack.append(inner)
-            elif bracket:
+                if len(stack) > NESTED_MAX:
+                    raise WireError(f"more than {NESTED_MAX} lists in each other")
+            elif bracket is not None:
                 if len(stack) == 1:
                     raise WireError(f"an unexpected ) in {part[:80]!r}")
                 stack.pop()
-            elif stray == b"":
+            elif quoted is not None:
                 stack[-1].append(Literal(_UNESCAPE.sub(rb"\1", quoted) if b"\\" in quoted else quoted))
             elif stray.strip():
                 raise WireError(f"{stray!r} is out of place in {part[:80]!r}")
@@ -166,8 +172,11 @@ def said(line: bytes) -> Said:
     return Said(status.upper(), code[1].upper(), code[2] or b"", rest[code.end() :].decode("utf-8", "replace"))
 
 
-def pairs(words: Sequence[Any]) -> dict[bytes, Any]:
-    """`[b'UID', b'9', b'FLAGS', [...]]` as a dictionary; names in capitals."""
+def pairs(words: object) -> dict[bytes, Any]:
+    """`[b'UID', b'9', b'FLAGS', [...]]` as a dictionary; names in capitals. Raises `WireError` where it is no list of
+    that kind."""
+    if not isinstance(words, list) or any(isinstance(name, list) for name in words[:-1:2]):
+        raise WireError(f"{words!r:.80} is no list of names and values")
     return {bytes(words[n]).upper(): words[n + 1] for n in range(0, len(words) - 1, 2)}
 
 
@@ -175,11 +184,11 @@ def pairs(words: Sequence[Any]) -> dict[bytes, Any]:
 
 
 def number(word: object) -> int:
-    """Raises `WireError` where it is none."""
-    try:
-        return int(word)  # type: ignore[call-overload, no-any-return]
-    except (TypeError, ValueError) as error:
-        raise WireError(f"{word!r} is no number") from error
+    """One that a row can hold: below 2 ** 63. Raises `WireError` where it is none."""
+    digits = word.strip() if isinstance(word, bytes) else b""
+    if not digits.isdigit() or len(digits) > 19 or (found := int(digits)) >= 1 << 63:
+        raise WireError(f"{word!r:.80} is no number")
+    return found
 
 
 def uid_set(uids: Iterable[int]) -> bytes:
@@ -228,7 +237,7 @@ def _midnight_ms(day: bytes, rest: bytes) -> int | None:
 def _any_date_ms(text: bytes) -> int:
     match = _DATE.match(text)
     month = _MONTHS.get(match[2].lower()) if match else None
-    if match is None or month is None:
+    if match is None or month is None or match[3] == b"0000":
         return 0
     day, year, hour, minute, second = int(match[1]), int(match[3]), int(match[4]), int(match[5]), int(match[6])
     seconds = timegm((year, month, day, hour, minute, second))

@@ -16,8 +16,8 @@ from moverq.mailfiles.maildir import KEYWORD_LETTERS, LETTERS, PASSED
 
 _OTHER_SEPARATOR: Final = re.compile(rb"[;!]2,[A-Za-z]*(?:,.*)?$", re.DOTALL)
 _SIZES: Final = re.compile(rb",[SW]=\d+")
-_SIZE: Final = re.compile(rb",S=(\d+)")
-_MAIL_SIZE: Final = re.compile(rb",W=(\d+)")
+_SIZE: Final = re.compile(rb",S=(\d{1,18})(?!\d)")
+_MAIL_SIZE: Final = re.compile(rb",W=(\d{1,18})(?!\d)")
 _TIME: Final = re.compile(rb"\d{1,15}")
 _LETTERS: Final = tuple((letter.encode(), int(flag)) for letter, flag in LETTERS.items())
 _KNOWN: Final = frozenset("".join(LETTERS) + KEYWORD_LETTERS + "P")

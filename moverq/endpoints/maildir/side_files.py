@@ -63,11 +63,13 @@ def decode_uid_list(data: bytes) -> UidList:
     for line in lines[1:-1]:  # what follows the last line's end is being written, or nothing
         number, _, rest = line.partition(b" ")
         name = (rest if rest.startswith(b":") else rest[rest.find(b" :") + 1 :])[1:] if head[0] == b"3" else rest
-        if number.isdigit() and name and 0 < int(number) < 1 << 32 and int(number) not in taken:
+        if number.isdigit() and len(number) <= 10 and name and 0 < int(number) < 1 << 32 and int(number) not in taken:
             taken.add(int(number))
             uids[base(name)] = int(number)
     if not 0 < validity < 1 << 32:
         return UidList()
+    if not 0 < uidnext < 1 << 32:
+        uidnext = 1
     return UidList(validity, max(uidnext, max(taken, default=0) + 1), uids)
 
 
@@ -87,7 +89,7 @@ def decode_keywords(data: bytes) -> dict[str, str]:
     found = {}
     for line in data.decode(errors="backslashreplace").split("\n"):
         number, _, name = line.partition(" ")
-        if number.isdecimal() and int(number) < len(KEYWORD_LETTERS) and name:
+        if number.isdecimal() and len(number) <= 4 and int(number) < len(KEYWORD_LETTERS) and name:
             found[KEYWORD_LETTERS[int(number)]] = name
     return found
 
@@ -129,12 +131,12 @@ def read_subscriptions(root: bytes, separator: bytes) -> frozenset[bytes]:
     """Names as on the wire. Courier's file counts where there is no other."""
     path = os.path.join(root, SUBSCRIPTIONS)
     if os.path.exists(path):
-        return frozenset(_decode_subscriptions(_read(path), separator)[1])
+        return frozenset(decode_subscriptions(_read(path), separator)[1])
     courier = _read(os.path.join(root, COURIER_SUBSCRIBED)).split(b"\n")
     return frozenset(b"INBOX" if line == b"INBOX" else line.removeprefix(b"INBOX.") for line in courier if line)
 
 
-def _decode_subscriptions(data: bytes, separator: bytes) -> tuple[bool, Sequence[bytes]]:
+def decode_subscriptions(data: bytes, separator: bytes) -> tuple[bool, Sequence[bytes]]:
     """(version 2: levels are separated by tabs; the names)."""
     lines = data.split(b"\n")
     if lines[0].startswith(b"V\t2"):
@@ -150,7 +152,7 @@ def subscribe(root: bytes, wire: bytes, wanted: bool, *, separator: bytes, owner
         return
 
     def change(data: bytes) -> bytes:
-        is_second, names = (True, []) if not data else _decode_subscriptions(data, separator)
+        is_second, names = (True, []) if not data else decode_subscriptions(data, separator)
         names = [name for name in names if name != wire] + ([wire] if wanted else [])
         if is_second:
             return b"V\t2\n\n" + b"".join(name.replace(separator, b"\t") + b"\n" for name in names)
