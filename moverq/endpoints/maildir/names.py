@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from moverq.mailfiles.maildir import KEYWORD_LETTERS, LETTERS, PASSED
 
-_OTHER_SEPARATOR: Final = re.compile(rb"[;!]2,[A-Za-z]*(?:,.*)?$", re.DOTALL)
+_OTHER_SEPARATOR: Final = re.compile(rb"[;!]2,[A-Za-z]*(?:,.*)?\Z", re.DOTALL)
 _SIZES: Final = re.compile(rb",[SW]=\d+")
 _SIZE: Final = re.compile(rb",S=(\d{1,18})(?!\d)")
 _MAIL_SIZE: Final = re.compile(rb",W=(\d{1,18})(?!\d)")
