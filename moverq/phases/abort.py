@@ -2,14 +2,15 @@
 
 Before the commit: the source is its users' again as they made it, the target this move made is gone. In doubt: the
 tenure that calls this has settled the register already. After the commit: only the request's record goes, and what
-the commit entails (target open, source retired) is done first. The mailbox at the register's home is never touched.
+the commit entails (target open, source retired) is done first. Where another move has taken the mailbox on, to a home
+that is neither of ours, what this one made goes. The mailbox at the register's home is never touched.
 """
 
 from contextlib import suppress
 
 from moverq.directory.directory import MoveAttributes
 from moverq.endpoints.base import GuardMode
-from moverq.errors import NotFound, RegisterChanged, RequestRefused
+from moverq.errors import NotFound, RequestRefused
 from moverq.model.facts import CleanedUp, OfflineLocked, PurgeAllowed
 from moverq.phases.clean_up import clean_up
 from moverq.phases.tenure import Tenure
@@ -19,11 +20,7 @@ NOT_KEPT = 0
 
 
 async def abort(t: Tenure) -> None:
-    """The request is gone, and all that it made but a committed target.
-
-    Raises:
-        RegisterChanged: the register names neither home before a commit; an operator decides, nothing was touched.
-    """
+    """The request is gone, and all that it made but a committed target."""
     over = t.facts.has(PurgeAllowed) or t.standing.wishes.superseded_by is not None
     if not over:
         if t.register.home == t.target_home:
@@ -33,13 +30,13 @@ async def abort(t: Tenure) -> None:
             await unlock_source(t)
             await _drop_target(t)
         elif not t.facts.has(CleanedUp):
-            raise RegisterChanged(expected=f"{t.source_home} or {t.target_home}", present=str(t.register))
+            await _drop_target(t)
     await t.directory.release_move(t.request.mailbox_id, t.request_id)
     if t.request.parent is not None and t.register.home == t.source_home and not over:
         # The move that was to be taken back goes on with its soak.
         with suppress(RequestRefused):
             await t.directory.claim_move(t.request.mailbox_id, t.request.parent)
-    if not over:
+    if not over and t.register.home in (t.source_home, t.target_home):  # else what it shows is another move's
         await t.directory.set_move(t.request.mailbox_id, MoveAttributes())
     await t.item_map.close()
     await t.ledger.disown(t.request_id, t.token)
@@ -58,7 +55,7 @@ async def _drop_target(t: Tenure) -> None:
     """The sealed instance this move made is destroyed; the one a rollback was given is retired again instead."""
     if t.request.parent is not None:
         if await t.target.exists() and (await t.target.guard()).mode is GuardMode.SEALED:
-            await t.target_as_source.retire(t.token, t.source_home)
+            await t.target_as_source.retire(t.token, t.register.home)
         return
     try:
         if (await t.target.guard()).mode is not GuardMode.SEALED:

@@ -12,7 +12,7 @@ from moverq.endpoints.base import FenceClass, GuardMode, Home
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MailboxLocked, RequestRefused
 from moverq.ledger.ledger import Ledger
 from moverq.model.facts import SeedWatermark
-from moverq.model.ids import RequestId
+from moverq.model.ids import InstanceId, RequestId, new_id
 from moverq.model.report import EntryKind, MoveReport
 from moverq.model.statistics import MoveStatistics
 from moverq.phases import clean_up
@@ -547,6 +547,29 @@ async def test_a_rollback_whose_record_goes_after_its_commit_leaves_the_move_tak
     again = await desk.ask()
     assert (await desk.run(again)).status == "Completed"
     await desk.world.check_safe(at_rest=True)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_move_that_another_one_has_overtaken_can_be_removed(desk: Desk, begun: bool) -> None:
+    """The mailbox is at neither of its homes: it says what to do, and that can be done. What it made goes."""
+    ledger, directory = await desk.engine.ledger(), desk.engine.directory
+    request_id = await desk.ask(suspend_when_ready_to_complete=True)
+    if begun:
+        assert (await desk.run(request_id)).status == "AutoSuspended"
+    recipient = await desk.world.recipient()
+    elsewhere = Home("DB3", InstanceId(new_id()))
+    await directory.relocate(recipient.mailbox_id, expected=recipient.register, home=elsewhere)
+    if begun:
+        assert desk.world.databases["DB2"].instances
+    else:
+        stats = await desk.run(request_id)
+        assert (stats.status, "remove the request" in stats.message) == ("Failed", True)
+    await moves.remove(ledger, request_id)
+    await (await desk.engine.job(request_id)).run()
+    assert not await ledger.find()
+    assert not desk.world.databases["DB2"].instances
+    recipient = await desk.world.recipient()
+    assert (recipient.register.home, recipient.active_move) == (elsewhere, None)
 
 
 async def test_every_standing_can_be_explained(desk: Desk) -> None:
