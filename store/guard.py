@@ -7,7 +7,7 @@ the stored one changes nothing (`StaleToken`); a higher one is stored with the e
 a lock never expires. Pure but for reading the draft.
 """
 
-from store.catalogue.queries import MailboxInfo, find_mailbox
+from store.catalogue.queries import MailboxInfo, find_mailbox, purged_token
 from store.errors import MailboxLocked, MailboxMoved, MailboxSealed, NoSuchMailbox, Refused, StaleToken
 from store.ids import MailboxId
 from store.proposal import Draft
@@ -54,9 +54,15 @@ def _require_sealed(draft: Draft, info: MailboxInfo, token: int) -> None:
 
 
 def make(draft: Draft, mailbox_id: MailboxId, *, mode: Mode, token: int) -> None:
-    """The instance exists. One that exists sealed with this mailbox id is claimed."""
+    """The instance exists. One that exists sealed with this mailbox id is claimed; one that was purged is never made
+    again, or a mover who slept through it would leave behind what nobody looks for."""
     info = find_mailbox(draft.db, draft.instance)
     if info is None:
+        last = purged_token(draft.db, draft.instance)
+        if last is not None and token < last:
+            raise StaleToken(held=token, seen=last)
+        if last is not None:
+            raise Refused(why=f"instance {draft.instance.hex()} was purged, and is not made again")
         draft.records.append(MailboxMade(draft.instance, mailbox_id, mode, token, draft.now_ms))
         return
     require_token(info, token)

@@ -21,6 +21,7 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
+from moverq.errors import MoveError, RequestRefused, StaleToken
 from moverq.model.change import (
     BadItem,
     ChangeBatch,
@@ -247,6 +248,14 @@ class Source(Protocol):
         ...
 
 
+def never_again(instance: InstanceId, token: int, *, last: int) -> MoveError:
+    """What who would make a purged instance again is told; `last` is its last token. A mover that slept through the
+    purge has no guard left to stop it, and what it made nobody would look for."""
+    if token < last:
+        return StaleToken(held=token, seen=last)
+    return RequestRefused(why=f"instance {instance.hex()} was purged, and is not made again")
+
+
 class Target(Protocol):
     """The side a mailbox goes to: made sealed, written by the mover alone, opened after the commit."""
 
@@ -258,7 +267,8 @@ class Target(Protocol):
         ...
 
     async def create(self, mailbox_id: MailboxId, token: int) -> None:
-        """An empty, sealed instance. One that exists already with this id is claimed."""
+        """An empty, sealed instance. One that exists already with this id is claimed; one that was purged is never
+        made again (`never_again`)."""
         ...
 
     async def summary(self) -> MailboxSummary: ...
@@ -385,4 +395,5 @@ __all__ = [
     "Source",
     "StepKind",
     "Target",
+    "never_again",
 ]

@@ -34,6 +34,7 @@ from moverq.endpoints.base import (
     SeedPage,
     Source,
     Target,
+    never_again,
 )
 from moverq.endpoints.memory_instance import MemoryInstance
 from moverq.errors import NotFound, RequestRefused
@@ -57,13 +58,17 @@ class MemoryDatabase:
     """What it is said to be. Whoever gets past the guard is the test's to play."""
     timeline: bytes = attrs.field(default=attrs.Factory(lambda self: self.new_id(), takes_self=True))
     instances: dict[InstanceId, MemoryInstance] = attrs.Factory(dict)
+    purged: dict[InstanceId, int] = attrs.Factory(dict)
+    """Their last tokens."""
 
     def __repr__(self) -> str:
         return f"<MemoryDatabase {self.timeline.hex()[:8]}, {len(self.instances)} instances>"
 
     def create(self, mailbox_id: MailboxId, instance: InstanceId, token: int) -> None:
-        """An empty, sealed instance; one that is there is claimed."""
+        """An empty, sealed instance; one that is there is claimed, one that was purged is not made again."""
         found = self.instances.get(instance)
+        if instance in self.purged:
+            raise never_again(instance, token, last=self.purged[instance])
         if found is None:
             self.instances[instance] = MemoryInstance(
                 mailbox_id=mailbox_id,
@@ -90,6 +95,7 @@ class MemoryDatabase:
         found = self.instances.get(instance)
         if found is not None:
             found.check_purge(token)
+            self.purged[instance] = found.guard.token
             del self.instances[instance]
             found.wake()
 

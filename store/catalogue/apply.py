@@ -16,7 +16,7 @@ import msgpack
 
 from store import records as r
 from store.catalogue.rows import values_clauses
-from store.catalogue.schema import FOLDER_TOMBSTONE, ITEM_TOMBSTONE
+from store.catalogue.schema import FOLDER_TOMBSTONE, ITEM_TOMBSTONE, MAILBOX_TOMBSTONE
 from store.digest import MODULUS, Pack, equality_digest, instance_digest
 from store.errors import NoSuchMailbox
 from store.ids import FolderId, InstanceId, ItemId
@@ -191,7 +191,8 @@ class Applier:
         self._folders_of.pop(mailbox, None)
         for table in ("item", "folder", "tombstone", "setting", "delivery_key"):
             self._db.execute(f"DELETE FROM {table} WHERE mailbox = ?", (mailbox,))
-        self._db.execute("DELETE FROM mailbox WHERE no = ?", (mailbox,))
+        deleted = self._db.execute("DELETE FROM mailbox WHERE no = ? RETURNING token", (mailbox,))
+        self._bury(0, record.instance, MAILBOX_TOMBSTONE, int(deleted.get))
 
     def _folder_put(self, record: r.FolderPut) -> None:
         mailbox = self.mailbox_no(record.instance)

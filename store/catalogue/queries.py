@@ -12,7 +12,7 @@ import attrs
 
 from store.catalogue.apply import ITEM_COLUMNS, item_row, pairs
 from store.catalogue.rows import values_clauses
-from store.catalogue.schema import FOLDER_TOMBSTONE, ITEM_TOMBSTONE, read_applied
+from store.catalogue.schema import FOLDER_TOMBSTONE, ITEM_TOMBSTONE, MAILBOX_TOMBSTONE, read_applied
 from store.errors import FeedTrimmed, NoSuchFolder, NoSuchMailbox
 from store.ids import FolderId, InstanceId, ItemId, MailboxId, Signature
 from store.names import INBOX, QUOTA_BYTES
@@ -203,6 +203,14 @@ def item_versions(db: apsw.Connection, mailbox_no: int, item_ids: Sequence[ItemI
         tuple(item_ids),
     )
     return {item_id: (modseq, content_hash) for item_id, modseq, content_hash in found}
+
+
+def purged_token(db: apsw.Connection, instance: InstanceId) -> int | None:
+    """The last token of an instance that was purged; None: it was not."""
+    found = db.execute(
+        "SELECT modseq FROM tombstone WHERE mailbox = 0 AND id = ? AND kind = ?", (instance, MAILBOX_TOMBSTONE)
+    ).fetchone()
+    return None if found is None else int(found[0])
 
 
 def dead(db: apsw.Connection, mailbox_no: int, ids: Sequence[bytes]) -> set[bytes]:

@@ -65,6 +65,8 @@ CREATE INDEX delivery_key_modseq ON delivery_key (mailbox, modseq);
 
 ITEM_TOMBSTONE = 0
 FOLDER_TOMBSTONE = 1
+MAILBOX_TOMBSTONE = 2
+"""Of a purged instance, in no mailbox (number 0), with the last token in place of a modseq; kept for ever, 50 bytes."""
 
 
 def make_catalogue(path: Path, *, signature: Signature, head: LogHead) -> None:

@@ -356,6 +356,19 @@ async def test_a_removed_instance_is_out_of_reach_until_it_is_purged(target: Tar
     await target.remove(2, keep_until_ms=0)
 
 
+async def test_a_purged_instance_is_never_made_again(target: Target, there: Kit) -> None:
+    """A mover that slept through the purge wakes in front of its `create`, and there is no guard that could stop it."""
+    mailbox_id = (await target.summary()).mailbox_id
+    await target.remove(3, keep_until_ms=0)
+    await target.purge(4)
+    with pytest.raises(StaleToken):
+        await target.create(mailbox_id, 2)
+    with pytest.raises(RequestRefused):
+        await target.create(mailbox_id, 5)
+    assert not await target.exists()
+    assert await there.endpoint.instances() == []
+
+
 async def test_only_a_removed_instance_is_purged_and_only_after_its_date(target: Target) -> None:
     with pytest.raises(RequestRefused):
         await target.purge(1)

@@ -164,7 +164,9 @@ async def test_a_stale_token_changes_nothing(database: Database, mover: store.Mo
     assert await database.account(BOB) == before
 
 
-async def test_a_purged_mailbox_leaves_nothing(database: Database, mover: store.Mover, tmp_path: Path) -> None:
+async def test_a_purged_mailbox_leaves_nothing_but_its_tombstone(
+    database: Database, mover: store.Mover, tmp_path: Path
+) -> None:
     await put(mover, [moved(1, b"x", 5)], 1)
     with pytest.raises(store.Refused, match="only a soft-deleted"):
         await mover.purge(1)
@@ -172,10 +174,13 @@ async def test_a_purged_mailbox_leaves_nothing(database: Database, mover: store.
     await mover.purge(1)
     await mover.purge(1)  # gone already
     assert await database.mailboxes() == []
-    tables = ("item", "folder", "tombstone", "setting", "delivery_key")
+    tables = ("item", "folder", "setting", "delivery_key")
     assert await database.read_db(lambda db: [db.execute(f"SELECT count(*) FROM {one}").get for one in tables]) == [
         0
     ] * len(tables)
+    assert await database.read_db(lambda db: db.execute("SELECT id, modseq FROM tombstone").fetchall()) == [
+        (mover.instance, 1)
+    ]
     check_sound(tmp_path / "db")
 
 

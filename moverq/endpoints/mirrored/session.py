@@ -1,5 +1,6 @@
 """What a kind of mail system does for its mirrored mailboxes: `MailSession`, and the mirror's file that each has."""
 
+import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -8,6 +9,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from moverq.endpoints.base import never_again
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look
@@ -15,6 +17,7 @@ from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead
 from moverq.errors import MoveError
+from moverq.flow.folders import sync_folder
 from moverq.flow.offload import Offload
 from moverq.model.change import BadItem, FolderState
 from moverq.model.ids import InstanceId
@@ -165,23 +168,48 @@ class MirrorFile:
         return await self._offload(run)
 
     async def make(self, make: Callable[[Path], Mirror]) -> None:
-        """The mirror is there, as `make` makes it."""
+        """The mirror is there, as `make` makes it.
+
+        Raises:
+            StaleToken, RequestRefused: it was destroyed, and is not made again.
+        """
 
         def run() -> None:
             if self._mirror is None:
                 self._mirror = make(self.path)
+                if self._purged.exists():  # looked for after the file is there, and written before it goes
+                    token = self._mirror.standing(removed=True).guard.token
+                    self._unlink()
+                    raise never_again(self.instance, token, last=int(self._purged.read_text()))
 
         await self._offload(run)
 
     async def destroy(self) -> None:
-        """The mirror is gone."""
+        """The mirror is gone for good. Durable."""
 
         def run() -> None:
-            self._close()
-            for suffix in ("", "-wal", "-shm"):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            if self._mirror is None:
+                self._mirror = Mirror.open(self.path, self.instance)
+            draft = self._purged.with_suffix(".draft")
+            with draft.open("w") as file:
+                file.write(str(self._mirror.standing(removed=True).guard.token))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self._purged)
+            sync_folder(self.path.parent)
+            self._unlink()
 
         await self._offload(run)
+
+    @property
+    def _purged(self) -> Path:
+        """Says the last token of a mailbox that was purged, so that a mover who slept through it makes no other one."""
+        return self.path.with_suffix(".purged")
+
+    def _unlink(self) -> None:
+        self._close()
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     async def aclose(self) -> None:
         await self._offload(self._close)
