@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
+from moverq.endpoints.mirrored.utf7 import from_utf7, to_utf7
+
 PLAIN = "IMAP4rev1 AUTH=PLAIN NAMESPACE"
 RICH = f"{PLAIN} LITERAL+ UIDPLUS MULTIAPPEND CONDSTORE QRESYNC ENABLE MOVE LIST-EXTENDED LIST-STATUS UNSELECT SASL-IR"
 _LITERAL = re.compile(rb"\{(\d+)(\+?)\}$")
@@ -59,6 +61,8 @@ class FakeImap:
     quirk: Quirk = attrs.field(factory=Quirk)
     folders: dict[str, Folder] = attrs.field(factory=lambda: {"INBOX": Folder(1)})
     refuse_append: Callable[[bytes], str | None] = lambda content: None
+    is_unicode: bool = False
+    """`folders` have their names in Unicode, said as each connection wants it; else as they are on the wire."""
     locks_for_append: bool = False
     """From the first byte of an APPEND to its last, as one does that keeps an mbox. Who comes second is first."""
     appending: int = 0
@@ -132,6 +136,7 @@ class _Session:
     _buffer: bytes = b""
     _selected: str | None = None
     _enabled: bool = False
+    _utf8: bool = False
 
     async def run(self) -> None:
         try:
@@ -217,6 +222,7 @@ class _Session:
 
     def _enable(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
         self._enabled = True
+        self._utf8 = b"UTF8=ACCEPT" in rest
         return b"* ENABLED " + rest.partition(b" ")[2] + b"\r\n", b"OK done"
 
     def _namespace(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
@@ -225,32 +231,32 @@ class _Session:
     def _list(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
         out = b""
         for name in sorted(self.server.folders):
-            out += b'* LIST (\\Subscribed) "/" "' + name.encode() + b'"\r\n'
+            out += b'* LIST (\\Subscribed) "/" "' + self._shown(name) + b'"\r\n'
             if b"STATUS" in rest:
                 out += self._status_of(name)
         return out, b"OK done"
 
     def _lsub(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
-        return b"".join(b'* LSUB () "/" "' + name.encode() + b'"\r\n' for name in self.server.folders), b"OK done"
+        return b"".join(b'* LSUB () "/" "' + self._shown(name) + b'"\r\n' for name in self.server.folders), b"OK done"
 
     def _status_of(self, name: str) -> bytes:
         folder = self.server.folders[name]
         words = b"UIDVALIDITY %d UIDNEXT %d MESSAGES %d" % (folder.validity, folder.uidnext, len(folder.mail))
         if self.server.has("CONDSTORE"):
             words += b" HIGHESTMODSEQ %d" % self._highest(folder)
-        return b'* STATUS "' + name.encode() + b'" (' + words + b")\r\n"
+        return b'* STATUS "' + self._shown(name) + b'" (' + words + b")\r\n"
 
     def _highest(self, folder: Folder) -> int:
         return self.server._modseq
 
     def _status(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
-        name = self._name(rest)
+        name = self._name(rest, literals)
         if name not in self.server.folders:
             return b"", b"NO [NONEXISTENT] no such folder"
         return self._status_of(name), b"OK done"
 
     def _select(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
-        name = self._name(rest)
+        name = self._name(rest, literals)
         if name not in self.server.folders:
             return b"", b"NO [NONEXISTENT] no such folder"
         self._selected = name
@@ -268,7 +274,7 @@ class _Session:
     _examine = _select
 
     def _create(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
-        name = self._name(rest)
+        name = self._name(rest, literals)
         if name in self.server.folders:
             return b"", b"NO [ALREADYEXISTS] it is there"
         self.server._validity += 1
@@ -276,23 +282,25 @@ class _Session:
         return b"", b"OK done"
 
     def _delete(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
-        self.server.folders.pop(self._name(rest), None)
+        self.server.folders.pop(self._name(rest, literals), None)
         return b"", b"OK done"
 
     def _append(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
-        name = self._name(rest)
+        name = self._name(rest, literals)
         if name not in self.server.folders:
             return b"", b"NO [TRYCREATE] no such folder"
         if len(literals) > 1 and not self.server.has("MULTIAPPEND"):
             return b"", b"BAD one at a time"
-        for content in literals:
+        heads = re.findall(rb'\(([^)]*)\) "([^"]*)" (UTF8 \(~)?\{\}', rest)
+        for content, (*_, is_utf8) in zip(literals, heads, strict=True):
             why = self.server.refuse_append(content)
+            if self._utf8 and not is_utf8 and not content.partition(b"\r\n\r\n")[0].isascii():
+                why = "8-bit headers without UTF8"
             if why is not None:
                 return b"", b"NO " + why.encode()
-        heads = re.findall(rb'\(([^)]*)\) "([^"]*)" \{\}', rest)
         made = [
             self.server.add(name, content, flags=flags.decode(), date=date.decode())
-            for (flags, date), content in zip(heads, literals, strict=True)
+            for (flags, date, _), content in zip(heads, literals, strict=True)
         ]
         if not self.server.has("UIDPLUS"):
             return b"", b"OK done"
@@ -348,10 +356,16 @@ class _Session:
         self.server.tick()
         return b"", b"OK done"
 
-    def _name(self, rest: bytes) -> str:
+    def _shown(self, name: str) -> bytes:
+        return to_utf7(name) if self.server.is_unicode and not self._utf8 else name.encode()
+
+    def _name(self, rest: bytes, literals: list[bytes]) -> str:
         found = re.match(rb"\S+ " + _NAME, rest)
         assert found is not None
-        return (found[1] or found[2]).decode()
+        name: bytes = found[1] or found[2]
+        if name == b"{}":
+            name = literals.pop(0)
+        return from_utf7(name) if self.server.is_unicode and not self._utf8 else name.decode()
 
 
 def _is_in(uid: int, text: bytes) -> bool:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from moverq.endpoints.imap.connection import Command, Connection, Piece, Refused, error_of, mailbox_word
+from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Piece, Refused, error_of
 from moverq.endpoints.imap.listing import flag_words
 from moverq.endpoints.imap.wire import date_words, number, uids_in
 from moverq.endpoints.mirrored import intents
@@ -139,13 +139,15 @@ class _Batch:
         sent: list[tuple[Command, Sequence[ToAppend]]] = []
         for number_, some in enumerate(commands):
             before_end = self._wait_for_before if self.before is not None and not number_ else None
-            sent.append((await connection.start(*self._pieces(some), before_end=before_end), some))
+            sent.append((await connection.start(*self._pieces(some, connection), before_end=before_end), some))
             if len(sent) == APPENDS_AHEAD:
                 alone += await self._answer(connection, *sent.pop(0))
         while sent:
             alone += await self._answer(connection, *sent.pop(0))
         for one in alone:
-            refused = await self._answer(connection, await connection.start(*self._pieces([one])), [one], last=True)
+            refused = await self._answer(
+                connection, await connection.start(*self._pieces([one], connection)), [one], last=True
+            )
             assert not refused
 
     async def _wait_for_before(self) -> None:
@@ -155,12 +157,15 @@ class _Batch:
             return
         raise _InTheWay
 
-    def _pieces(self, batch: Sequence[ToAppend]) -> Iterator[Piece]:
+    def _pieces(self, batch: Sequence[ToAppend], connection: Connection) -> Iterator[Piece]:
         yield b"APPEND "
-        yield mailbox_word(self.folder.wire)
+        yield MailboxName(self.folder.wire)
         for one in batch:
-            yield b" (" + flag_words(one.state.flags, one.keywords) + b") " + date_words(one.state.received_ms) + b" "
-            yield memoryview(one.content)
+            head = b" (" + flag_words(one.state.flags, one.keywords) + b") " + date_words(one.state.received_ms)
+            if connection.is_utf8 and not one.content[: one.content.find(b"\r\n\r\n")].isascii():
+                yield from (head + b" UTF8 (~", memoryview(one.content), b")")  # a literal8 (RFC 6855, section 4)
+            else:
+                yield from (head + b" ", memoryview(one.content))
 
     async def _answer(
         self, connection: Connection, command: Command, batch: Sequence[ToAppend], *, last: bool = False

@@ -30,6 +30,7 @@ from moverq.endpoints.imap.wire import (
     said,
     tokens,
 )
+from moverq.endpoints.mirrored.utf7 import from_utf7, to_utf7
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, RequestRefused
 
 RECEIVE_BYTES: Final = 512 << 10
@@ -38,8 +39,15 @@ SEND_BYTES: Final = 512 << 10
 LITERAL_MINUS_BYTES: Final = 4096
 """LITERAL- lets so many bytes be sent unasked (RFC 7888)."""
 
+UTF8_ACCEPT: Final = b"UTF8=ACCEPT"
+
+
+class MailboxName(bytes):
+    """A mailbox name in modified UTF-7, as the mover keeps it whatever a connection speaks."""
+
+
 Take = Callable[[Response], None]
-Piece = bytes | Literal | memoryview
+Piece = bytes | Literal | MailboxName | memoryview
 """Of a command: text as it stands, or a literal; a memoryview is a literal too, which is not copied to become one."""
 
 
@@ -96,6 +104,17 @@ class Connection:
         return self.capabilities.issuperset(names)
 
     @property
+    def is_utf8(self) -> bool:
+        """Names and headers are in UTF-8 (RFC 6855)."""
+        return UTF8_ACCEPT in self.enabled
+
+    def mailbox_named(self, word: bytes) -> bytes:
+        """A mailbox name that the server said, as the mover keeps it; INBOX in one way."""
+        if word.upper() == b"INBOX":
+            return b"INBOX"
+        return to_utf7(word.decode("utf-8", "backslashreplace")) if self.is_utf8 else bytes(word)
+
+    @property
     def is_idle(self) -> bool:
         """Nothing is on its way."""
         return not self._waiting and self._incoming.is_between_responses
@@ -121,6 +140,9 @@ class Connection:
         self._waiting.append(command)
         out = bytearray(command.tag + b" ")
         for piece in pieces:
+            if isinstance(piece, MailboxName):
+                name_there = from_utf7(piece).encode(errors="surrogatepass") if self.is_utf8 else bytes(piece)
+                piece = quoted(name_there) if is_quotable(name_there) else Literal(name_there)
             if not isinstance(piece, (Literal, memoryview)):
                 out += piece
             elif self.has(b"LITERAL+") or (len(piece) <= LITERAL_MINUS_BYTES and self.has(b"LITERAL-")):
@@ -314,11 +336,6 @@ class Connection:
 
 
 # ---- words
-
-
-def mailbox_word(name: bytes) -> Piece:
-    """A mailbox name, as a quoted string where it can be one."""
-    return quoted(name) if is_quotable(name) else Literal(name)
 
 
 def words(response: Response) -> list[Any]:

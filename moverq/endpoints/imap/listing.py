@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import attrs
 
-from moverq.endpoints.imap.connection import Command, Connection, Refused, error_of, mailbox_word, words
+from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
 from moverq.endpoints.imap.wire import Literal, Response, date_ms, number, pairs, said, uids_in
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.learned import Look, Seen
@@ -57,9 +57,9 @@ async def naming_of(connection: Connection) -> tuple[Naming, tuple[bytes, ...]]:
             for place, space in enumerate(said_words[1:4]):
                 for prefix, separator, *_ in space if isinstance(space, list) else ():
                     if place == 0 and not found:
-                        found.append((bytes(prefix), _separator(separator)))
+                        found.append((connection.mailbox_named(prefix), _separator(separator)))
                     else:
-                        others.append(bytes(prefix))
+                        others.append(connection.mailbox_named(prefix))
         elif kind == b"LIST":
             found.append((b"", _separator(said_words[2])))
 
@@ -90,15 +90,15 @@ async def list_folders(
         kind, *rest = words(response)
         match bytes(kind).upper():
             case b"LIST":
-                wire = _canonical(bytes(rest[2]))
+                wire = connection.mailbox_named(rest[2])
                 if not any(wire.startswith(prefix) for prefix in others):
                     _note_list(found.setdefault(wire, Listed(wire=wire)), rest)
             case b"LSUB":
-                wire = _canonical(bytes(rest[2]))
+                wire = connection.mailbox_named(rest[2])
                 if wire in found:
                     found[wire].subscribed = True
             case b"STATUS":
-                wire = _canonical(bytes(rest[0]))
+                wire = connection.mailbox_named(rest[0])
                 if wire in found:
                     _note_status(found[wire], rest[1] if len(rest) > 1 and isinstance(rest[1], list) else [])
 
@@ -135,7 +135,7 @@ async def _ask_status(
 ) -> None:
     """One that the server has no status for cannot be selected."""
     asked = [
-        (one, await connection.start(b"STATUS ", mailbox_word(one.wire), b" " + items, take=take)) for one in folders
+        (one, await connection.start(b"STATUS ", MailboxName(one.wire), b" " + items, take=take)) for one in folders
     ]
     for one, command in asked:
         try:
@@ -144,10 +144,6 @@ async def _ask_status(
             if refused.answer.status == b"BAD":
                 raise
             one.selectable = False
-
-
-def _canonical(wire: bytes) -> bytes:
-    return b"INBOX" if wire.upper() == b"INBOX" else wire
 
 
 def _separator(word: object) -> bytes | None:
@@ -255,7 +251,7 @@ async def _begin(connection: Connection, wanted: Wanted) -> _Looking:
         return one.usual_fetch(buffer, at)
 
     examine = await connection.start(
-        b"EXAMINE ", mailbox_word(wanted.wire), b" (CONDSTORE)" if can_condstore else b"", take=take_examine
+        b"EXAMINE ", MailboxName(wanted.wire), b" (CONDSTORE)" if can_condstore else b"", take=take_examine
     )
     connection.selected = None
     connection.is_in_folder = True

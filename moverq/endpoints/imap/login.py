@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from moverq.endpoints.imap.connection import Connection, Piece, Refused, astring, error_of
+from moverq.endpoints.imap.connection import UTF8_ACCEPT, Connection, Piece, Refused, astring, error_of
 from moverq.endpoints.imap.deflate import DeflateStream
 from moverq.endpoints.imap.sasl import Dialogue, dialogue
 from moverq.endpoints.imap.settings import Secret, Settings
@@ -25,8 +25,8 @@ from moverq.errors import EndpointBroken, EndpointUnavailable, RequestRefused
 from moverq.version import __version__
 
 CONNECT_S: Final = 30.0
-WANTED: Final = (b"CONDSTORE", b"QRESYNC")
-"""What is enabled where it is there. UTF8=ACCEPT is left alone: names then change their form half way."""
+WANTED: Final = (b"CONDSTORE", b"QRESYNC", UTF8_ACCEPT)
+"""What is enabled where it is there."""
 
 
 async def connect(settings: Settings, user: str, *, answer_s: float) -> Connection:

@@ -8,7 +8,7 @@ and once more at the lock. What a server keeps about itself is left out, and wha
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from moverq.endpoints.imap.connection import Connection, Piece, Refused, mailbox_word, words
+from moverq.endpoints.imap.connection import Connection, MailboxName, Piece, Refused, words
 from moverq.endpoints.imap.wire import Literal, Response, is_quotable, quoted
 
 OWN: Final = ("/vendor/cmu/cyrus-imapd", "/vendor/vendor.dovecot", "/specialuse", "/thread")
@@ -34,12 +34,12 @@ async def read_annotations(connection: Connection, folders: Sequence[bytes]) -> 
             below = "/" + entry.partition("/")[2].partition("/")[2]
             if isinstance(value, Literal) and len(value) <= VALUE_BYTES_MAX and not below.startswith(OWN):
                 try:
-                    found.setdefault(bytes(said[1]), {})[entry] = value.decode("utf-8")
+                    found.setdefault(connection.mailbox_named(said[1]), {})[entry] = value.decode("utf-8")
                 except UnicodeDecodeError:
                     continue
 
     asked = [
-        await connection.start(b"GETMETADATA (DEPTH infinity) ", mailbox_word(wire), b" (/private /shared)", take=take)
+        await connection.start(b"GETMETADATA (DEPTH infinity) ", MailboxName(wire), b" (/private /shared)", take=take)
         for wire in folders
     ]
     for command in asked:
@@ -67,7 +67,7 @@ async def write_annotations(
         data = value.encode()
         word: Piece = quoted(data) if is_quotable(data) else Literal(data)
         try:
-            await connection.run(b"SETMETADATA ", mailbox_word(wire), b" (" + name.encode() + b" ", word, b")")
+            await connection.run(b"SETMETADATA ", MailboxName(wire), b" (" + name.encode() + b" ", word, b")")
         except Refused:
             refused += 1
     return refused

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from moverq.endpoints.imap.connection import Connection, Refused, error_of, mailbox_word, words
+from moverq.endpoints.imap.connection import Connection, MailboxName, Refused, error_of, words
 from moverq.endpoints.imap.metadata import write_annotations
 from moverq.endpoints.imap.wire import Response, number, pairs, quoted
 from moverq.endpoints.mirrored.mirror import FolderRow
@@ -30,7 +30,7 @@ class ImapPlaces:
             use = b" (USE (" + folder.special_use.encode() + b"))"
         for extra in (use, b"") if use else (b"",):
             try:
-                await self.connection.run(b"CREATE ", mailbox_word(wire), extra)
+                await self.connection.run(b"CREATE ", MailboxName(wire), extra)
                 return None
             except Refused as refused:
                 if refused.answer.code == b"ALREADYEXISTS" or await self._exists(wire):
@@ -39,7 +39,7 @@ class ImapPlaces:
         return self._error(last, doing=f"make folder {folder.name!r}")
 
     async def rename(self, folder: FolderRow, wire: bytes) -> MoveError | None:
-        rename = (b"RENAME ", mailbox_word(folder.wire), b" ", mailbox_word(wire))
+        rename = (b"RENAME ", MailboxName(folder.wire), b" ", MailboxName(wire))
         try:
             try:
                 await self.connection.run(*rename)
@@ -63,7 +63,7 @@ class ImapPlaces:
 
     async def subscribe(self, wire: bytes, wanted: bool) -> None:
         try:
-            await self.connection.run(b"SUBSCRIBE " if wanted else b"UNSUBSCRIBE ", mailbox_word(wire))
+            await self.connection.run(b"SUBSCRIBE " if wanted else b"UNSUBSCRIBE ", MailboxName(wire))
         except Refused:
             return  # some servers refuse to unsubscribe what is not subscribed; nothing depends on it
 
@@ -79,9 +79,9 @@ class ImapPlaces:
         if found.get(b"MESSAGES"):
             return False
         with suppress(Refused):
-            await self.connection.run(b"UNSUBSCRIBE ", mailbox_word(folder.wire))
+            await self.connection.run(b"UNSUBSCRIBE ", MailboxName(folder.wire))
         try:
-            await self.connection.run(b"DELETE ", mailbox_word(folder.wire))
+            await self.connection.run(b"DELETE ", MailboxName(folder.wire))
         except Refused as refused:
             if await self._exists(folder.wire):
                 doing = f"delete folder {folder.state.name!r} ({quoted(folder.wire)!r})"
@@ -93,7 +93,7 @@ class ImapPlaces:
         if not folder.server_special or not self.connection.has(b"METADATA"):
             return False
         try:
-            await self.connection.run(b"SETMETADATA ", mailbox_word(folder.wire), b" (/private/specialuse NIL)")
+            await self.connection.run(b"SETMETADATA ", MailboxName(folder.wire), b" (/private/specialuse NIL)")
         except Refused:
             return False
         self.remarks.append("the server keeps no special use of a folder at its place")
@@ -115,7 +115,7 @@ class ImapPlaces:
             if bytes(said[0]).upper() == b"STATUS":
                 found.update((name, number(value)) for name, value in pairs(said[2]).items())
 
-        await self.connection.run(b"STATUS ", mailbox_word(wire), b" (" + asked + b")", take=take)
+        await self.connection.run(b"STATUS ", MailboxName(wire), b" (" + asked + b")", take=take)
         return found
 
     def _error(self, refused: Refused, *, doing: str) -> MoveError:

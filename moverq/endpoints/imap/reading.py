@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from moverq.endpoints.imap.connection import Command, Connection, Refused, error_of, mailbox_word, words
+from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
 from moverq.endpoints.imap.wire import Literal, Response, number, pairs, uid_set
 from moverq.endpoints.mirrored.mirror import FolderPlace, Located
 from moverq.model.ids import FolderId
@@ -46,7 +46,7 @@ class Reading:
         connection = self.connection
         if connection.selected == (self._wire, False):
             return None
-        examine = await connection.start(b"EXAMINE ", mailbox_word(self._wire))
+        examine = await connection.start(b"EXAMINE ", MailboxName(self._wire))
         connection.selected = (self._wire, False)
         connection.is_in_folder = True
         return examine

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moverq.endpoints.imap.connection import Connection, Refused, error_of, mailbox_word
+from moverq.endpoints.imap.connection import Connection, MailboxName, Refused, error_of
 from moverq.endpoints.imap.listing import flag_words, look_into
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Response, number, said, uid_set, uids_in
@@ -124,7 +124,7 @@ async def _select(connection: Connection, wire: bytes) -> tuple[int, frozenset[s
     connection.selected = (wire, True)
     connection.is_in_folder = True
     try:
-        await connection.run(b"SELECT ", mailbox_word(wire), take=take)
+        await connection.run(b"SELECT ", MailboxName(wire), take=take)
     except Refused as refused:
         raise error_of(connection.endpoint, refused, doing=f"open folder {wire!r}") from refused
     return validity, permanent
@@ -153,7 +153,7 @@ async def _move(
         verb = b"UID MOVE " if connection.has(b"MOVE") else b"UID COPY "
         try:
             await connection.run(
-                verb + uid_set(uid for _, uid in asked) + b" ", mailbox_word(due.wires[to_folder]), take=take
+                verb + uid_set(uid for _, uid in asked) + b" ", MailboxName(due.wires[to_folder]), take=take
             )
         except Refused as refused:
             raise error_of(connection.endpoint, refused, doing="move messages") from refused

@@ -16,6 +16,7 @@ import pytest
 import trio
 import trio.testing
 
+from moverq.endpoints.base import FolderStep, StepKind
 from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.deflate import DeflateStream
 from moverq.endpoints.imap.endpoint import open_endpoint
@@ -23,8 +24,10 @@ from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.sasl import dialogue
 from moverq.endpoints.imap.settings import parse
+from moverq.endpoints.mirrored.normal_form import content_hash
 from moverq.errors import EndpointBroken, RequestRefused
-from moverq.model.ids import InstanceId, MailboxId, new_id
+from moverq.model.change import FolderState, ItemContent, ItemState
+from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 from tests.support.cyrus import Cyrus, start_cyrus
 from tests.support.dovecot import PASSWORD, Dovecot, start_dovecot
 from tests.support.fake_imap import RICH, FakeImap, Quirk, open_fake
@@ -83,6 +86,10 @@ def token(user: str) -> str:
     body = part(json.dumps({"sub": user, "iat": 1_700_000_000, "exp": 4_000_000_000}).encode())
     signature = part(hmac.new(KEY, head + b"." + body, hashlib.sha256).digest())
     return (head + b"." + body + b"." + signature).decode()
+
+
+async def address_of(mailbox_id: MailboxId) -> str:
+    return "ada@example.org"
 
 
 @asynccontextmanager
@@ -275,9 +282,6 @@ async def test_with_notify_a_wait_hears_of_every_folder(dovecot: Dovecot, tmp_pa
 async def test_a_server_that_tells_nothing_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_PASSWORD", "of the fake")
 
-    async def address_of(mailbox_id: MailboxId) -> str:
-        return "ada@example.org"
-
     async with (
         open_fake(FakeImap()) as server,
         open_endpoint("fake", server.url, mirrors=tmp_path, address_of=address_of, poll_s=0.05) as endpoint,
@@ -300,9 +304,6 @@ async def test_a_server_that_ends_every_idle_is_looked_at_and_not_asked_again_an
     def ends(command: bytes, answer: bytes) -> bytes:
         return b"+ idling\r\n* BYE not so long\r\n" if b" IDLE" in command.upper() else answer
 
-    async def address_of(mailbox_id: MailboxId) -> str:
-        return "ada@example.org"
-
     quirk = Quirk(answer=ends)
     async with (
         open_fake(FakeImap(f"{RICH} IDLE", quirk=quirk)) as server,
@@ -315,3 +316,66 @@ async def test_a_server_that_ends_every_idle_is_looked_at_and_not_asked_again_an
         with trio.move_on_after(0.5):
             await source.wait_feed(head)
         assert sum(b"IDLE" in command.upper() for command in quirk.commands) == 1
+
+
+# ---- names and headers in UTF-8
+
+EIGHT_BIT = "Subject: Grüße\r\nFrom: jøran@exämple.org\r\n\r\ntext\r\n".encode()
+PLAIN = b"Subject: plain\r\n\r\n\xff\r\n"
+NAMES = ("Entwürfe & mehr", "INBOX", "日本語", "日本語/送信済み")
+
+
+def a_unicode_server(capabilities: str) -> FakeImap:
+    server = FakeImap(capabilities, is_unicode=True)
+    for name in NAMES:
+        server.add(name, EIGHT_BIT)
+        server.add(name, PLAIN)
+    return server
+
+
+async def test_folders_are_the_same_once_a_server_has_learnt_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "of the fake")
+    mailbox_id, instance = MailboxId(new_id()), InstanceId(new_id())
+    told = []
+    async with open_fake(a_unicode_server(RICH)) as server:
+        for capabilities in (RICH, f"{RICH} UTF8=ACCEPT"):
+            server.capabilities = capabilities
+            server.quirk.commands.clear()
+            async with open_endpoint("old", server.url, mirrors=tmp_path, address_of=address_of) as endpoint:
+                if not told:
+                    await endpoint.adopt(mailbox_id, instance, "ada@example.org")
+                source = endpoint.source(instance)
+                page = await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+                assert sorted(item.content for item in page.items) == sorted([EIGHT_BIT, PLAIN] * len(NAMES))
+                told.append((await source.read_hierarchy(), await source.head()))
+            spoken = any(b"UTF8=ACCEPT" in command for command in server.quirk.commands)
+            assert spoken == ("UTF8=ACCEPT" in capabilities)
+    assert {folder.name for folder in told[0][0]} == {"Entwürfe & mehr", "INBOX", "日本語", "送信済み"}
+    assert told[0] == told[1]  # nothing changed, not even its number
+
+
+@pytest.mark.parametrize("capabilities", [RICH, f"{RICH} UTF8=ACCEPT", "IMAP4rev1 AUTH=PLAIN ENABLE UTF8=ACCEPT"])
+async def test_headers_that_are_not_ascii_are_appended_as_the_server_wants_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: str
+) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "of the fake")
+    server = FakeImap(capabilities, is_unicode=True)
+    folder = FolderState(FolderId(new_id()), None, "Entwürfe", modseq=1, uidvalidity=1, uidnext=1)
+    written = [
+        ItemContent(
+            ItemState(ItemId(new_id()), folder.folder_id, uid, uid, 0, len(content), content_hash(content), 0, ()),
+            content,
+        )
+        for uid, content in enumerate((EIGHT_BIT, PLAIN, b"no end of the head \xff\r\n"), 1)
+    ]
+    async with (
+        open_fake(server),
+        open_endpoint("new", server.url, mirrors=tmp_path, address_of=address_of) as endpoint,
+    ):
+        target = endpoint.target(InstanceId(new_id()))
+        await target.create(MailboxId(new_id()), token=1)
+        await target.apply_folders([FolderStep(StepKind.CREATE, folder)], token=1)
+        assert await target.write_items(written, token=1) == ()
+    assert server.contents() == {"Entwürfe": sorted(item.content for item in written)}
