@@ -86,7 +86,8 @@ async def ask_messages(connection: Connection) -> None:
     wanted = [Wanted(folder_id=FolderId(bytes(16)), wire=b"INBOX", modseq=modseq) for modseq in (0, 7)]
     await look_into(connection, wanted, on_look=looks.append)
     for look in looks:
-        assert all(0 <= said < ROW_END for said in (look.validity, look.uidnext, look.modseq, look.items, *look.gone))
+        assert all(0 <= said < ROW_END for said in (look.validity, look.uidnext, look.modseq, look.items))
+        assert all(0 <= first <= last < ROW_END for first, last in look.gone)
         for seen in look.seen:
             assert 0 <= seen.uid < ROW_END
             assert 0 <= seen.size < ROW_END

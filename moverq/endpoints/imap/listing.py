@@ -15,7 +15,7 @@ from typing import Any, Final
 import attrs
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
-from moverq.endpoints.imap.wire import Literal, Response, date_ms, number, pairs, said, uids_in
+from moverq.endpoints.imap.wire import Literal, Response, date_ms, number, pairs, runs_in, said
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.learned import Look, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
@@ -188,7 +188,7 @@ class _Looking:
     modseq: int = 0
     items: int = 0
     seen: dict[int, Seen] = attrs.Factory(dict)
-    gone: list[int] = attrs.Factory(list)
+    gone: list[tuple[int, int]] = attrs.Factory(list)
 
     def take_examine(self, response: Response) -> None:
         head = response.head.upper()
@@ -216,7 +216,7 @@ class _Looking:
     def take_fetch(self, response: Response) -> None:
         head = response.head
         if head[2:11].upper() == b"VANISHED ":
-            self.gone += uids_in(head.split()[-1])
+            self.gone += runs_in(head.split()[-1])
             return
         seen = seen_in(response)
         if seen is not None:

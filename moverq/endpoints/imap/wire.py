@@ -202,15 +202,24 @@ def uid_set(uids: Iterable[int]) -> bytes:
     return b",".join(b"%d" % a if a == b else b"%d:%d" % (a, b) for a, b in runs)
 
 
-def uids_in(text: bytes, *, most: int = 1 << 24) -> list[int]:
-    """The UIDs of a set in the order it names them. Raises `WireError` where it is none, or names more than `most`."""
-    found: list[int] = []
-    for run in text.split(b","):
+def runs_in(text: bytes, *, most: int = 1 << 20) -> list[tuple[int, int]]:
+    """The first and last UID of each run of a set, in the order it names them. A run may name UIDs by the million
+    that there never were (`VANISHED (EARLIER) 1:9000000`). Raises `WireError` where it is none, or has more runs."""
+    found: list[tuple[int, int]] = []
+    for run in text.split(b",", most):
         first, _, last = run.partition(b":")
         low, high = number(first), number(last or first)
-        if abs(high - low) >= most - len(found):
+        found.append((low, high) if low <= high else (high, low))
+    return found
+
+
+def uids_in(text: bytes, *, most: int = 1 << 20) -> list[int]:
+    """The UIDs of a set in the order it names them. Raises `WireError` where it is none, or names more than `most`."""
+    found: list[int] = []
+    for low, high in runs_in(text):
+        if high - low >= most - len(found):
             raise WireError(f"a set of more than {most} UIDs")
-        found += range(low, high + 1) if low <= high else range(high, low + 1)
+        found += range(low, high + 1)
     return found
 
 

@@ -9,9 +9,12 @@ Where the server is right (open, locked) a difference is a change with the next 
 next state from the source, any state, mends it.
 """
 
-from collections.abc import Mapping, Sequence
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import apsw
 import attrs
 
 from moverq.endpoints.mirrored.mirror import (
@@ -29,6 +32,8 @@ from moverq.model.ids import FolderId, ItemId, new_id, new_ids
 
 DAMAGED: Final = -1
 """The modseq of an item that is not what the mover made it: any state is newer."""
+ASKED_MAX: Final = 500
+"""Rows that are looked up one by one; beyond that a folder's are read through."""
 
 
 class Seen(NamedTuple):
@@ -54,7 +59,8 @@ class Look:
     items: int
     """EXISTS."""
     seen: Sequence[Seen]
-    gone: Sequence[int] = ()
+    gone: Sequence[tuple[int, int]] = ()
+    """The first and last UID of runs that are not there, whether they ever were or not."""
     whole: bool = False
     """`seen` is everything there is."""
     uids_are_ours: bool = False
@@ -127,8 +133,8 @@ def compare(mirror: Mirror, look: Look) -> Difference:
             else:
                 doubted.append((_located(row), seen))
     present = {seen.uid for seen in look.seen}
-    gone = known.keys() - present if look.whole else known.keys() & set(look.gone)
-    strangers_gone = strangers - present if look.whole else strangers & set(look.gone)
+    gone = known.keys() - present if look.whole else _within(known, look.gone)
+    strangers_gone = strangers - present if look.whole else _within(strangers, look.gone)
     (had,) = next(
         mirror.db.execute(
             "SELECT count(*) FROM items WHERE folder_id = ? AND server_uid IS NOT NULL", (look.folder_id,)
@@ -177,18 +183,29 @@ def _known(mirror: Mirror, look: Look, *, everything: bool) -> dict[int, _Known]
         f"SELECT seq, server_uid, server_flags, server_keywords, verified, normal_hash, {STATE} FROM items "
         f"WHERE folder_id = ? AND server_uid "
     )
-    asked = sorted({seen.uid for seen in look.seen} | set(look.gone))
-    if everything or len(asked) > 500:
+    if everything or len(look.seen) + sum(last - first + 1 for first, last in look.gone) > ASKED_MAX:
         rows = mirror.db.execute(sql + "IS NOT NULL", (look.folder_id,))
-    elif not asked:
-        return {}
     else:
-        marks = ",".join("?" * len(asked))
-        rows = mirror.db.execute(sql + f"IN ({marks})", (look.folder_id, *asked))
+        asked = {seen.uid for seen in look.seen}.union(*(range(first, last + 1) for first, last in look.gone))
+        if not asked:
+            return {}
+        rows = mirror.db.execute(sql + "IN carray(?)", (look.folder_id, apsw.carray(array("q", sorted(asked)))))
     return {
         uid: _Known(seq, uid, flags, keywords, verified, normal, tuple(state))
         for seq, uid, flags, keywords, verified, normal, *state in rows
     }
+
+
+def _within(uids: Iterable[int], runs: Sequence[tuple[int, int]]) -> set[int]:
+    """Those of the UIDs that a run has."""
+    found: set[int] = set()
+    at, left = 0, sorted(uids)
+    for first, last in sorted(runs):
+        at = bisect_left(left, first, lo=at)
+        end = bisect_right(left, last, lo=at)
+        found.update(left[at:end])
+        at = end
+    return found
 
 
 def _located(row: _Known) -> Located:

@@ -13,10 +13,13 @@ import attrs
 import pytest
 import trio
 import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moverq.endpoints.base import FolderStep, StepKind, Target
 from moverq.endpoints.imap.endpoint import open_endpoint
 from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
+from moverq.endpoints.mirrored.learned import _within
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, leaves
@@ -148,6 +151,32 @@ async def test_a_source_is_read_and_followed_whatever_the_server_can_do(capabili
         batch = await source.read_feed(after, changes_max=100)
         assert (len(batch.items), len(batch.items_gone)) == (2, 1)
         assert batch.hierarchy is not None
+
+
+async def test_a_server_may_name_messages_by_the_billion_that_never_were_as_gone(tmp_path: Path) -> None:
+    """RFC 7162 lets it, and one that has forgotten what was expunged does."""
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        return b"* VANISHED (EARLIER) 2,4:4294967295\r\n" + data if b"CHANGEDSINCE" in command else data
+
+    server = FakeImap(RICH, quirk=Quirk(answer=answer))
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        for number in range(5):
+            server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+        source = await a_source(endpoint)
+        after = await source.head()
+        server.folders["INBOX"].mail = [mail for mail in server.folders["INBOX"].mail if mail.uid in (1, 3)]
+        server.tick()
+        assert len((await source.read_feed(after, changes_max=100)).items_gone) == 3
+        assert (await source.summary()).items == 2
+
+
+@given(
+    st.sets(st.integers(1, 60)),
+    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9)).map(lambda run: (run[0], run[0] + run[1]))),
+)
+def test_who_is_within_runs(uids: set[int], runs: list[tuple[int, int]]) -> None:
+    assert _within(uids, runs) == {uid for uid in uids if any(first <= uid <= last for first, last in runs)}
 
 
 async def test_making_many_folders_reads_the_mirrors_folders_a_few_times(
