@@ -22,7 +22,8 @@ from pathlib import Path
 
 import attrs
 
-from tests.support.dovecot import PASSWORD, Dovecot
+from tests.support.dovecot import Dovecot
+from tests.support.imap_place import PASSWORD
 
 
 @attrs.frozen(kw_only=True)

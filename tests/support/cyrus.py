@@ -8,27 +8,22 @@ user of its own. A process starts one server, when a test first asks, and stops 
 """
 
 import atexit
-import contextlib
 import functools
 import imaplib
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
-from urllib.parse import quote
 
 import attrs
 
+from tests.support.imap_place import ADMIN, PASSWORD, ImapPlace, prepare, wait_for_greeting
 from tests.support.ports import free_ports
 from tests.support.servers import required_root
 from tests.support.unpacked import unpacked_folder
 
-PASSWORD = "secret-of-the-tests"
-ADMIN = "admin"
 USER = "nobody"
 UNPACKED = unpacked_folder("cyrus-imapd")
 PROGRAMS = UNPACKED / "usr/lib/cyrus/bin"
@@ -83,33 +78,21 @@ EVENTS {{
 
 
 @attrs.frozen
-class Cyrus:
+class Cyrus(ImapPlace):
     """One that runs."""
 
-    folder: Path
-    port: int
-    tls_port: int
     process: "subprocess.Popen[bytes] | None" = None
     separator: str = "/"
 
-    def url(self, *, user: str = "{address}", tls: bool = False, **more: str) -> str:
-        """How moverq finds it: an administrator logs in for each user."""
-        given = {"user": user, "password-file": str(self.folder / "password"), **more}
-        query = "&".join(f"{name}={quote(value)}" for name, value in given.items())
-        if tls:
-            return f"imaps://{ADMIN}@localhost:{self.tls_port}/?{query}&ca-file={self.folder / 'tls.pem'}"
-        return f"imap://{ADMIN}@127.0.0.1:{self.port}/?tls=none&{query}"
-
     def login(self, user: str) -> imaplib.IMAP4:
         """A mail client that is not ours."""
-        client = imaplib.IMAP4("127.0.0.1", self.port)
-        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = self.connected()
         client.authenticate("PLAIN", lambda _: b"\0".join(w.encode() for w in (user, ADMIN, PASSWORD)))
         return client
 
     def administer(self, *words: str) -> list[bytes]:
         """What the administrator's command (its verb, then its arguments) is answered."""
-        client = imaplib.IMAP4("127.0.0.1", self.port)
+        client = self.connected()
         try:
             client.login(ADMIN, PASSWORD)
             status, answer = client._simple_command(*words)
@@ -145,14 +128,7 @@ def start_cyrus(*, alternate: bool = True, mechanisms: str = "PLAIN LOGIN", more
         (place / "conf" / name).mkdir(parents=True)
     (place / "spool").mkdir()
     (place / "run").mkdir()
-    (place / "password").write_text(PASSWORD + "\n")
-    words = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
-    files = ("-keyout", str(place / "tls.key"), "-out", str(place / "tls.pem"))
-    subprocess.run(
-        ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *words, *files),
-        check=True,
-        capture_output=True,
-    )
+    prepare(place)
     port, tls_port = free_ports(2)
     values = {
         "folder": place,
@@ -190,14 +166,7 @@ def start_cyrus(*, alternate: bool = True, mechanisms: str = "PLAIN LOGIN", more
             stdout=out,
             stderr=out,
         )
-    for _ in range(1000):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as probe:
-            if probe.recv(4).startswith(b"* OK"):
-                break
-        assert process.poll() is None, (place / "out").read_text()
-        time.sleep(0.01)
-    else:
-        raise AssertionError((place / "out").read_text())
+    wait_for_greeting(port, is_up=lambda: process.poll() is None, said=place / "out")
     return attrs.evolve(cyrus, process=process)
 
 

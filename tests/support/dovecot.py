@@ -11,20 +11,17 @@ import imaplib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
-from urllib.parse import quote
 
 import attrs
 
+from tests.support.imap_place import ADMIN, PASSWORD, ImapPlace, prepare, wait_for_greeting
 from tests.support.ports import free_ports
 from tests.support.servers import missing, required
 
-PASSWORD = "secret-of-the-tests"
-ADMIN = "admin"
 UID = 5000
 FORMATS = {"mdbox": "mdbox:~/mdbox", "maildir": "maildir:~/Maildir"}
 
@@ -105,13 +102,10 @@ namespace inbox {{
 
 
 @attrs.frozen
-class Dovecot:
+class Dovecot(ImapPlace):
     """One that runs."""
 
-    folder: Path
     mail_format: str
-    port: int
-    tls_port: int
     doveadm_port: int
     pid: int
 
@@ -119,18 +113,9 @@ class Dovecot:
     def separator(self) -> str:
         return "." if self.mail_format == "maildir" else "/"
 
-    def url(self, *, user: str = "{address}", tls: bool = False, **more: str) -> str:
-        """How moverq finds it: an administrator logs in for each user."""
-        given = {"user": user, "password-file": str(self.folder / "password"), **more}
-        query = "&".join(f"{name}={quote(value)}" for name, value in given.items())
-        if tls:
-            return f"imaps://{ADMIN}@localhost:{self.tls_port}/?{query}&ca-file={self.folder / 'tls.pem'}"
-        return f"imap://{ADMIN}@127.0.0.1:{self.port}/?tls=none&{query}"
-
     def login(self, user: str) -> imaplib.IMAP4:
         """A mail client that is not ours."""
-        client = imaplib.IMAP4("127.0.0.1", self.port)
-        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = self.connected()
         client.login(user, PASSWORD)
         return client
 
@@ -171,8 +156,7 @@ def start_dovecot(
     for inner in ("run", "state", "home"):
         (place / inner).mkdir(exist_ok=True)
     os.chown(place / "home", UID, UID)
-    (place / "password").write_text(PASSWORD + "\n")
-    _certificate(place)
+    prepare(place)
     ports = free_ports(3)
     configuration = CONFIGURATION.format(
         folder=place,
@@ -195,15 +179,9 @@ def start_dovecot(
     (place / "dovecot.conf").write_text(configuration)
     # No pipe: the daemon would hold it open, and whoever reads it would wait for ever.
     subprocess.run([program, "-c", str(place / "dovecot.conf")], check=True, stdout=subprocess.DEVNULL)
-    for _ in range(500):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", ports[0]), 1) as probe:
-            if probe.recv(4).startswith(b"* OK"):
-                break
-        time.sleep(0.01)
-    else:
-        raise AssertionError((place / "dovecot.log").read_text())
+    wait_for_greeting(ports[0], is_up=lambda: True, said=place / "dovecot.log")
     pid = int((place / "run" / "master.pid").read_text())
-    return Dovecot(place, mail_format, *ports, pid)
+    return Dovecot(place, *ports[:2], mail_format, ports[2], pid)
 
 
 @functools.cache
@@ -217,14 +195,3 @@ def shared_dovecot(mail_format: str) -> Dovecot:
 
     atexit.register(end)
     return server
-
-
-def _certificate(place: Path) -> None:
-    """Of its own authority, for localhost."""
-    name = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
-    files = ("-keyout", str(place / "tls.key"), "-out", str(place / "tls.pem"))
-    subprocess.run(
-        ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *name, *files),
-        check=True,
-        capture_output=True,
-    )

@@ -29,8 +29,9 @@ from moverq.errors import EndpointBroken, RequestRefused
 from moverq.model.change import FolderState, ItemContent, ItemState
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 from tests.support.cyrus import Cyrus, start_cyrus
-from tests.support.dovecot import PASSWORD, Dovecot, start_dovecot
+from tests.support.dovecot import Dovecot, start_dovecot
 from tests.support.fake_imap import RICH, FakeImap, Quirk, open_fake
+from tests.support.imap_place import PASSWORD
 from tests.support.imap_servers import SERVERS, ImapServer
 
 slow = pytest.mark.slow

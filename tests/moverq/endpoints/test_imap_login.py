@@ -13,7 +13,8 @@ from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.settings import parse
 from moverq.endpoints.mirrored.hooks import run_hook
 from moverq.errors import EndpointBroken, EndpointUnavailable, RequestRefused
-from tests.support.dovecot import ADMIN, PASSWORD, Dovecot, shared_dovecot
+from tests.support.dovecot import Dovecot, shared_dovecot
+from tests.support.imap_place import ADMIN, PASSWORD
 
 slow = pytest.mark.slow
 
