@@ -53,15 +53,20 @@ def _require_sealed(draft: Draft, info: MailboxInfo, token: int) -> None:
         draft.records.append(GuardSet(info.instance, info.mode, token, info.home, 0))
 
 
+def _was_purged(draft: Draft, token: int) -> bool:
+    """Of an instance that is not there. Raises `StaleToken` where one with a higher token purged it."""
+    last = purged_token(draft.db, draft.instance)
+    if last is not None and token < last:
+        raise StaleToken(held=token, seen=last)
+    return last is not None
+
+
 def make(draft: Draft, mailbox_id: MailboxId, *, mode: Mode, token: int) -> None:
     """The instance exists. One that exists sealed with this mailbox id is claimed; one that was purged is never made
     again, or a mover who slept through it would leave behind what nobody looks for."""
     info = find_mailbox(draft.db, draft.instance)
     if info is None:
-        last = purged_token(draft.db, draft.instance)
-        if last is not None and token < last:
-            raise StaleToken(held=token, seen=last)
-        if last is not None:
+        if _was_purged(draft, token):
             raise Refused(why=f"instance {draft.instance.hex()} was purged, and is not made again")
         draft.records.append(MailboxMade(draft.instance, mailbox_id, mode, token, draft.now_ms))
         return
@@ -123,6 +128,7 @@ def remove(draft: Draft, token: int, *, keep_until_ms: int) -> None:
     """Soft-deleted: kept until the date, then to be purged. Gone already: nothing happens."""
     info = find_mailbox(draft.db, draft.instance)
     if info is None:
+        _was_purged(draft, token)
         return
     _require_sealed(draft, info, token)
     if info.keep_until_ms is None:
@@ -133,6 +139,7 @@ def purge(draft: Draft, token: int) -> None:
     """Destroyed. Gone already: nothing happens."""
     info = find_mailbox(draft.db, draft.instance)
     if info is None:
+        _was_purged(draft, token)
         return
     _require_sealed(draft, info, token)
     if info.keep_until_ms is None:

@@ -37,7 +37,7 @@ from moverq.endpoints.base import (
     never_again,
 )
 from moverq.endpoints.memory_instance import MemoryInstance
-from moverq.errors import NotFound, RequestRefused
+from moverq.errors import NotFound, RequestRefused, StaleToken
 from moverq.flow import clock
 from moverq.model.change import INBOX, BadItem, ChangeBatch, FolderState, ItemContent, Watermark
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
@@ -93,11 +93,18 @@ class MemoryDatabase:
 
     def purge(self, instance: InstanceId, token: int) -> None:
         found = self.instances.get(instance)
-        if found is not None:
-            found.check_purge(token)
-            self.purged[instance] = found.guard.token
-            del self.instances[instance]
-            found.wake()
+        if found is None:
+            self.check_gone(instance, token)
+            return
+        found.check_purge(token)
+        self.purged[instance] = token
+        del self.instances[instance]
+        found.wake()
+
+    def check_gone(self, instance: InstanceId, token: int) -> None:
+        """Raises `StaleToken` where a higher one purged it."""
+        if token < self.purged.get(instance, token):
+            raise StaleToken(held=token, seen=self.purged[instance])
 
 
 @attrs.define(eq=False)
@@ -325,6 +332,8 @@ class _Side:
             if self._instance_id in self._endpoint.database.instances:
                 found = self._endpoint.database.instance(self._instance_id, removed=True)
                 found.remove(token, keep_until_ms=keep_until_ms)
+            else:
+                self._endpoint.database.check_gone(self._instance_id, token)
 
         await self._effect("remove", effect)
 

@@ -292,7 +292,7 @@ class MirroredMailbox:
         try:
             await self._mirror.ask(partial(Mirror.remove, token=token, keep_until_ms=keep_until_ms))
         except NotFound:
-            return
+            await self._mirror.check_gone(token)
 
     async def purge(self, token: int) -> None:
         """What a given-up move wrote at a sealed target is taken back. A retired mailbox's mail is its server's: that
@@ -300,12 +300,13 @@ class MirroredMailbox:
         try:
             standing = await self._mirror.ask(partial(Mirror.standing, removed=True))
         except NotFound:
+            await self._mirror.check_gone(token)
             return
         await self._mirror.ask(partial(Mirror.check_purge, token=token, now_ms=clock.now_ms()))
         if standing.guard.mode is GuardMode.SEALED:
             await self._take_back(token)
         await self.session.aclose()
-        await self._mirror.destroy()
+        await self._mirror.destroy(token)
         self.endpoint.forget(self.session.instance)
 
     async def _take_back(self, token: int) -> None:

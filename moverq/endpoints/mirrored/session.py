@@ -16,7 +16,7 @@ from moverq.endpoints.mirrored.learned import Look
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead
-from moverq.errors import MoveError
+from moverq.errors import MoveError, StaleToken
 from moverq.flow.folders import sync_folder
 from moverq.flow.offload import Offload
 from moverq.model.change import BadItem, FolderState
@@ -184,20 +184,27 @@ class MirrorFile:
 
         await self._offload(run)
 
-    async def destroy(self) -> None:
-        """The mirror is gone for good. Durable."""
+    async def destroy(self, token: int) -> None:
+        """The mirror is gone for good, and which token saw to it is known. Durable."""
 
         def run() -> None:
-            if self._mirror is None:
-                self._mirror = Mirror.open(self.path, self.instance)
             draft = self._purged.with_suffix(".draft")
             with draft.open("w") as file:
-                file.write(str(self._mirror.standing(removed=True).guard.token))
+                file.write(str(token))
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self._purged)
             sync_folder(self.path.parent)
             self._unlink()
+
+        await self._offload(run)
+
+    async def check_gone(self, token: int) -> None:
+        """Of a mailbox that has no mirror. Raises `StaleToken` where one with a higher token purged it."""
+
+        def run() -> None:
+            if self._purged.exists() and token < (last := int(self._purged.read_text())):
+                raise StaleToken(held=token, seen=last)
 
         await self._offload(run)
 
