@@ -1,5 +1,7 @@
 """Cut into batches: everything, in order, bounded in bytes and number."""
 
+from itertools import zip_longest
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +14,7 @@ def test_batches_hold_all_in_order_and_no_more_than_fits(
 ) -> None:
     batches = list(in_batches(sizes, lambda size: size, bytes_max=bytes_max, items_max=items_max))
     assert [size for batch in batches for size in batch] == sizes
-    for batch, following in zip(batches, [*batches[1:], None], strict=True):
+    for batch, following in zip_longest(batches, batches[1:]):
         assert batch
         assert len(batch) == 1 or sum(batch) <= bytes_max
         assert items_max is None or len(batch) <= items_max
