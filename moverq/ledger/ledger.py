@@ -29,7 +29,7 @@ from moverq.flow.bell import Bell
 from moverq.flow.folders import make_folder, sync_folder
 from moverq.flow.group_commit import GroupCommit
 from moverq.flow.offload import Offload
-from moverq.flow.sqlite import Watcher, bring_up, open_sqlite, sqlite_errors
+from moverq.flow.sqlite import Watcher, bring_up, insert_rows, open_sqlite, sqlite_errors
 from moverq.ledger.codec import Codec
 from moverq.ledger.item_map import ItemMap
 from moverq.ledger.schema import APPLICATION_ID, LEDGER_STEPS
@@ -287,8 +287,7 @@ class Ledger:
             self._db.execute(
                 "UPDATE requests SET token = ? WHERE request_id = ? AND token <= ?", (token, request_id, token)
             )
-            self._check_turn(request_id, token)
-            return self._standing(request_id), self._facts(request_id)
+            return self._held(request_id, token), self._facts(request_id)
 
         return await self._write(write)
 
@@ -312,26 +311,27 @@ class Ledger:
 
         def write() -> Standing:
             now = self.now_ms()
-            if change is not None:
-                self._apply(request_id, token, change, now)
-            else:
-                self._check_turn(request_id, token)
+            standing = self._held(request_id, token)
             if any(isinstance(fact, PurgeAllowed) for fact in facts):
-                self._check_not_superseded(request_id)
+                _check_not_superseded(standing)
+            if change is not None:
+                standing = self._apply(standing, change, now)
             self._db.executemany(
                 "DELETE FROM facts WHERE request_id = ? AND kind = ?", [(request_id, kind.kind) for kind in forget]
             )
-            self._db.executemany(
-                "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)",
+            insert_rows(
+                self._db,
+                "INSERT OR REPLACE INTO facts",
                 [(request_id, fact.kind, token, now, self._codec.pack(fact)) for fact in facts],
             )
-            self._db.executemany(
-                "INSERT INTO report (request_id, at_ms, kind, text, data) VALUES (?, ?, ?, ?, ?)",
+            insert_rows(
+                self._db,
+                "INSERT INTO report (request_id, at_ms, kind, text, data)",
                 [(request_id, e.at_ms, e.kind.value, e.text, self._codec.pack(dict(e.data))) for e in entries],
             )
             if entries:
                 self._trim_report(request_id)
-            return self._standing(request_id)
+            return standing
 
         return await self._write(write)
 
@@ -351,7 +351,7 @@ class Ledger:
         it has taken back stays so. Its map goes too. For `remove`, at its end."""
 
         def write() -> None:
-            self._check_turn(request_id, token)
+            self._held(request_id, token)
             self._db.execute(
                 "UPDATE requests SET superseded_by = NULL, stage = 'Soak', message = '' WHERE superseded_by = ?1 "
                 "AND NOT EXISTS (SELECT 1 FROM facts WHERE request_id = ?1 AND kind = ?2)",
@@ -465,8 +465,9 @@ class Ledger:
             ),
         )
 
-    def _apply(self, request_id: RequestId, token: int, change: Change, now: int) -> None:
-        before = self._standing(request_id)
+    def _apply(self, before: Standing, change: Change, now: int) -> Standing:
+        """The row is changed; how the request stands with that. `before` was read in this transaction, so nothing else
+        has changed it and it need not be read again."""
         status, stage = change.status or before.status, change.stage or before.stage
         counters = attrs.evolve(before.counters, **change.counters)
         moved = status is not before.status
@@ -475,37 +476,52 @@ class Ledger:
             spent[before.status.value] = spent.get(before.status.value, 0) + max(0, now - before.since_ms)
             counters = attrs.evolve(counters, spent_ms=spent)
         explicit = change.status is not None or change.stage is not None
-        detail = change.detail or (detail_of(status, stage) if explicit else before.detail)
+        taken: dict[str, Any] = dict.fromkeys(change.taken_wishes, False)
+        after = attrs.evolve(
+            before,
+            status=status,
+            stage=stage,
+            detail=change.detail or (detail_of(status, stage) if explicit else before.detail),
+            since_ms=now if moved else before.since_ms,
+            updated_ms=now,
+            percent=before.percent if change.percent is None else change.percent,
+            message=before.message if change.message is None else change.message,
+            next_try_ms=change.next_try_ms if explicit or change.next_try_ms is not None else before.next_try_ms,
+            counters=counters,
+            wishes=attrs.evolve(before.wishes, **taken),
+        )
         self._db.execute(
             "UPDATE requests SET status = ?, stage = ?, detail = ?, since_ms = ?, updated_ms = ?, percent = ?, "
-            "message = ?, next_try_ms = ?, counters = ? WHERE request_id = ? AND token = ?",
+            "message = ?, next_try_ms = ?, counters = ? WHERE request_id = ?",
             (
-                status.value,
-                stage.value,
-                detail.value,
-                now if moved else before.since_ms,
-                now,
-                before.percent if change.percent is None else change.percent,
-                before.message if change.message is None else change.message,
-                change.next_try_ms if explicit or change.next_try_ms is not None else before.next_try_ms,
-                self._codec.pack(counters),
-                request_id,
-                token,
+                after.status.value,
+                after.stage.value,
+                after.detail.value,
+                after.since_ms,
+                after.updated_ms,
+                after.percent,
+                after.message,
+                after.next_try_ms,
+                self._codec.pack(after.counters),
+                before.request.request_id,
             ),
         )
-        self._check_turn(request_id, token)
         for wish in change.taken_wishes:
-            self._db.execute(f"UPDATE requests SET wish_{wish} = 0 WHERE request_id = ?", (request_id,))
+            if getattr(before.wishes, wish):
+                self._db.execute(
+                    f"UPDATE requests SET wish_{wish} = 0 WHERE request_id = ?", (before.request.request_id,)
+                )
+        return after
 
-    def _check_turn(self, request_id: RequestId, token: int) -> None:
-        """Inside the transaction, so the whole of it is undone for a stale token."""
-        rows = list(self._db.execute("SELECT token FROM requests WHERE request_id = ?", (request_id,)))
-        if not rows:
-            raise NotFound(kind="move request", name=request_id)
-        seen = rows[0][0]
-        assert isinstance(seen, int)
-        if seen != token:
-            raise StaleToken(held=token, seen=seen)
+    def _held(self, request_id: RequestId, token: int) -> Standing:
+        """How the request stands, if this token still has it. Inside the transaction, so that it stays so to its end.
+
+        Raises: NotFound, StaleToken.
+        """
+        standing = self._standing(request_id)
+        if standing.token != token:
+            raise StaleToken(held=token, seen=standing.token)
+        return standing
 
     def _supersede(self, parent: RequestId, child: RequestId) -> None:
         if list(self._db.execute("SELECT 1 FROM facts WHERE request_id = ? AND kind = 'purge_allowed'", (parent,))):
@@ -520,7 +536,8 @@ class Ledger:
             raise RequestRefused(why=f"request {standing.wishes.superseded_by} is taking this move back already")
         self._db.execute("UPDATE requests SET superseded_by = ? WHERE request_id = ?", (child, parent))
 
-    def _check_not_superseded(self, request_id: RequestId) -> None:
-        by = self._standing(request_id).wishes.superseded_by
-        if by is not None:
-            raise RequestRefused(why=f"request {by} is taking this move back; its source stays")
+
+def _check_not_superseded(standing: Standing) -> None:
+    by = standing.wishes.superseded_by
+    if by is not None:
+        raise RequestRefused(why=f"request {by} is taking this move back; its source stays")
