@@ -31,7 +31,7 @@ from moverq.flow.group_commit import GroupCommit
 from moverq.flow.offload import Offload
 from moverq.flow.sqlite import Watcher, bring_up, insert_rows, open_sqlite, sqlite_errors
 from moverq.ledger.codec import Codec
-from moverq.ledger.item_map import ItemMap
+from moverq.ledger.item_map import Blank, ItemMap
 from moverq.ledger.schema import APPLICATION_ID, LEDGER_STEPS
 from moverq.limits import Limits
 from moverq.model.facts import Committed, Fact, Facts, PurgeAllowed
@@ -67,6 +67,7 @@ class Ledger:
         self._offload = make_offload()
         self._commit = GroupCommit(connection, self._offload)
         self._codec = Codec()
+        self._blank = Blank()
         self._watcher: Watcher | None = None
         self._written = Bell()
         self._asked = Bell()
@@ -364,7 +365,7 @@ class Ledger:
 
     def item_map(self, request_id: RequestId) -> ItemMap:
         """The move's map; its file is opened with the first use."""
-        return ItemMap(self.map_path(request_id), self._make_offload(), self._codec)
+        return ItemMap(self.map_path(request_id), self._make_offload(), self._codec, self._blank)
 
     async def drop_map(self, request_id: RequestId) -> None:
         """The map's file is gone. Again: nothing happens."""

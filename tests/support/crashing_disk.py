@@ -16,6 +16,7 @@ A folder that was made is a name too: until the folder that it is in was synced,
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -143,6 +144,15 @@ class CrashingDisk(Disk):
             return
         self.step()
         super().remove(path)
+        self.step()
+
+    def place(self, path: Path, place_file: Callable[[Path, bytes], None], content: bytes) -> None:
+        """`place_file` on this disk: it syncs the bytes itself, before they have a name."""
+        self._look(path.parent)
+        self.step()
+        is_new = not path.exists()
+        place_file(path, content)
+        self.node(path, is_new=is_new)
         self.step()
 
     def make_folder(self, folder: Path) -> None:

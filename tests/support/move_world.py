@@ -63,7 +63,7 @@ class SteppedLedger(Ledger):
     step: Step | None = None
 
     def item_map(self, request_id: RequestId) -> ItemMap:
-        opened = SteppedMap(self.map_path(request_id), Inline(), Codec())
+        opened = SteppedMap(self.map_path(request_id), Inline(), Codec(), self._blank)
         opened.step = self.step
         return opened
 

@@ -8,6 +8,7 @@ disturbs, and after a power loss it must be that of the last acknowledged act, o
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -82,6 +83,11 @@ class PoweredWorld(StoreWorld):
         async with AsyncExitStack() as stack:
             stack.enter_context(patch.object(folders, "sync_folder", disk.sync_folder))
             stack.enter_context(patch.object(ledger_file, "sync_folder", disk.sync_folder))
+            if isinstance(disk, CrashingDisk):
+                placed = partial(disk.place, place_file=folders.place_file)
+                stack.enter_context(
+                    patch.object(folders, "place_file", lambda path, content: placed(path, content=content))
+                )
             directory = open_directory(self.root / "directory.sqlite", offload=Inline())
             self.directory = await stack.enter_async_context(directory)  # type: ignore[assignment]
             databases = {

@@ -1,3 +1,4 @@
+import errno
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,8 +8,9 @@ import pytest
 import trio
 
 from moverq.errors import StaleToken
+from moverq.flow import folders
 from moverq.ledger.codec import Codec
-from moverq.ledger.item_map import ItemMap
+from moverq.ledger.item_map import Blank, ItemMap
 from moverq.model.change import BadItem, FolderState, Gone, ItemState, SettingState
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, ItemId
@@ -24,7 +26,7 @@ def item(n: int, *, modseq: int = 1, folder: FolderId = A, flags: int = 0) -> It
 
 @pytest.fixture
 async def item_map(tmp_path: Path) -> AsyncIterator[ItemMap]:
-    made = ItemMap(tmp_path / "moves" / "m.sqlite", Inline(), Codec())
+    made = ItemMap(tmp_path / "moves" / "m.sqlite", Inline(), Codec(), Blank())
     await made.take_over(3)
     yield made
     await made.close()
@@ -62,7 +64,7 @@ async def test_order_and_repetition_do_not_matter(tmp_path: Path) -> None:
     dead = [Gone(item(n).item_id, 9) for n in range(0, 8, 3)]
     accounts = []
     for round_ in range(6):
-        made = ItemMap(tmp_path / f"{round_}.sqlite", Inline(), Codec())
+        made = ItemMap(tmp_path / f"{round_}.sqlite", Inline(), Codec(), Blank())
         await made.take_over(1)
         events: list[ItemState | Gone] = [*states, *dead, *rng.sample(states, 9)]
         rng.shuffle(events)
@@ -110,7 +112,7 @@ async def test_a_listing_marks_what_it_has_seen(item_map: ItemMap) -> None:
 
 async def test_a_rollback_adopts_the_rows_by_its_own_token(item_map: ItemMap, tmp_path: Path) -> None:
     await item_map.record(3, carried=[item(1), item(2)], settings=[SettingState("rules", "[]", 1)])
-    child = ItemMap(tmp_path / "child.sqlite", Inline(), Codec())
+    child = ItemMap(tmp_path / "child.sqlite", Inline(), Codec(), Blank())
     await child.take_over(7)
     with pytest.raises(StaleToken):
         await child.adopt(6, item_map)
@@ -123,12 +125,55 @@ async def test_a_rollback_adopts_the_rows_by_its_own_token(item_map: ItemMap, tm
 async def test_a_closed_map_has_all_when_it_is_opened_again_with_a_log_left_beside_it_or_not(tmp_path: Path) -> None:
     path = tmp_path / "m.sqlite"
     for items, is_left in ((5, True), (20_000, False)):
-        made = ItemMap(path, Inline(), Codec())
+        made = ItemMap(path, Inline(), Codec(), Blank())
         await made.take_over(3)
         await made.record(3, carried=[item(n) for n in range(items)])
         await made.close()
         assert await trio.Path(f"{path}-wal").exists() == is_left
-        again = ItemMap(path, Inline(), Codec())
+        again = ItemMap(path, Inline(), Codec(), Blank())
         assert (await again.account()).digests[A].items == items
         assert await again.is_sound()
         await again.close()
+
+
+async def test_maps_begin_as_copies_of_one_blank_and_stay_apart(tmp_path: Path) -> None:
+    blank = Blank()
+    for number in range(3):
+        made = ItemMap(tmp_path / "moves" / f"{number}.sqlite", Inline(), Codec(), blank)
+        await made.take_over(number + 1)
+        assert not (await made.account()).digests
+        await made.record(number + 1, carried=[item(n) for n in range(1, number + 2)])
+        await made.close()
+    for number in range(3):
+        again = ItemMap(tmp_path / "moves" / f"{number}.sqlite", Inline(), Codec(), Blank())
+        assert (await again.account()).digests[A].items == number + 1
+        await again.close()
+    names = {path.name.partition(".")[0] for path in (tmp_path / "moves").iterdir()}
+    assert names == {"0", "1", "2"}, "nothing else is left there"
+
+
+async def test_a_map_that_two_begin_at_once_is_one(tmp_path: Path) -> None:
+    """Both have looked and seen none: the second one's blank does not take the place of what the first has written."""
+    first, second = (ItemMap(tmp_path / "m.sqlite", Inline(), Codec(), Blank()) for _ in range(2))
+    await first.take_over(3)
+    await first.record(3, carried=[item(1)])
+    second._blank.place(second.path)
+    with pytest.raises(StaleToken):
+        await second.take_over(2)
+    assert (await second.account()).digests[A].items == 1
+    await first.close()
+    await second.close()
+
+
+async def test_a_file_system_that_makes_no_file_before_its_name_has_maps_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, content: bytes) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(folders, "place_file", refuse)
+    made = ItemMap(tmp_path / "moves" / "m.sqlite", Inline(), Codec(), Blank())
+    await made.take_over(3)
+    await made.record(3, carried=[item(1)])
+    assert (await made.account()).digests[A].items == 1
+    await made.close()
