@@ -8,6 +8,7 @@ here, so a record need not carry them. New rows, and sums over many rows, are ga
 import json
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import apsw
@@ -27,13 +28,21 @@ ITEM_COLUMNS = (
     "i.flags, i.keywords, i.item_class, i.properties"
 )
 """What `item_row` reads, from `item i JOIN folder f ON f.no = i.folder`."""
+KEYWORDS_KEPT = 256
+"""Sets of keywords that need not be parsed again: people use few."""
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
 def item_row(values: tuple[Any, ...]) -> ItemRow:
     """An `ItemRow` from `ITEM_COLUMNS`."""
     keywords, item_class, properties = values[10:]
-    words = tuple(json.loads(keywords)) if keywords != "[]" else ()
+    words = _words(keywords) if keywords != "[]" else ()
     return ItemRow._make((*values[:10], words, item_class, pairs(properties) if properties != "[]" else ()))
+
+
+@lru_cache(KEYWORDS_KEPT)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 def pairs(text: str) -> tuple[tuple[str, str], ...]:
@@ -42,7 +51,7 @@ def pairs(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def to_json(value: Sequence[object]) -> str:
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":")) if value else "[]"
+    return _encode(value) if value else "[]"
 
 
 @attrs.define

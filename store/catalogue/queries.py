@@ -318,6 +318,17 @@ def feed_page(db: apsw.Connection, instance: InstanceId, *, after: int, limit: i
         info = mailbox(db, instance)
         if not info.horizon <= after <= info.head:
             raise FeedTrimmed(after=str(after), horizon=f"{info.horizon} and ends at {info.head}")
+        if after == info.head:  # most who ask hear that there is nothing: that takes no question more
+            return FeedPage(
+                signature=signature,
+                through=after,
+                more=False,
+                folders=None,
+                items=(),
+                items_gone=(),
+                settings=(),
+                delivery_keys=(),
+            )
         bound = _bound(db, info.no, after=after, limit=limit)
         through = info.head if bound is None else bound
         rows = db.execute(
