@@ -34,7 +34,7 @@ async def preflight(t: Tenure) -> None:
     await t.directory.claim_move(t.request.mailbox_id, t.request_id)
     versions = await decide_versions(t.directory, t.request.source.database, t.request.target_database)
     recipient = await t.directory.recipient(t.request.mailbox_id)
-    summary = await t.source.summary()
+    t.summary = summary = await t.source.summary()
     if recipient.quota_bytes is not None and summary.bytes > recipient.quota_bytes:
         raise RequestRefused(
             why=f"{t.request.address} holds {summary.bytes:,} bytes and its quota is {recipient.quota_bytes:,}: "

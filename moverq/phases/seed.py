@@ -43,10 +43,11 @@ async def create_hierarchy(t: Tenure) -> None:
 
 async def seed(t: Tenure) -> None:
     """Everything the listing had is durable at the target, and the cursor says so."""
-    summary = await t.source.summary()
+    summary = t.summary if t.summary is not None else await t.source.summary()
     await t.enter(SyncStage.LOADING_MESSAGES, counters={"mailbox_items": summary.items, "mailbox_bytes": summary.bytes})
     t.progress = attrs.evolve(t.progress, items_total=summary.items, bytes_total=summary.bytes)
-    await retry_bad_items(t, forward(t))
+    if t.facts.need(SeedCursor).cursor:  # a listing that begins tries every item anyway
+        await retry_bad_items(t, forward(t))
     channel: ByteChannel[SeedPage] = ByteChannel(t.limits.seed_ahead_bytes_max)
     carrier = forward(t)
     send_put, receive_put = trio.open_memory_channel[tuple[SeedPage, Later[Put]]](0)

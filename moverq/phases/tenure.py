@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from moverq.directory.directory import Directory, MoveAttributes, Register
-from moverq.endpoints.base import Capabilities, Home, Source, Target
+from moverq.endpoints.base import Capabilities, Home, MailboxSummary, Source, Target
 from moverq.errors import TooManyBadItems
 from moverq.flow.bell import Bell
 from moverq.flow.byte_budget import ByteBudget
@@ -112,6 +112,8 @@ class Tenure:
     """Rung when an operator's wishes may have changed."""
     carrier: Carrier | None = None
     """From source to target (`follow.forward`)."""
+    summary: MailboxSummary | None = None
+    """Of the source, as preflight saw it in this tenure."""
     quiet: bool = False
     """Waiting for changes, a date or an operator: the scheduler does not count it."""
     _stage_since_ms: int = 0
