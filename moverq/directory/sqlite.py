@@ -277,22 +277,22 @@ class SqliteDirectory:
 
     async def release_move(self, mailbox_id: MailboxId, request_id: RequestId) -> None:
         def release(db: apsw.Connection) -> None:
-            _recipient(db, mailbox_id)
             db.execute(
-                "UPDATE recipient SET active_move = NULL WHERE mailbox_id = ? AND active_move = ?",
-                (mailbox_id, request_id),
+                "UPDATE recipient SET active_move = nullif(active_move, ?) WHERE mailbox_id = ?",
+                (request_id, mailbox_id),
             )
+            _check_found(db, mailbox_id)
 
         await self._write(release)
 
     async def set_move(self, mailbox_id: MailboxId, move: MoveAttributes) -> None:
         def set_attributes(db: apsw.Connection) -> None:
-            _recipient(db, mailbox_id)
             db.execute(
                 "UPDATE recipient SET move_status = ?, move_batch_name = ?, move_source_database = ?, "
                 "move_target_database = ? WHERE mailbox_id = ?",
                 (move.status, move.batch_name, move.source_database, move.target_database, mailbox_id),
             )
+            _check_found(db, mailbox_id)
 
         await self._write(set_attributes)
 
@@ -314,6 +314,12 @@ class SqliteDirectory:
 
     async def _write(self, change: Callable[[apsw.Connection], T]) -> T:
         return await self._commit(lambda: change(self._connection))
+
+
+def _check_found(db: apsw.Connection, mailbox_id: MailboxId) -> None:
+    """Of a change by this id: was there such a row?"""
+    if db.changes() != 1:
+        raise NotFound(kind="mailbox", name=mailbox_id.hex())
 
 
 def _check_address_is_free(db: apsw.Connection, address: str) -> None:
