@@ -493,7 +493,7 @@ class Ledger:
         )
         self._db.execute(
             "UPDATE requests SET status = ?, stage = ?, detail = ?, since_ms = ?, updated_ms = ?, percent = ?, "
-            "message = ?, next_try_ms = ?, counters = ? WHERE request_id = ?",
+            "message = ?, next_try_ms = ?, counters = ? WHERE request_id = ? AND token = ?",
             (
                 after.status.value,
                 after.stage.value,
@@ -505,6 +505,7 @@ class Ledger:
                 after.next_try_ms,
                 self._codec.pack(after.counters),
                 before.request.request_id,
+                before.token,
             ),
         )
         for wish in change.taken_wishes:

@@ -27,7 +27,8 @@ from moverq.job import Job
 from moverq.ledger.ledger import Ledger
 from moverq.model.digest import FolderDigest
 from moverq.model.facts import CommitIntent
-from moverq.model.ids import new_id
+from moverq.model.ids import RequestId, new_id
+from moverq.model.standing import Standing
 from moverq.phases import clean_up, finalize
 from moverq.phases.follow import drain, forward
 from moverq.plan.verification import check_accounts, digests_of
@@ -168,9 +169,10 @@ def no_source_token(patches: ExitStack) -> None:
 def intent_unfenced(patches: ExitStack) -> None:
     """A fact is written whoever has taken the ledger over since."""
 
-    def check(self: Ledger, request_id: str, token: int) -> None: ...
+    def held(self: Ledger, request_id: RequestId, token: int) -> Standing:
+        return self._standing(request_id)
 
-    patches.enter_context(patch.object(Ledger, "_check_turn", check))
+    patches.enter_context(patch.object(Ledger, "_held", held))
 
 
 @mutant("open_before_cas", caught=(I2, I3))
@@ -314,7 +316,7 @@ def append_without_intent(patches: ExitStack) -> None:
     patches.enter_context(patch.object(intents, "in_doubt", forgotten))
 
 
-@mutant("items_named_anew", caught=(I10,), faults=("kill", "kill", "endpoint answers lost"), is_busy=True)
+@mutant("items_named_anew", caught=(I10,), faults=("kill", "kill", "endpoint answers lost"), is_busy=True, first=2)
 def items_named_anew(patches: ExitStack) -> None:
     """The target names items itself, and nobody keeps which is which: what is written again is there twice."""
     write_items = StoreMailbox.write_items
