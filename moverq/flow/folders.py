@@ -42,7 +42,7 @@ def place_file(path: Path, content: bytes) -> None:
     """
     descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
-        with open(descriptor, "wb", buffering=0, closefd=False) as file:
+        with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
         os.fsync(descriptor)
         with suppress(FileExistsError):

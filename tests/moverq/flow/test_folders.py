@@ -1,5 +1,6 @@
 """Files that are there whole, or not at all."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,15 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         place_file(tmp_path / "nowhere" / "made", b"")
+
+
+def test_a_disk_that_takes_a_part_of_it_has_no_file(tmp_path: Path) -> None:
+    """A write that is cut short, as on a full disk, is no error of its own: only the next one is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            place_file(tmp_path / "made", bytes(28_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
