@@ -28,7 +28,7 @@ from moverq.endpoints.imap.listing import flag_words
 from moverq.endpoints.imap.wire import date_words, number, uids_in
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
-from moverq.endpoints.mirrored.mirror import FolderPlace, Mirror
+from moverq.endpoints.mirrored.mirror import FolderPlace
 from moverq.flow.batches import in_batches
 from moverq.model.change import BadItem
 from moverq.model.ids import FolderId
@@ -77,7 +77,6 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     by_folder: dict[FolderId, list[ToAppend]] = defaultdict(list)
     for one in merged.appends:
         by_folder[one.state.folder_id].append(one)
-    places = await session.mirror.ask(Mirror.places)
     order = session.append_order
     share = max(BATCH_ITEMS_MIN, -(-len(merged.appends) // session.settings.connections))
     batches: list[_Batch] = []
@@ -87,7 +86,7 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
             for items in in_batches(
                 some, lambda one: one.state.size, bytes_max=BATCH_BYTES, items_max=min(share, BATCH_ITEMS)
             ):
-                batch = _Batch(session, places[folder_id], items, *order.follow(folder_id))
+                batch = _Batch(session, merged.places[folder_id], items, *order.follow(folder_id))
                 batches.append(batch)
                 await nursery.start(batch.run)
     placed = [place for batch in batches for place in batch.placed]

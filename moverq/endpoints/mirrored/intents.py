@@ -18,12 +18,24 @@ Blocking; each function is one transaction.
 import re
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import apsw
 import attrs
 
-from moverq.endpoints.mirrored.mirror import STATE, FolderPlace, Located, Mirror, item_state, state_columns
+from moverq.endpoints.mirrored.mirror import (
+    LOCATED,
+    STATE,
+    FolderPlace,
+    Located,
+    Mirror,
+    item_state,
+    joined,
+    located,
+    split,
+    state_columns,
+)
 from moverq.endpoints.mirrored.normal_form import as_sent, content_hash, normal_hash
 from moverq.flow.sqlite import insert_rows
 from moverq.model.change import BadItem, ChangeBatch, Gone, ItemContent, ItemState
@@ -60,6 +72,8 @@ class Merged:
     appends: tuple[ToAppend, ...] = ()
     bad: tuple[BadItem, ...] = ()
     missing: tuple[ItemId, ...] = ()
+    places: Mapping[FolderId, FolderPlace] = attrs.Factory(dict)
+    """Of the folders that the appends go to, or more."""
 
 
 # ---- wanted
@@ -87,16 +101,17 @@ def merge_items(
         uids: dict[FolderId, int] = {}
         taken = _uids_taken(mirror, [item.state for item in items])
         fresh: list[tuple[Any, ...]] = []
-        for item in items:
-            found_hash = content_hash(item.content)
-            state = item.state if item.state.content_hash else item.state._replace(content_hash=found_hash)
+        for state, content in items:
+            found_hash = content_hash(content)
+            if not state.content_hash:
+                state = state._replace(content_hash=found_hash)
             was = present.get(state.item_id)
             if state.item_id in dead or (was is not None and was.state.modseq >= state.modseq):
                 continue
             folder = folders.get(state.folder_id)
             if folder is None or not folder.selectable:
                 continue
-            refusal = _refusal(taken, state, item.content, found_hash, item_bytes_max)
+            refusal = _refusal(taken, state, content, found_hash, item_bytes_max)
             if refusal is not None:
                 bad.append(refusal)
                 continue
@@ -113,12 +128,11 @@ def merge_items(
             keywords = sayable(state.keywords)
             if len(keywords) < len(state.keywords):
                 mirror.remark("a keyword that IMAP cannot say was left out")
+            other_form = normal_hash(content)
+            said = _said(keywords)
             digest = mirror.digest_of(state)
-            other_form = normal_hash(item.content)
-            said = "\n".join(sorted(keywords))
             fresh.append((*state_columns(state), digest, None, state.flags, said, other_form, 0, 0, intent))
-            content = item.content if other_form is None else as_kept(item.content)
-            appends.append(ToAppend(state, content, keywords))
+            appends.append(ToAppend(state, content if other_form is None else as_kept(content), keywords))
         insert_rows(
             mirror.db,
             f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, normal_hash, verified, "
@@ -127,7 +141,7 @@ def merge_items(
         )
         mirror.raise_head(max((one.state.modseq for one in appends), default=0))
         _raise_uidnext(mirror, uids)
-    return Merged(appends=tuple(appends), bad=tuple(bad))
+    return Merged(appends=tuple(appends), bad=tuple(bad), places=folders)
 
 
 def merge_changes(mirror: Mirror, batch: ChangeBatch, token: int, *, can_move: bool) -> Merged:
@@ -248,8 +262,8 @@ def _dead(mirror: Mirror, item_ids: Sequence[ItemId]) -> set[ItemId]:
 def _restate(mirror: Mirror, was: _Present, state: ItemState, folders: Mapping[FolderId, FolderPlace]) -> None:
     """The item's state is this; what the server lacks of it is due."""
     digest = mirror.digest_of(state)
-    keywords = sorted(sayable(state.keywords))
-    differs = (state.flags, "\n".join(keywords).lower()) != (was.server_flags, was.server_keywords.lower())
+    said = _said(sayable(state.keywords))
+    differs = (state.flags, said.lower()) != (was.server_flags, was.server_keywords.lower())
     moves = state.folder_id != was.state.folder_id
     mirror.count(was.state.folder_id, -1, was.state.size, was.digest)
     if moves:
@@ -269,7 +283,7 @@ def _restate(mirror: Mirror, was: _Present, state: ItemState, folders: Mapping[F
             state.received_ms,
             state.size,
             state.flags,
-            "\n".join(state.keywords),
+            joined(state.keywords),
             state.item_class,
             state_columns(state)[10],
             digest,
@@ -316,9 +330,16 @@ def _raise_uidnext(mirror: Mirror, uids: Mapping[FolderId, int]) -> None:
     )
 
 
-def sayable(keywords: Iterable[str]) -> tuple[str, ...]:
+@lru_cache(4096)
+def sayable(keywords: tuple[str, ...]) -> tuple[str, ...]:
     """Those that are atoms."""
     return tuple(keyword for keyword in keywords if _ATOM.fullmatch(keyword))
+
+
+@lru_cache(4096)
+def _said(keywords: tuple[str, ...]) -> str:
+    """As `server_keywords` has them."""
+    return "\n".join(sorted(keywords))
 
 
 # ---- done
@@ -378,14 +399,18 @@ def forget(mirror: Mirror, item_ids: Sequence[ItemId], token: int) -> None:
 
 def in_doubt(mirror: Mirror, at_work: Iterable[int]) -> list[Located]:
     """Items on their way that nobody brings, but for those that are only waiting to be moved."""
-    return [
-        Located(seq, 0, normal, item_state(state))
-        for seq, normal, *state in mirror.db.execute(
-            f"SELECT seq, normal_hash, {STATE} FROM items WHERE server_uid IS NULL AND (intent <> 0 OR "
-            f"item_id IN (SELECT item_id FROM to_move)) AND intent NOT IN carray(?)",
-            (apsw.carray(array("q", (NOBODY, *at_work))),),
-        )
-    ]
+    rows = mirror.db.execute(
+        f"SELECT {LOCATED} FROM items WHERE server_uid IS NULL AND (intent <> 0 OR "
+        f"item_id IN (SELECT item_id FROM to_move)) AND intent NOT IN carray(?)",
+        (apsw.carray(array("q", (NOBODY, *at_work))),),
+    )
+    return [located(row) for row in rows]
+
+
+def is_anything_left(mirror: Mirror, at_work: Iterable[int]) -> bool:
+    """An intent is in doubt, or something is due."""
+    (is_any,) = next(mirror.db.execute(_IS_ANY_DUE))
+    return bool(is_any or in_doubt(mirror, at_work))
 
 
 def note_settled(mirror: Mirror, found: Sequence[Placed], absent: Sequence[Located]) -> None:
@@ -450,8 +475,7 @@ def due(mirror: Mirror) -> Due:
     for folder_id, uid, bits, keywords in mirror.db.execute(
         "SELECT folder_id, server_uid, flags, keywords FROM items WHERE due = 1 AND server_uid IS NOT NULL"
     ):
-        words = sayable(keywords.split("\n")) if keywords else ()
-        flags.setdefault(folder_id, []).append((uid, bits, words))
+        flags.setdefault(folder_id, []).append((uid, bits, sayable(split(keywords))))
     expunges: dict[FolderId, list[int]] = {}
     folders = mirror.places()
     for folder_id, validity, uid in mirror.db.execute("SELECT folder_id, server_validity, server_uid FROM to_expunge"):

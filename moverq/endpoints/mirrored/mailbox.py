@@ -5,7 +5,7 @@ intents, and are done when the verb returns. The guard lives in the mirror: it k
 out. That is what the fence does, where there are hooks for it; see `hooks`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +26,7 @@ from moverq.endpoints.base import (
 )
 from moverq.endpoints.mirrored import folder_steps, intents
 from moverq.endpoints.mirrored.hooks import run_hook
+from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.mirror import Located, Mirror, Standing
 from moverq.endpoints.mirrored.normal_form import content_hash, is_same
 from moverq.endpoints.mirrored.paging import read_rows, that_fit
@@ -167,7 +168,7 @@ class MirroredMailbox:
         """
         read: list[ItemContent] = []
         bad: list[BadItem] = []
-        news: list[tuple[Located, bytes, int]] = []
+        news: list[tuple[Located, ItemState]] = []
         for row in rows:
             if row.seq in missing:
                 bad.append(BadItem(row.state, "CorruptItem", missing[row.seq]))
@@ -181,7 +182,7 @@ class MirroredMailbox:
                 state = ItemState(*state[:5], len(content), found_hash, *state[7:])
                 is_its_form = row.state.content_hash and is_same(content, row.state.content_hash, row.normal_hash)
                 if not (is_its_form and is_movers):
-                    news.append((row, found_hash, len(content)))
+                    news.append((row, state))
             read.append(ItemContent(state, content))
         if news:
             await self._mirror.ask(partial(Mirror.note_read, read=news))
@@ -327,22 +328,26 @@ class MirroredMailbox:
 
     async def write_items(self, items: Sequence[ItemContent], token: int) -> tuple[BadItem, ...]:
         await self.session.greet()
-        await self.session.settle()
         with self._mirror.intending() as intent:
-            merged = await self._mirror.ask(
-                partial(
-                    intents.merge_items,
-                    items=items,
-                    token=token,
-                    intent=intent,
-                    item_bytes_max=self.session.item_bytes_max,
-                    can_move=self.session.can_move,
-                    as_kept=self.session.as_kept,
-                )
+            merge = partial(
+                intents.merge_items,
+                items=items,
+                token=token,
+                intent=intent,
+                item_bytes_max=self.session.item_bytes_max,
+                can_move=self.session.can_move,
+                as_kept=self.session.as_kept,
             )
+            merged = await self._mirror.ask(
+                partial(_unless_in_doubt, merge=merge, at_work=frozenset(self._mirror.intents))
+            )
+            if merged is None:
+                await self.session.settle()
+                merged = await self._mirror.ask(merge)
             refused = await self.session.append_all(merged, token) if merged.appends else ()
-        await self.session.settle()
-        await self.session.work_off()
+        if await self._mirror.ask(partial(intents.is_anything_left, at_work=frozenset(self._mirror.intents))):
+            await self.session.settle()
+            await self.session.work_off()
         return (*merged.bad, *refused)
 
     async def apply_changes(self, batch: ChangeBatch, token: int) -> tuple[ItemId, ...]:
@@ -362,6 +367,11 @@ def _checked(mirror: Mirror, *, token: int, allowed: Sequence[GuardMode]) -> Sta
     if standing.guard.mode not in allowed:
         raise RequestRefused(why=f"the mailbox is {standing.guard.mode.value}, and that cannot be turned so")
     return standing
+
+
+def _unless_in_doubt(mirror: Mirror, *, merge: Callable[[Mirror], Merged], at_work: Iterable[int]) -> Merged | None:
+    """None: an intent is in doubt, which may be for what is to be merged."""
+    return None if intents.in_doubt(mirror, at_work) else merge(mirror)
 
 
 def _wanted_empty(mirror: Mirror, *, token: int) -> None:

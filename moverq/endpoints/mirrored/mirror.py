@@ -21,6 +21,7 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -52,7 +53,7 @@ MOVER_MODES: Final = (GuardMode.SEALED, GuardMode.RETIRED)
 STATE: Final = (
     "item_id, folder_id, uid, modseq, received_ms, size, content_hash, flags, keywords, item_class, properties"
 )
-STATE_PREFIXED: Final = ", ".join(f"i.{name.strip()}" for name in STATE.split(","))
+LOCATED: Final = f"seq, server_uid, normal_hash, {STATE}"
 
 
 class Located(NamedTuple):
@@ -270,11 +271,17 @@ class Mirror:
         return item_digest(state, self._pack).to_bytes(16, "big")
 
     def count(self, folder_id: bytes, sign: int, size: int, digest: bytes) -> None:
-        """The folder's sum, from `flush_sums` on."""
-        sums = self._sums.setdefault(folder_id, [0, 0, 0])
-        sums[0] += sign
-        sums[1] += sign * size
-        sums[2] += sign * int.from_bytes(digest, "big")
+        """The folder's sum, from the end of the transaction on."""
+        self.count_some(folder_id, sign, sign * size, sign * int.from_bytes(digest, "big"))
+
+    def count_some(self, folder_id: bytes, items: int, size: int, total: int) -> None:
+        """The same, of many items at once; `total` is the sum of their digests."""
+        sums = self._sums.get(folder_id)
+        if sums is None:
+            sums = self._sums[folder_id] = [0, 0, 0]
+        sums[0] += items
+        sums[1] += size
+        sums[2] += total
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -446,27 +453,18 @@ class Mirror:
 
     def seed_rows(self, after: int, *, limit: int) -> list[Located]:
         """Items in the order in which the mirror met them: the one order that no change can alter."""
-        return [
-            Located(seq, server_uid, normal, item_state(row))
-            for seq, server_uid, normal, *row in self.db.execute(
-                f"SELECT seq, server_uid, normal_hash, {STATE} FROM items WHERE seq > ? AND server_uid IS NOT NULL "
-                f"ORDER BY seq LIMIT ?",
-                (after, limit),
-            )
-        ]
+        sql = f"SELECT {LOCATED} FROM items WHERE seq > ? AND server_uid IS NOT NULL ORDER BY seq LIMIT ?"
+        return [located(row) for row in self.db.execute(sql, (after, limit)).fetchall()]
 
     def find(self, item_ids: Sequence[bytes]) -> dict[ItemId, Located]:
         """Those of the items that are at the server."""
         found: dict[ItemId, Located] = {}
         for some in batched(item_ids):
             marks = ",".join("?" * len(some))
-            for seq, server_uid, normal, *row in self.db.execute(
-                f"SELECT seq, server_uid, normal_hash, {STATE} FROM items "
-                f"WHERE server_uid IS NOT NULL AND item_id IN ({marks})",
-                tuple(some),
-            ):
-                located = Located(seq, server_uid, normal, item_state(row))
-                found[located.state.item_id] = located
+            rows = self.db.execute(
+                f"SELECT {LOCATED} FROM items WHERE server_uid IS NOT NULL AND item_id IN ({marks})", tuple(some)
+            )
+            found |= {one.state.item_id: one for one in map(located, rows)}
         return found
 
     def listing_extras(self) -> tuple[tuple[SettingState, ...], tuple[DeliveryKeyState, ...]]:
@@ -477,24 +475,26 @@ class Mirror:
         )
         return settings, keys
 
-    def note_read(self, read: Sequence[tuple[Located, bytes, int]]) -> None:
-        """The hash and the true size of items whose bytes were read for the first time. No change for anybody: the
-        item is what it was, only known better."""
-        found = {located.seq: (content_hash, size) for located, content_hash, size in read}
+    def note_read(self, read: Sequence[tuple[Located, ItemState]]) -> None:
+        """Items whose bytes were read for the first time: as they were found here, and the same with their hash and
+        true size. No change for anybody: the item is what it was, only known better."""
+        now = {found.seq: (found.state, state) for found, state in read}
         with self.changing():
-            known: list[tuple[int, bytes, int, bytes]] = []
-            for seq, digest, *row in self.db.execute(
-                f"SELECT seq, digest, {STATE} FROM items WHERE seq IN carray(?)", (apsw.carray(array("q", found)),)
+            known: list[tuple[bytes, int, bytes, int]] = []
+            for seq, modseq, old_hash, old_size, digest in self.db.execute(
+                "SELECT seq, modseq, content_hash, size, digest FROM items WHERE seq IN carray(?)",
+                (apsw.carray(array("q", now)),),
             ):
-                was = item_state(row)
-                content_hash, size = found[seq]
-                now = self.digest_of(ItemState(*was[:5], size, content_hash, *was[7:]))
-                self.count(was.folder_id, -1, was.size, digest)
-                self.count(was.folder_id, 1, size, now)
-                known.append((seq, content_hash, size, now))
+                was, state = now[seq]
+                if (modseq, old_hash) != (was.modseq, was.content_hash):  # it has changed since
+                    row = self.db.execute(f"SELECT {STATE} FROM items WHERE seq = ?", (seq,)).get
+                    state = item_state(row)._replace(size=state.size, content_hash=state.content_hash)
+                total = item_digest(state, self._pack)
+                self.count_some(state.folder_id, 0, state.size - old_size, total - int.from_bytes(digest, "big"))
+                known.append((state.content_hash, state.size, total.to_bytes(16, "big"), seq))
             insert_rows(
                 self.db,
-                "WITH given(seq, content_hash, size, digest) AS (",
+                "WITH given(content_hash, size, digest, seq) AS (",
                 known,
                 after=") UPDATE items SET content_hash = given.content_hash, size = given.size, "
                 "digest = given.digest, normal_hash = NULL FROM given WHERE items.seq = given.seq",
@@ -538,15 +538,18 @@ def _connect(path: Path, *, create: bool) -> apsw.Connection:
 
 def item_state(row: Sequence[Any]) -> ItemState:
     """From the columns `STATE`."""
-    keywords, properties = row[8], row[10]
-    words = tuple(keywords.split("\n")) if keywords else ()
-    return ItemState._make((*row[:8], words, row[9], json.loads(properties) if properties else NO_PROPERTIES))
+    return ItemState._make((*row[:8], split(row[8]), row[9], json.loads(row[10]) if row[10] else NO_PROPERTIES))
+
+
+def located(row: Sequence[Any]) -> Located:
+    """From the columns `LOCATED`."""
+    return Located._make((*row[:3], item_state(row[3:])))
 
 
 def state_columns(state: ItemState) -> tuple[Any, ...]:
     """The columns `STATE`."""
     properties = json.dumps(dict(state.properties)) if state.properties else ""
-    return (*state[:8], "\n".join(state.keywords), state.item_class, properties)
+    return (*state[:8], joined(state.keywords), state.item_class, properties)
 
 
 def folder_row(row: Sequence[Any]) -> FolderRow:
@@ -577,8 +580,15 @@ def folder_row(row: Sequence[Any]) -> FolderRow:
     )
 
 
+@lru_cache(4096)
 def split(keywords: str) -> tuple[str, ...]:
+    """A mailbox has thousands of messages and a few dozen sets of keywords."""
     return tuple(keywords.split("\n")) if keywords else ()
+
+
+@lru_cache(4096)
+def joined(keywords: tuple[str, ...]) -> str:
+    return "\n".join(keywords)
 
 
 def batched(ids: Sequence[Any], most: int = 500) -> Iterator[Sequence[Any]]:
