@@ -17,7 +17,6 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-import structlog
 import trio
 
 from moverq.directory.directory import Directory
@@ -79,7 +78,7 @@ class Service:
         self._resting: set[RequestId] = set()
         self._elsewhere = False
         """Another worker had one of the moves, as of the last look."""
-        self._trouble = Trouble(structlog.get_logger("moverq.worker"), "looking for moves to run", rng)
+        self._trouble = Trouble("moverq.worker", "looking for moves to run", rng)
         self.waiting: dict[RequestId, str] = {}
         """Why requests that could run are not run now, as of the last look."""
 
@@ -127,7 +126,8 @@ class Service:
                 rest_s = max(rest_s, min(looked_s / INTAKE_SHARE, INTAKE_REST_MAX_S))
             except* MoveError as group:
                 rest_s = self._trouble.met(group)
-            await trio.sleep(rest_s)
+            if not (tools.drain and not self._jobs):  # it ends with the next look
+                await trio.sleep(rest_s)
 
     async def _look(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> float:
         """What can start has been started, and something may have changed since. Returns how many seconds looking took.
