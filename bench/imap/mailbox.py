@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Final
 
-from moverq.endpoints.imap.connection import Connection, Piece, mailbox_word
+from moverq.endpoints.imap.connection import Connection, MailboxName, Piece
 from moverq.endpoints.imap.listing import flag_words
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.settings import parse
@@ -44,8 +44,8 @@ async def fill(server: Dovecot, messages: int, folders: int) -> int:
     try:
         names = folder_names(server, folders)
         for name in names[1:]:
-            await connection.run(b"CREATE ", mailbox_word(name))
-            await connection.run(b"SUBSCRIBE ", mailbox_word(name))
+            await connection.run(b"CREATE ", MailboxName(name))
+            await connection.run(b"SUBSCRIBE ", MailboxName(name))
         share = messages // folders
         for at, name in enumerate(names):
             here = share if at else messages - share * (folders - 1)
@@ -79,7 +79,7 @@ def _message(rng: random.Random, text: bytes, number: int) -> tuple[bytes, bytes
 
 async def _append(connection: Connection, name: bytes, rng: random.Random, made: Sequence[tuple[bytes, bytes]]) -> None:
     for begun in range(0, len(made), _BATCH):
-        pieces: list[Piece] = [b"APPEND ", mailbox_word(name)]
+        pieces: list[Piece] = [b"APPEND ", MailboxName(name)]
         for content, date in made[begun : begun + _BATCH]:
             flags, keywords = rng.choice(FLAGS)
             pieces += [b" (" + flag_words(flags, keywords) + b") " + date + b" ", memoryview(content)]
@@ -95,7 +95,7 @@ async def change(server: Dovecot, user: str, folders: int) -> None:
         text = b"It came while you were moving.\r\n" * 20_000
         await _append(connection, b"INBOX", rng, [_message(rng, text, 90_000_000 + n) for n in range(NEW)])
         for name in names[:10]:
-            await connection.run(b"SELECT ", mailbox_word(name))
+            await connection.run(b"SELECT ", MailboxName(name))
             deleted = DELETED // min(10, len(names))
             await connection.run(b"UID STORE 1:%d +FLAGS.SILENT (\\Deleted)" % deleted)
             await connection.run(b"UID EXPUNGE 1:%d" % deleted)  # and no other that the user marked
@@ -110,9 +110,9 @@ async def rename(server: Dovecot, user: str, folders: int) -> tuple[bytes, bytes
     name = folder_names(server, folders)[2]
     connection = await connect(parse(server.url(user=user)), user, answer_s=120)
     try:
-        await connection.run(b"RENAME ", mailbox_word(name), b" ", mailbox_word(name + b" renamed"))
-        await connection.run(b"UNSUBSCRIBE ", mailbox_word(name))
-        await connection.run(b"SUBSCRIBE ", mailbox_word(name + b" renamed"))
+        await connection.run(b"RENAME ", MailboxName(name), b" ", MailboxName(name + b" renamed"))
+        await connection.run(b"UNSUBSCRIBE ", MailboxName(name))
+        await connection.run(b"SUBSCRIBE ", MailboxName(name + b" renamed"))
     finally:
         await connection.aclose()
     return name, name + b" renamed"

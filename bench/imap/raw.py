@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from moverq.endpoints.imap.connection import Connection, Piece, Refused, mailbox_word
+from moverq.endpoints.imap.connection import Connection, MailboxName, Piece, Refused
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.reading import Reading
 from moverq.endpoints.imap.settings import parse
@@ -30,7 +30,7 @@ async def main(source_url: str, target_url: str, user: str, connections: int) ->
     made: set[bytes] = {b"INBOX"}
     for name in names:
         if name not in made:
-            await targets[0].run(b"CREATE ", mailbox_word(name))
+            await targets[0].run(b"CREATE ", MailboxName(name))
     channels = [trio.open_memory_channel[Page](2) for _ in targets]
     # In the nursery: who reads, and who writes what was read.
     async with trio.open_nursery() as nursery:
@@ -63,7 +63,7 @@ async def _read(
     for at, name in names:
         found: list[int] = []
         try:
-            await connection.run(b"EXAMINE ", mailbox_word(name))
+            await connection.run(b"EXAMINE ", MailboxName(name))
         except Refused:
             continue  # it only holds folders
         connection.selected = (name, False)
@@ -89,7 +89,7 @@ async def _write(connection: Connection, receive: "trio.MemoryReceiveChannel[Pag
     async for name, contents in receive:
         commands = []
         for at in range(0, len(contents), BATCH):
-            pieces: list[Piece] = [b"APPEND ", mailbox_word(name)]
+            pieces: list[Piece] = [b"APPEND ", MailboxName(name)]
             for content in contents[at : at + BATCH]:
                 pieces += [b' () "01-Jan-2020 00:00:00 +0000" ', memoryview(content)]
             commands.append(await connection.start(*pieces))
