@@ -11,8 +11,9 @@ What always holds: a connection in which anything went wrong, or was cancelled, 
 closes it. The mailbox's bytes are never looked into.
 """
 
+import sys
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -35,7 +36,9 @@ from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, Mov
 
 RECEIVE_BYTES: Final = 512 << 10
 SEND_BYTES: Final = 512 << 10
-"""Of each a connection holds one: a system call, and a step of the scheduler, for some twenty messages."""
+"""A system call, and a step of the scheduler, for some twenty messages."""
+SEND_PIECES: Final = 512
+"""In one system call; Linux takes 1,024."""
 LITERAL_MINUS_BYTES: Final = 4096
 """LITERAL- lets so many bytes be sent unasked (RFC 7888)."""
 
@@ -138,36 +141,36 @@ class Connection:
         name = bytes(pieces[0]).split(b" ", 1)[0].decode("ascii", "replace")
         command = Command(b"M%d" % self._number, name, take, usual)
         self._waiting.append(command)
-        out = bytearray(command.tag + b" ")
+        unasked_bytes_max = (
+            sys.maxsize if self.has(b"LITERAL+") else LITERAL_MINUS_BYTES if self.has(b"LITERAL-") else -1
+        )
+        out: list[bytes | memoryview] = [command.tag + b" "]
+        size = 0
         for piece in pieces:
             if isinstance(piece, MailboxName):
                 name_there = from_utf7(piece).encode(errors="surrogatepass") if self.is_utf8 else bytes(piece)
                 piece = quoted(name_there) if is_quotable(name_there) else Literal(name_there)
+            length = len(piece)
             if not isinstance(piece, (Literal, memoryview)):
-                out += piece
-            elif self.has(b"LITERAL+") or (len(piece) <= LITERAL_MINUS_BYTES and self.has(b"LITERAL-")):
-                out += b"{%d+}\r\n" % len(piece)
-                if len(piece) > SEND_BYTES:
-                    await self._send(out)
-                    out = bytearray()
-                    await self._send(piece)
-                else:
-                    out += piece
+                out.append(piece)
+            elif length <= unasked_bytes_max:
+                out += (b"{%d+}\r\n" % length, piece)
             else:
-                out += b"{%d}\r\n" % len(piece)
+                out.append(b"{%d}\r\n" % length)
                 await self._send(out)
-                out = bytearray()
+                out, size = [], 0
                 if not await self._is_asked_for(command):
                     return command
-                out += piece
-            if len(out) >= SEND_BYTES:
+                out.append(piece)
+            size += length
+            if size >= SEND_BYTES or len(out) >= SEND_PIECES:
                 await self._send(out)
-                out = bytearray()
+                out, size = [], 0
         if before_end is not None:
             await self._send(out)
-            out = bytearray()
+            out = []
             await before_end()
-        out += b"\r\n"
+        out.append(b"\r\n")
         await self._send(out)
         return command
 
@@ -203,7 +206,7 @@ class Connection:
         while command.answer is None:
             response = await self._receive()
             if response.head[:1] == b"+":
-                await self._send(reply(response.head[1:].strip()) + b"\r\n")
+                await self._send([reply(response.head[1:].strip()) + b"\r\n"])
             else:
                 self._dispatch(response)
         return await self.done(command)
@@ -259,14 +262,18 @@ class Connection:
             self._dispatch(response)
         return False
 
-    async def _send(self, data: bytes | bytearray | memoryview) -> None:
-        self.bytes_out += len(data)
+    async def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """From where they lie, to a socket; what is encrypted or deflated is put together first."""
+        self.bytes_out += sum(map(len, pieces))
         try:
             with trio.fail_after(self.answer_s):
-                await self.stream.send_all(data)
+                if isinstance(self.stream, trio.SocketStream):
+                    await _send_gathered(self.stream.socket, pieces)
+                else:
+                    await self.stream.send_all(b"".join(pieces))
         except trio.TooSlowError:
             raise self._silent() from None
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise EndpointUnavailable(endpoint=self.endpoint, why="the connection was lost") from error
 
     async def _receive(self) -> Response:
@@ -279,17 +286,27 @@ class Connection:
                 if response is not None:
                     return response
                 with trio.fail_after(self.answer_s):
-                    data = await self.stream.receive_some(RECEIVE_BYTES)
-                if not data:
+                    size = await self._take_in()
+                if not size:
                     raise EndpointUnavailable(endpoint=self.endpoint, why="it closed the connection")
-                self.bytes_in += len(data)
-                self._incoming.feed(data)
+                self.bytes_in += size
         except trio.TooSlowError:
             raise self._silent() from None
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise EndpointUnavailable(endpoint=self.endpoint, why="the connection was lost") from error
         except WireError as error:
             raise EndpointUnavailable(endpoint=self.endpoint, why=f"it does not speak IMAP: {error}") from error
+
+    async def _take_in(self) -> int:
+        """How much came; 0: the other side has ended. From a socket it goes where it is read, without a copy."""
+        if isinstance(self.stream, trio.SocketStream):
+            with self._incoming.room() as room:
+                size = await self.stream.socket.recv_into(room)
+            self._incoming.came(size)
+            return size
+        data = await self.stream.receive_some(RECEIVE_BYTES)
+        self._incoming.feed(data)
+        return len(data)
 
     def _silent(self) -> EndpointUnavailable:
         return EndpointUnavailable(endpoint=self.endpoint, why=f"it did not answer for {self.answer_s:.0f} s")
@@ -333,6 +350,20 @@ class Connection:
             raise EndpointUnavailable(
                 endpoint=self.endpoint, why=f"its answer {response.head[:120]!r} cannot be read: {error}"
             ) from error
+
+
+async def _send_gathered(socket: trio.socket.SocketType, pieces: Sequence[bytes | memoryview]) -> None:
+    """All of them are in the kernel's hands."""
+    left = list(pieces)
+    while left:
+        sent = await socket.sendmsg(left)
+        gone = 0
+        while gone < len(left) and sent >= len(left[gone]):
+            sent -= len(left[gone])
+            gone += 1
+        del left[:gone]
+        if sent:
+            left[0] = memoryview(left[0])[sent:]
 
 
 # ---- words

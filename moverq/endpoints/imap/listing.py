@@ -33,11 +33,12 @@ _FLAGS: Final = {
     b"\\deleted": int(Flag.DELETED),
     b"\\draft": int(Flag.DRAFT),
 }
-_AS_ASKED: Final = re.compile(
-    rb"\* \d+ FETCH \(UID (\d{1,10}) FLAGS \(([^()\"{\r\n]*)\) "
+_LINES_AS_ASKED: Final = re.compile(
+    rb"(?m)^\* \d+ FETCH \(UID (\d{1,10}) FLAGS \(([^()\"{\r\n]*)\) "
     rb'INTERNALDATE "([^"\r\n]{1,40})" RFC822\.SIZE (\d{1,18})(?: MODSEQ \(\d+\))?\)\r\n'
 )
-"""The usual line of a listing: everything in the order asked for. It is read without being taken apart."""
+"""The usual line of a listing: everything in the order asked for. It is read without being taken apart. A line feed
+stands at the end of each and nowhere else, so as many as there are line feeds are all there is."""
 AHEAD: Final = 8
 """Folders whose look is sent before the first is answered."""
 
@@ -203,14 +204,22 @@ class _Looking:
             elif answer.code == b"HIGHESTMODSEQ":
                 self.modseq = number(answer.arguments)
 
-    def usual_fetch(self, buffer: bytearray, at: int) -> int:
-        """Lines of the listing that are as asked."""
+    def usual_fetch(self, buffer: bytearray, at: int, to: int) -> int:
+        """Lines of the listing that are as asked: all that are whole, at once, if all are; else those before the first
+        that is not."""
         seen = self.seen
-        while (line := _AS_ASKED.match(buffer, at)) is not None:
-            uid, flag_text, date, size = line.groups()
-            flags, keywords = _flags_said(flag_text)
-            seen[int(uid)] = Seen(int(uid), flags, keywords, date_ms(date), int(size))
-            at = line.end()
+        end = buffer.rfind(b"\n", at, to) + 1
+        lines = _LINES_AS_ASKED.findall(buffer, at, end) if end else ()
+        if len(lines) == buffer.count(b"\n", at, end):
+            at = max(at, end)
+        else:
+            lines = []
+            while (line := _LINES_AS_ASKED.match(buffer, at, to)) is not None:
+                lines.append(line.groups())
+                at = line.end()
+        for uid, flag_text, date, size in lines:
+            number_ = int(uid)
+            seen[number_] = Seen(number_, *_flags_said(flag_text), date_ms(date), int(size))
         return at
 
     def take_fetch(self, response: Response) -> None:
@@ -247,8 +256,8 @@ async def _begin(connection: Connection, wanted: Wanted) -> _Looking:
     def take_fetch(response: Response) -> None:
         one.take_fetch(response)
 
-    def usual_fetch(buffer: bytearray, at: int) -> int:
-        return one.usual_fetch(buffer, at)
+    def usual_fetch(buffer: bytearray, at: int, to: int) -> int:
+        return one.usual_fetch(buffer, at, to)
 
     examine = await connection.start(
         b"EXAMINE ", MailboxName(wanted.wire), b" (CONDSTORE)" if can_condstore else b"", take=take_examine

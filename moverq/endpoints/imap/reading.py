@@ -79,15 +79,16 @@ class Reading:
                 await self._one_by_one()
         return self.found
 
-    def _usual(self, buffer: bytearray, at: int) -> int:
+    def _usual(self, buffer: bytearray, at: int, to: int) -> int:
         """Bodies that came whole and in the order asked for."""
+        found, match = self.found, _AS_ASKED.match
         with memoryview(buffer) as view:
-            while (head := _AS_ASKED.match(buffer, at)) is not None:
+            while (head := match(buffer, at, to)) is not None:
                 begin = head.end()
                 end = begin + int(head[2])
-                if bytes(view[end : end + len(_END)]) != _END:
+                if end + len(_END) > to or bytes(view[end : end + len(_END)]) != _END:
                     break
-                self.found[int(head[1])] = bytes(view[begin:end])
+                found[int(head[1])] = bytes(view[begin:end])
                 at = end + len(_END)
         return at
 

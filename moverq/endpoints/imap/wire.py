@@ -36,8 +36,9 @@ _MONTHS: Final = {name: n for n, name in enumerate((b"jan feb mar apr may jun ju
 _DATE = re.compile(rb"\s*(\d{1,2})-(\w{3})-(\d{4}) (\d\d):(\d\d):(\d\d)(?: ([+-])(\d\d)(\d\d))?")
 
 
-Usual = Callable[[bytearray, int], int]
-"""Takes as many whole responses of the form it knows as lie in the bytes from a place on; says where it stopped."""
+Usual = Callable[[bytearray, int, int], int]
+"""Takes as many whole responses of the form it knows as lie in the bytes from one place to another; says where it
+stopped."""
 
 
 class WireError(Exception):
@@ -59,36 +60,66 @@ class Response:
         return self.parts[0]
 
 
-class Incoming:
-    """Cuts a stream into responses. Give it what came (`feed`), then take (`next`) until it has no whole one."""
+ROOM_BYTES: Final = 512 << 10
+"""What `Incoming` begins with: a system call, and a step of the scheduler, for some twenty messages."""
+ROOM_BYTES_MIN: Final = 64 << 10
 
-    __slots__ = ("_at", "_buffer", "_literal_bytes", "_parts", "_searched")
+
+class Incoming:
+    """Cuts a stream into responses. Put what came into its `room`, say how much (`came`), then take (`next`) until it
+    has no whole one.
+
+    One buffer, into which sockets write by themselves: what is not yet taken lies between `_at` and `_end`.
+    """
+
+    __slots__ = ("_at", "_buffer", "_end", "_literal_bytes", "_parts", "_searched")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._at = 0
+        self._buffer = bytearray(ROOM_BYTES)
+        self._at = self._end = 0
         self._searched = 0
         self._parts: list[bytes] = []
         self._literal_bytes: int | None = None
 
     def __repr__(self) -> str:
-        return f"<Incoming {len(self._buffer) - self._at} bytes not yet taken>"
+        return f"<Incoming {self._end - self._at} bytes not yet taken>"
+
+    def room(self) -> memoryview:
+        """Where the next bytes go, `ROOM_BYTES_MIN` at least. Give it back (`release`) before anything is taken."""
+        held = self._end - self._at
+        if not held:
+            if len(self._buffer) > ROOM_BYTES:  # something large has passed
+                self._buffer = bytearray(ROOM_BYTES)
+            self._at = self._end = self._searched = 0
+        elif len(self._buffer) - self._end < ROOM_BYTES_MIN:
+            self._buffer[:held] = self._buffer[self._at : self._end]
+            self._searched = max(0, self._searched - self._at)
+            self._at, self._end = 0, held
+            if len(self._buffer) - held < ROOM_BYTES_MIN:
+                self._buffer += bytes(len(self._buffer))
+        return memoryview(self._buffer)[self._end :]
+
+    def came(self, size: int) -> None:
+        self._end += size
 
     def feed(self, data: bytes | bytearray) -> None:
-        if self._at and (self._at == len(self._buffer) or self._at > 1 << 20):
-            del self._buffer[: self._at]
-            self._searched -= self._at
-            self._at = 0
-        self._buffer += data
+        """For what comes from elsewhere than a socket."""
+        at = 0
+        while at < len(data):
+            with self.room() as room:
+                size = min(len(room), len(data) - at)
+                room[:size] = data[at : at + size]
+            self.came(size)
+            at += size
 
     @property
     def is_between_responses(self) -> bool:
-        return not self._parts and self._literal_bytes is None and self._at == len(self._buffer)
+        return not self._parts and self._literal_bytes is None and self._at == self._end
 
     def skim(self, usual: Usual) -> None:
         """The responses that `usual` takes are taken. Without effect in the middle of one."""
         if not self._parts and self._literal_bytes is None:
-            self._at = usual(self._buffer, self._at)
+            self._at = usual(self._buffer, self._at, self._end)
             self._searched = max(self._searched, self._at)
 
     def next(self) -> Response | None:
@@ -97,16 +128,16 @@ class Incoming:
         while True:
             if self._literal_bytes is not None:
                 end = self._at + self._literal_bytes
-                if len(buffer) < end:
+                if self._end < end:
                     return None
                 with memoryview(buffer) as view:
                     self._parts.append(bytes(view[self._at : end]))
                 self._at = self._searched = end
                 self._literal_bytes = None
-            end = buffer.find(b"\n", max(self._at, self._searched))
+            end = buffer.find(b"\n", max(self._at, self._searched), self._end)
             if end < 0:
-                self._searched = len(buffer)
-                if len(buffer) - self._at > LINE_BYTES_MAX:
+                self._searched = self._end
+                if self._end - self._at > LINE_BYTES_MAX:
                     raise WireError(f"a line of more than {LINE_BYTES_MAX} bytes")
                 return None
             line = bytes(buffer[self._at : end - 1 if end > self._at and buffer[end - 1] == 13 else end])
