@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-import structlog
 import trio
 
 from moverq.directory.directory import Directory
 from moverq.endpoints.base import Endpoint
 from moverq.endpoints.kinds import described, is_mail_system, open_mail_system
-from moverq.endpoints.store import StoreEndpoint, open_endpoint
 from moverq.errors import RequestRefused
+from moverq.flow.log import log
 from moverq.model.ids import MailboxId
 
 if TYPE_CHECKING:
     from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
+    from moverq.endpoints.store import StoreEndpoint
 
 MIRRORS = "mirrors"
 
@@ -34,14 +34,14 @@ class Databases:
     _root: Path
     _directory: Directory
     _nursery: trio.Nursery
-    _stores: dict[str, StoreEndpoint] = attrs.field(factory=dict)
+    _stores: dict[str, "StoreEndpoint"] = attrs.field(factory=dict)
     _mail_systems: "dict[str, MirroredEndpoint]" = attrs.field(factory=dict)
     _opening: dict[str, trio.Event] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
         return f"<Databases {len(self._stores) + len(self._mail_systems)} open>"
 
-    def stores(self) -> Collection[StoreEndpoint]:
+    def stores(self) -> "Collection[StoreEndpoint]":
         """Those that are open now."""
         return self._stores.values()
 
@@ -52,7 +52,7 @@ class Databases:
         path = (await self._directory.database(name)).path
         return await self.mail_system(name) if is_mail_system(path) else await self.store(name)
 
-    async def store(self, name: str) -> StoreEndpoint:
+    async def store(self, name: str) -> "StoreEndpoint":
         """The store of this name, recovered and ready.
 
         Raises:
@@ -89,11 +89,13 @@ class Databases:
             del self._opening[name]
             opened.set()
 
-    async def _hold_store(self, name: str, path: Path, *, task_status: trio.TaskStatus[StoreEndpoint]) -> None:
+    async def _hold_store(self, name: str, path: Path, *, task_status: "trio.TaskStatus[StoreEndpoint]") -> None:
+        from moverq.endpoints.store import open_endpoint
+
         async with open_endpoint(name, path) as endpoint:
             task_status.started(endpoint)
             await endpoint.database.wait_broken()
-            structlog.get_logger("moverq.databases").warning(
+            log("moverq.databases").warning(
                 "a commit failed half-way; the database is closed, and opened again when it is needed", database=name
             )
             del self._stores[name]

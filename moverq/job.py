@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
-import structlog
 import trio
 
 from moverq.endpoints.base import Endpoint, GuardMode
 from moverq.errors import MoveError, NotFound, Remedy, TooManyBadItems, VerificationFailed, leaves, remedy_for
 from moverq.flow.backoff import backoff_s, wait_first
 from moverq.flow.bell import Bell
+from moverq.flow.log import log
 from moverq.model.facts import (
     CleanedUp,
     Committed,
@@ -261,7 +261,7 @@ class Job:
             # A ledger that cannot be written now is tried again, too. Nobody can read in it why, so it is said here.
             if _remedy(error) is not Remedy.STOP and str(error) != self._said:
                 self._said = str(error)
-                structlog.get_logger("moverq.worker").warning(
+                log("moverq.worker").warning(
                     "a move waits, and its ledger cannot say so",
                     request=self.request_id,
                     why=entry.text,

@@ -35,15 +35,6 @@ from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Serv
 from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
 from moverq.endpoints.kinds import checked_location, is_mail_system
-from moverq.endpoints.store import (
-    CheckReport,
-    Database,
-    StoreEndpoint,
-    check_database,
-    make_database,
-    rebuild_database,
-    translated,
-)
 from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
 from moverq.flow.clock import now_ms
@@ -60,15 +51,16 @@ from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.model.statistics import MoveStatistics
 from moverq.plan.explanation import Explanation
-from moverq.session import Place, Session
 from moverq.shown import FolderShown, InstanceShown, Look, MailboxShown, Rebuilt
 
 if TYPE_CHECKING:
+    from moverq.endpoints.store import CheckReport, Database, StoreEndpoint
     from moverq.lmtp.listener import LmtpListener
     from moverq.lmtp.session import Deliver
     from moverq.mailbox_files import Exported, Imported
     from moverq.model.report import MoveReport
     from moverq.service import Service
+    from moverq.session import Place, Session
     from moverq.transport import Transport
 
 # What only some verbs need (import and export, the queue, workers) is imported by them: a command line that delivers
@@ -156,11 +148,11 @@ class Root:
         """The endpoint of a database, for the engine. Raises `NotFound`, or what opening it raises."""
         return await self._databases.endpoint(name)
 
-    async def store(self, name: str) -> StoreEndpoint:
+    async def store(self, name: str) -> "StoreEndpoint":
         """The open database of this name. Raises `NotFound`; `RequestRefused` where it is a mail server."""
         return await self._databases.store(name)
 
-    async def database(self, name: str) -> Database:
+    async def database(self, name: str) -> "Database":
         """The same, for clients."""
         return (await self.store(name)).database
 
@@ -204,6 +196,8 @@ class Root:
             return entry
         place = Path(DATABASES, name) if path is None else absolute(path)
         if not await trio.Path(self.path / place / "log").exists():
+            from moverq.endpoints.store import make_database
+
             await trio.to_thread.run_sync(make_database, name, self.path / place)
         entry = DatabaseEntry(name=name, server=server, path=str(place))
         await self.directory.add_database(entry)
@@ -249,8 +243,10 @@ class Root:
             for summary in await (await self.endpoint(name)).instances()
         ]
 
-    async def store_check(self, name: str, *, progress: Callable[[str, int, int], None] | None = None) -> CheckReport:
+    async def store_check(self, name: str, *, progress: Callable[[str, int, int], None] | None = None) -> "CheckReport":
         """The whole database, verified, while it is in use. Raises `NotFound`, `EndpointBroken`."""
+        from moverq.endpoints.store import check_database
+
         path = await self.database_path(name)
         return await trio.to_thread.run_sync(lambda: check_database(name, path, progress=progress))
 
@@ -266,6 +262,8 @@ class Root:
             EndpointUnavailable: somebody has it open.
             EndpointBroken: the log is damaged; nothing was changed.
         """
+        from moverq.endpoints.store import rebuild_database
+
         path = await self.database_path(name)
         report = await trio.to_thread.run_sync(
             lambda: rebuild_database(name, path, from_content=from_content, progress=progress)
@@ -311,6 +309,8 @@ class Root:
         endpoint = await self.store(database)
         await endpoint.add_mailbox(mailbox_id, instance)
         if quota_bytes is not None:
+            from moverq.endpoints.store import translated
+
             with translated(database):
                 await endpoint.mailbox(instance).set_setting("quota_bytes", quota_bytes)
         return await self.directory.add_recipient(mailbox_id, normal, Home(database, instance), quota_bytes=quota_bytes)
@@ -403,8 +403,10 @@ class Root:
         await session.place()
         return await export_mail(session, Path(path), form=form, done=done, on_batch=on_batch)
 
-    def session(self, address: str) -> Session:
+    def session(self, address: str) -> "Session":
         """A client of this mailbox, which follows it through a move and waits while it is locked."""
+        from moverq.session import Session
+
         return Session(address, self.directory, self.database)
 
     async def deliver(
@@ -461,7 +463,7 @@ class Root:
         async with open_listener(listen, find, limits=self.limits, socket_mode=socket_mode) as listener:
             yield listener
 
-    async def _deliver_patiently(self, session: Session, sender: str, content: bytes) -> bool:
+    async def _deliver_patiently(self, session: "Session", sender: str, content: bytes) -> bool:
         return await deliver_by(session, content, sender=sender, lock_wait_s=self.limits.lmtp_lock_wait_s)
 
     # ---- moves
@@ -631,7 +633,7 @@ class Root:
 
 
 async def deliver_by(
-    session: Session,
+    session: "Session",
     content: bytes,
     *,
     sender: str,
@@ -641,7 +643,7 @@ async def deliver_by(
 ) -> bool:
     """The message is in the session's mailbox, once for its key and content. False: it was there already."""
 
-    async def put(place: Place) -> bool:
+    async def put(place: "Place") -> bool:
         used = delivery_key(sender, place.address, content) if key is None else key
         return not (await place.mailbox.deliver(content, key=used, received_ms=received_ms)).duplicate
 

@@ -6,36 +6,45 @@ was done, and what could not be, is a log line each; nothing is decided here (`s
 """
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
-from moverq.endpoints.store import StoreEndpoint, translated
 from moverq.errors import MoveError
+from moverq.flow.log import log
+
+if TYPE_CHECKING:
+    from moverq.endpoints.store import StoreEndpoint
 
 UPKEEP_INTERVAL_S = 900.0
 
 
 async def keep_in_order(
-    opened: Callable[[], Iterable[StoreEndpoint]], *, interval_s: float = UPKEEP_INTERVAL_S
+    opened: "Callable[[], Iterable[StoreEndpoint]]", *, interval_s: float = UPKEEP_INTERVAL_S
 ) -> None:
     """Look after what is open, every so often, until cancelled. The first round comes after one interval."""
-    log = structlog.get_logger("moverq.upkeep")
     while True:
         await trio.sleep(interval_s)
         for endpoint in list(opened()):
-            try:
-                with translated(endpoint.name):
-                    done = await endpoint.database.maintain()
-            except MoveError as error:
-                log.warning("upkeep failed", database=endpoint.name, why=str(error))
-            else:
-                if done.purged or done.cut or done.dropped or done.checkpointed:
-                    log.info(
-                        "upkeep done",
-                        database=endpoint.name,
-                        items_purged=done.purged,
-                        feed_entries_cut=done.cut,
-                        segments_dropped=done.dropped,
-                        checkpointed=done.checkpointed,
-                    )
+            await _maintain(endpoint)
+
+
+async def _maintain(endpoint: "StoreEndpoint") -> None:
+    # Imported here, where a store is open already: a worker that only moves between mail systems has none.
+    from moverq.endpoints.store import translated
+
+    try:
+        with translated(endpoint.name):
+            done = await endpoint.database.maintain()
+    except MoveError as error:
+        log("moverq.upkeep").warning("upkeep failed", database=endpoint.name, why=str(error))
+    else:
+        if done.purged or done.cut or done.dropped or done.checkpointed:
+            log("moverq.upkeep").info(
+                "upkeep done",
+                database=endpoint.name,
+                items_purged=done.purged,
+                feed_entries_cut=done.cut,
+                segments_dropped=done.dropped,
+                checkpointed=done.checkpointed,
+            )

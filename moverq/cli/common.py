@@ -51,21 +51,6 @@ def say(*lines: str) -> None:
         print(line, file=sys.stderr)
 
 
-def log_to_stderr() -> None:
-    """Log lines of verbs that stay, as `key=value` on stderr: stdout is for answers."""
-    import structlog
-
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.ExceptionRenderer(),
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 class StatusLine:
     """A line on a terminal's stderr that is written over; nothing where nobody looks. Gone at the end."""
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from moverq.cli.common import INTERRUPTED, ROOT, Exit, RootOption, answer, log_to_stderr, say, to_mode, to_seconds
+from moverq.cli.common import INTERRUPTED, ROOT, Exit, RootOption, answer, say, to_mode, to_seconds
 
 
 async def lmtp(
@@ -57,7 +57,6 @@ async def lmtp(
         lmtp_message_bytes_max=most,
         lmtp_bytes_max=max(limits.lmtp_bytes_max, 2 * most),
     )
-    log_to_stderr()
     got: list[int] = []
     # In the nursery: the listener, the databases' upkeep, and the watch for signals, the second of which ends all.
     async with open_root(root, limits=limits) as opened, trio.open_nursery() as nursery:

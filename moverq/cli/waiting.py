@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from moverq.cli.common import INTERRUPTED, Exit, log_to_stderr, say
+from moverq.cli.common import INTERRUPTED, Exit, say
 from moverq.cli.progress import Display
 from moverq.errors import MoveError
 from moverq.model.ids import RequestId
@@ -33,7 +33,6 @@ async def wait_shown(root: "Root", requests: Sequence[RequestId], *, quiet: bool
         Exit: interrupted by a signal.
     """
     interrupted = False
-    log_to_stderr()
     # In the nursery: the wait, and the watch for signals, which the end of the wait ends.
     with Display(quiet=quiet) as display:
         async with trio.open_nursery() as nursery:
@@ -63,7 +62,6 @@ async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
     Raises:
         Exit: interrupted.
     """
-    log_to_stderr()
     got: list[int] = []
     news: set[RequestId] = set()
     service = root.service(on_progress=lambda progress: news.add(progress.request_id))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moverq.endpoints.imap import settings as imap_settings
-from moverq.endpoints.maildir import settings as maildir_settings
 
 if TYPE_CHECKING:
     from moverq.endpoints.mirrored.endpoint import AddressOf, MirroredEndpoint
@@ -20,7 +19,11 @@ if TYPE_CHECKING:
 
 def is_mail_system(path: str) -> bool:
     """Is the database a mail system of somebody else's, and not a store of ours?"""
-    return imap_settings.is_imap(path) or maildir_settings.is_maildir_location(path)
+    return imap_settings.is_imap(path) or _is_maildir(path)
+
+
+def _is_maildir(path: str) -> bool:
+    return path.partition(":")[0].lower() == "maildir"
 
 
 def checked_location(path: str) -> tuple[str, str]:
@@ -31,6 +34,8 @@ def checked_location(path: str) -> tuple[str, str]:
     """
     if imap_settings.is_imap(path):
         return imap_settings.parse(path).host, "IMAP"
+    from moverq.endpoints.maildir import settings as maildir_settings
+
     maildir_settings.parse(path)
     return "maildir", "MAILDIR"
 

@@ -1,6 +1,6 @@
 """Trouble: what keeps a task from its work for now. Told once when it begins, once when it is over; never in silence.
 
-trouble = Trouble(log, "looking for work", rng)
+trouble = Trouble("moverq.worker", "looking for work", rng)
 while True:
     try:
         …
@@ -13,10 +13,10 @@ while True:
 import random
 
 import attrs
-import structlog
 
 from moverq.errors import leaves
 from moverq.flow.backoff import backoff_s
+from moverq.flow.log import log
 
 FIRST_S = 0.5
 MOST_S = 30.0
@@ -27,7 +27,8 @@ MOST_S = 30.0
 class Trouble:
     """One task's. `met` says how long to wait until the next try."""
 
-    log: structlog.typing.FilteringBoundLogger
+    log: str
+    """The name of the log that is told."""
     doing: str
     """What is being tried, as a sentence begins with it."""
     rng: random.Random
@@ -43,7 +44,7 @@ class Trouble:
         """The work could not be done. Seconds until it should be tried again."""
         why = "; ".join(dict.fromkeys(str(leaf) or repr(leaf) for leaf in leaves(error)))
         if why != self._why:
-            self.log.warning(f"{self.doing} fails; it is tried again until it works", why=why)
+            log(self.log).warning(f"{self.doing} fails; it is tried again until it works", why=why)
             self._why = why
         self._tries += 1
         return backoff_s(self._tries - 1, first_s=FIRST_S, most_s=MOST_S, rng=self.rng)
@@ -51,5 +52,5 @@ class Trouble:
     def is_over(self) -> None:
         """The work was done."""
         if self._tries:
-            self.log.info(f"{self.doing} works again", tries=self._tries)
+            log(self.log).info(f"{self.doing} works again", tries=self._tries)
             self._tries, self._why = 0, ""

@@ -17,11 +17,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
-import structlog
 import trio
 
 from moverq.errors import EndpointBroken, RequestRefused
 from moverq.flow.byte_budget import ByteBudget
+from moverq.flow.log import log
 from moverq.limits import Limits
 from moverq.lmtp.reply import Reply
 from moverq.lmtp.session import FindMailbox, LmtpSession
@@ -56,7 +56,7 @@ class LmtpListener:
             try:
                 await session.run()
             except Exception as error:
-                structlog.get_logger("moverq.lmtp").error("session failed, a bug", exc_info=error)
+                log("moverq.lmtp").error("session failed, a bug", exc_info=error)
             finally:
                 self._sessions.discard(session)
 

@@ -21,11 +21,11 @@ all recipients is not LMTP.
 from collections.abc import Awaitable, Callable
 
 import attrs
-import structlog
 import trio
 
 from moverq.errors import MoveError, leaves
 from moverq.flow.byte_budget import ByteBudget
+from moverq.flow.log import log
 from moverq.limits import Limits
 from moverq.lmtp.command import Command, Refusal, parse_command
 from moverq.lmtp.reply import Reply, multiline, reply_for
@@ -227,7 +227,7 @@ class LmtpSession:
                 answers[number] = self._told(recipient, error)
                 return
             answers[number] = Reply(250, "2.1.5", f"<{recipient}> " + ("delivered" if added else "delivered before"))
-            structlog.get_logger("moverq.lmtp").info(
+            log("moverq.lmtp").info(
                 "delivered", recipient=recipient, sender=transaction.sender, bytes=len(content), duplicate=not added
             )
 
@@ -242,11 +242,11 @@ class LmtpSession:
     def _told(self, recipient: str, error: Exception) -> Reply:
         """What the client hears of an error, and the operator."""
         reply = reply_for(recipient, error)
-        log = structlog.get_logger("moverq.lmtp")
+        told = log("moverq.lmtp")
         if all(isinstance(leaf, MoveError) for leaf in leaves(error)):
-            log.warning("not delivered", recipient=recipient, reply=f"{reply.code} {reply.enhanced}", why=str(error))
+            told.warning("not delivered", recipient=recipient, reply=f"{reply.code} {reply.enhanced}", why=str(error))
         else:
-            log.error("not delivered, a bug", recipient=recipient, exc_info=error)
+            told.error("not delivered, a bug", recipient=recipient, exc_info=error)
         return reply
 
     # ---- bytes

@@ -65,11 +65,6 @@ class Settings:
         )
 
 
-def is_maildir_location(path: str) -> bool:
-    """Is this path of a database a location of Maildirs?"""
-    return path.partition(":")[0].lower() == SCHEME
-
-
 def _filled(template: str, address: str) -> str:
     local, _, domain = address.rpartition("@")
     values = {"u": address, "n": local, "d": domain, "%": "%"}

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from moverq.endpoints.kinds import is_mail_system
 from moverq.endpoints.maildir import names, side_files
 from moverq.endpoints.maildir.folder import Owner
-from moverq.endpoints.maildir.settings import is_maildir_location, parse
+from moverq.endpoints.maildir.settings import parse
 from moverq.errors import RequestRefused
 
 KEYWORDS = {"a": "work", "b": "$Junk"}
@@ -165,8 +166,8 @@ def test_a_location_says_where_a_user_lives() -> None:
     assert (layout.control, layout.nested, layout.utf8) == (b"/c/ada%", True, True)
     assert not settings.is_one_mailbox
     assert parse("maildir:/home/ada/Maildir").is_one_mailbox
-    assert is_maildir_location("maildir:/x")
-    assert not is_maildir_location("/x/maildir:")
+    assert is_mail_system("maildir:/x")
+    assert not is_mail_system("/x/maildir:")
 
 
 def test_a_fence_may_follow_a_question_mark() -> None:

@@ -2,7 +2,6 @@
 
 import random
 
-import structlog
 import structlog.testing
 
 from moverq.errors import EndpointBusy, EndpointUnavailable
@@ -13,7 +12,7 @@ def test_what_lasts_is_told_once() -> None:
     busy = EndpointBusy(endpoint="ledger", retry_after_s=1.0)
     away = EndpointUnavailable(endpoint="directory", why="no answer")
     with structlog.testing.capture_logs() as said:
-        trouble = Trouble(structlog.get_logger("moverq.test"), "trying", random.Random(1))
+        trouble = Trouble("moverq.test", "trying", random.Random(1))
         trouble.is_over()
         waits = [trouble.met(ExceptionGroup("", [busy])) for _ in range(20)]
         trouble.met(away)
