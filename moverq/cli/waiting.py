@@ -5,6 +5,7 @@ short. Either way the ledger has everything, and the next worker goes on.
 """
 
 import ctypes
+import gc
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,6 +33,7 @@ async def wait_shown(root: "Root", requests: Sequence[RequestId], *, quiet: bool
     Raises:
         Exit: interrupted by a signal.
     """
+    gc.freeze()  # modules stay: they are not looked through again and again for what nobody needs
     interrupted = False
     # In the nursery: the wait, and the watch for signals, which the end of the wait ends.
     with Display(quiet=quiet) as display:
@@ -62,6 +64,7 @@ async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
     Raises:
         Exit: interrupted.
     """
+    gc.freeze()  # as above
     got: list[int] = []
     news: set[RequestId] = set()
     service = root.service(on_progress=lambda progress: news.add(progress.request_id))

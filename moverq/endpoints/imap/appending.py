@@ -159,9 +159,10 @@ class _Batch:
     def _pieces(self, batch: Sequence[ToAppend], connection: Connection) -> Iterator[Piece]:
         yield b"APPEND "
         yield MailboxName(self.folder.wire)
+        is_utf8 = connection.is_utf8
         for one in batch:
             head = b" (" + flag_words(one.state.flags, one.keywords) + b") " + date_words(one.state.received_ms)
-            if connection.is_utf8 and not one.content[: one.content.find(b"\r\n\r\n")].isascii():
+            if is_utf8 and not one.content[: one.content.find(b"\r\n\r\n")].isascii():
                 yield from (head + b" UTF8 (~", memoryview(one.content), b")")  # a literal8 (RFC 6855, section 4)
             else:
                 yield from (head + b" ", memoryview(one.content))

@@ -37,8 +37,6 @@ from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, Mov
 RECEIVE_BYTES: Final = 512 << 10
 SEND_BYTES: Final = 512 << 10
 """A system call, and a step of the scheduler, for some twenty messages."""
-SEND_PIECES: Final = 512
-"""In one system call; Linux takes 1,024."""
 LITERAL_MINUS_BYTES: Final = 4096
 """LITERAL- lets so many bytes be sent unasked (RFC 7888)."""
 
@@ -147,6 +145,9 @@ class Connection:
         out: list[bytes | memoryview] = [command.tag + b" "]
         size = 0
         for piece in pieces:
+            if type(piece) is bytes:
+                out.append(piece)
+                continue
             if isinstance(piece, MailboxName):
                 name_there = from_utf7(piece).encode(errors="surrogatepass") if self.is_utf8 else bytes(piece)
                 piece = quoted(name_there) if is_quotable(name_there) else Literal(name_there)
@@ -163,7 +164,7 @@ class Connection:
                     return command
                 out.append(piece)
             size += length
-            if size >= SEND_BYTES or len(out) >= SEND_PIECES:
+            if size >= SEND_BYTES:
                 await self._send(out)
                 out, size = [], 0
         if before_end is not None:
@@ -263,17 +264,14 @@ class Connection:
         return False
 
     async def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """From where they lie, to a socket; what is encrypted or deflated is put together first."""
-        self.bytes_out += sum(map(len, pieces))
+        data = b"".join(pieces)
+        self.bytes_out += len(data)
         try:
             with trio.fail_after(self.answer_s):
-                if isinstance(self.stream, trio.SocketStream):
-                    await _send_gathered(self.stream.socket, pieces)
-                else:
-                    await self.stream.send_all(b"".join(pieces))
+                await self.stream.send_all(data)
         except trio.TooSlowError:
             raise self._silent() from None
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise EndpointUnavailable(endpoint=self.endpoint, why="the connection was lost") from error
 
     async def _receive(self) -> Response:
@@ -350,20 +348,6 @@ class Connection:
             raise EndpointUnavailable(
                 endpoint=self.endpoint, why=f"its answer {response.head[:120]!r} cannot be read: {error}"
             ) from error
-
-
-async def _send_gathered(socket: trio.socket.SocketType, pieces: Sequence[bytes | memoryview]) -> None:
-    """All of them are in the kernel's hands."""
-    left = list(pieces)
-    while left:
-        sent = await socket.sendmsg(left)
-        gone = 0
-        while gone < len(left) and sent >= len(left[gone]):
-            sent -= len(left[gone])
-            gone += 1
-        del left[:gone]
-        if sent:
-            left[0] = memoryview(left[0])[sent:]
 
 
 # ---- words

@@ -15,7 +15,7 @@ from typing import Any, Final
 import attrs
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
-from moverq.endpoints.imap.wire import Literal, Response, date_ms, number, pairs, runs_in, said
+from moverq.endpoints.imap.wire import Literal, Response, date_ms, midnight_ms, number, pairs, runs_in, said
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.learned import Look, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
@@ -33,12 +33,16 @@ _FLAGS: Final = {
     b"\\deleted": int(Flag.DELETED),
     b"\\draft": int(Flag.DRAFT),
 }
-_LINES_AS_ASKED: Final = re.compile(
-    rb"(?m)^\* \d+ FETCH \(UID (\d{1,10}) FLAGS \(([^()\"{\r\n]*)\) "
-    rb'INTERNALDATE "([^"\r\n]{1,40})" RFC822\.SIZE (\d{1,18})(?: MODSEQ \(\d+\))?\)\r\n'
+_LINE: Final = (
+    rb"\* \d+ FETCH \(UID <\d{1,10}> FLAGS \(<[^()\"{\r\n]*>\) INTERNALDATE "
+    rb'"<[ 0-3]\d-(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)-[12]\d{3}> <\d\d>:<\d\d>:<\d\d> <[+-]\d{4}>" '
+    rb"RFC822\.SIZE <\d{1,19}>(?: MODSEQ \(\d+\))?\)\r\n"
 )
-"""The usual line of a listing: everything in the order asked for. It is read without being taken apart. A line feed
-stands at the end of each and nowhere else, so as many as there are line feeds are all there is."""
+"""The usual line of a listing: everything in the order asked for. It is read without being taken apart."""
+_AS_ASKED: Final = re.compile(_LINE.replace(b"<", b"(").replace(b">", b")"))
+_ALL_AS_ASKED: Final = re.compile(rb"(?:" + _LINE.replace(b"<", b"").replace(b">", b"") + rb")++")
+"""As many of them as stand together."""
+_TWO_DIGITS: Final = {b"%02d" % n: n for n in range(100)}
 AHEAD: Final = 8
 """Folders whose look is sent before the first is answered."""
 
@@ -205,22 +209,15 @@ class _Looking:
                 self.modseq = number(answer.arguments)
 
     def usual_fetch(self, buffer: bytearray, at: int, to: int) -> int:
-        """Lines of the listing that are as asked: all that are whole, at once, if all are; else those before the first
-        that is not."""
-        seen = self.seen
-        end = buffer.rfind(b"\n", at, to) + 1
-        lines = _LINES_AS_ASKED.findall(buffer, at, end) if end else ()
-        if len(lines) == buffer.count(b"\n", at, end):
-            at = max(at, end)
-        else:
-            lines = []
-            while (line := _LINES_AS_ASKED.match(buffer, at, to)) is not None:
-                lines.append(line.groups())
-                at = line.end()
-        for uid, flag_text, date, size in lines:
-            number_ = int(uid)
-            seen[number_] = Seen(number_, *_flags_said(flag_text), date_ms(date), int(size))
-        return at
+        """Lines of the listing that are as asked."""
+        together = _ALL_AS_ASKED.match(buffer, at, to)
+        if together is None:
+            return at
+        seen, two = self.seen, _TWO_DIGITS
+        for uid, flags, day, hour, minute, second, zone, size in _AS_ASKED.findall(buffer, at, together.end()):
+            received_ms = midnight_ms(day, zone) + (two[hour] * 3600 + two[minute] * 60 + two[second]) * 1000
+            seen[int(uid)] = Seen(int(uid), *_flags_said(flags), received_ms, int(size))
+        return together.end()
 
     def take_fetch(self, response: Response) -> None:
         head = response.head

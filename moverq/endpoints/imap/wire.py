@@ -254,27 +254,8 @@ def uids_in(text: bytes, *, most: int = 1 << 20) -> list[int]:
     return found
 
 
-_TWO_DIGITS: Final = {b"%02d" % n: n for n in range(100)}
-
-
 def date_ms(text: bytes) -> int:
     """An INTERNALDATE, as milliseconds since 1970 UTC. A zone that is none counts as UTC; a date that is none as 0."""
-    if len(text) == 26:
-        hour, minute, second = map(_TWO_DIGITS.get, (text[12:14], text[15:17], text[18:20]))
-        midnight_ms = _midnight_ms(text[:11], text[11:12] + text[14:15] + text[17:18] + text[20:])
-        if midnight_ms is not None and hour is not None and minute is not None and second is not None:
-            return midnight_ms + (hour * 3600 + minute * 60 + second) * 1000
-    return _any_date_ms(text)
-
-
-@lru_cache(8192)
-def _midnight_ms(day: bytes, rest: bytes) -> int | None:
-    """When a day began, if what stands between and behind the numbers of its time is as usual: ` :: +0100`. Twenty
-    years have fewer days than this remembers."""
-    return _any_date_ms(day + b" 00:00:00" + rest[3:]) or None if rest[:4] == b" :: " else None
-
-
-def _any_date_ms(text: bytes) -> int:
     match = _DATE.match(text)
     month = _MONTHS.get(match[2].lower()) if match else None
     if match is None or month is None or match[3] == b"0000":
@@ -285,6 +266,12 @@ def _any_date_ms(text: bytes) -> int:
         east = int(match[8]) * 3600 + int(match[9]) * 60
         seconds += east if match[7] == b"-" else -east
     return seconds * 1000
+
+
+@lru_cache(8192)
+def midnight_ms(day: bytes, zone: bytes) -> int:
+    """When `01-Jan-2024` began in `+0100`. Twenty years have fewer days than this remembers."""
+    return date_ms(day + b" 00:00:00 " + zone)
 
 
 def date_words(ms: int) -> bytes:
