@@ -96,7 +96,8 @@ class Incoming:
             self._searched = max(0, self._searched - self._at)
             self._at, self._end = 0, held
             if len(self._buffer) - held < ROOM_BYTES_MIN:
-                self._buffer += bytes(len(self._buffer))
+                missing = (self._literal_bytes or len(self._buffer) + held) - held
+                self._buffer += bytes(min(len(self._buffer), missing + ROOM_BYTES_MIN))
         return memoryview(self._buffer)[self._end :]
 
     def came(self, size: int) -> None:

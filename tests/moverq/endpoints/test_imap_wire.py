@@ -1,0 +1,92 @@
+"""The stream of a server, cut into responses wherever it was cut on its way; and a listing read in two ways."""
+
+import random
+
+import pytest
+
+from moverq.endpoints.imap.listing import _Looking, seen_in
+from moverq.endpoints.imap.wire import ROOM_BYTES, Incoming, Response
+from moverq.endpoints.mirrored.learned import Seen
+from moverq.endpoints.mirrored.listed import Wanted
+from moverq.model.ids import FolderId
+
+
+def said_in(stream: bytes, rng: random.Random, *, piece_max: int, incoming: Incoming | None = None) -> list[Response]:
+    incoming = Incoming() if incoming is None else incoming
+    found: list[Response] = []
+    at = 0
+    while at < len(stream):
+        with incoming.room() as room:  # as a socket fills it
+            size = min(len(room), rng.randint(1, piece_max), len(stream) - at)
+            room[:size] = stream[at : at + size]
+        incoming.came(size)
+        at += size
+        while (response := incoming.next()) is not None:
+            found.append(response)
+    return found
+
+
+@pytest.mark.parametrize("piece_max", [3, 1000, 1 << 20])
+def test_responses_are_the_same_however_the_stream_is_cut(piece_max: int) -> None:
+    rng = random.Random(piece_max)
+    sizes = [0, 1, 70, 3000] if piece_max == 3 else [0, 900, ROOM_BYTES - 5, ROOM_BYTES, 3 * ROOM_BYTES, 5, 80_000]
+    sent: list[tuple[bytes, ...]] = []
+    for number, size in enumerate(sizes):
+        sent.append((b"* %d FETCH (UID %d BODY[] " % (number, number), rng.randbytes(size), b")"))
+        sent.append((b"M%d OK done" % number,))
+    wire = b"".join(
+        parts[0] + b"{%d}\r\n" % len(parts[1]) + parts[1] + parts[2] + b"\r\n" if len(parts) > 1 else parts[0] + b"\r\n"
+        for parts in sent
+    )
+    incoming = Incoming()
+    assert [one.parts for one in said_in(wire, rng, piece_max=piece_max, incoming=incoming)] == sent
+    assert incoming.is_between_responses
+
+
+def test_room_for_something_large_is_given_back() -> None:
+    incoming = Incoming()
+    size = 5 * ROOM_BYTES
+    said_in(b"* 1 FETCH (BODY[] {%d}\r\n" % size + bytes(size) + b")\r\n", random.Random(1), piece_max=1 << 20)
+    incoming.feed(b"* 1 FETCH (BODY[] {%d}\r\n" % size + bytes(size) + b")\r\n")
+    assert incoming.next() is not None
+    with incoming.room() as room:
+        assert len(room) == ROOM_BYTES
+
+
+LINES = (
+    b'* 1 FETCH (UID 7 FLAGS (\\Seen work) INTERNALDATE "01-Feb-2024 10:20:30 +0100" RFC822.SIZE 42)',
+    b'* 2 FETCH (UID 8 FLAGS () INTERNALDATE " 1-Feb-2024 23:59:59 -0800" RFC822.SIZE 42 MODSEQ (12))',
+    b'* 3 FETCH (UID 9 FLAGS (\\Seen) INTERNALDATE "01-feb-2024 10:20:30 +0100" RFC822.SIZE 42)',
+    b'* 4 FETCH (FLAGS (\\Seen) UID 10 INTERNALDATE "01-Feb-2024 10:20:30 +0100" RFC822.SIZE 42)',
+    b'* 5 FETCH (UID 11 FLAGS (a<b>c) INTERNALDATE "31-Dec-1969 23:59:59 +0000" RFC822.SIZE 0)',
+    b'* 6 FETCH (UID 12 FLAGS (\\Seen) INTERNALDATE "01-Foo-2024 10:20:30 +0100" RFC822.SIZE 42)',
+    b'* 7 FETCH (UID 13 FLAGS (\\Seen) INTERNALDATE "01-Feb-2024 10:20:30" RFC822.SIZE 42)',
+    b"* 9 EXISTS",
+    b"* 5 FETCH (FLAGS (\\Seen))",
+)
+
+
+def test_a_listing_tells_the_same_read_together_and_one_by_one() -> None:
+    rng = random.Random(7)
+    for _ in range(200):
+        lines = rng.choices(LINES, weights=[9, 9, 1, 1, 3, 1, 1, 1, 1], k=rng.randint(0, 12))
+        wire = b"".join(line + b"\r\n" for line in lines)
+        one_by_one: dict[int, Seen] = {}
+        for line in lines:
+            seen = seen_in(Response((line,)))
+            if seen is not None:
+                one_by_one[seen.uid] = seen
+        looking = _Looking(Wanted(folder_id=FolderId(b""), wire=b"INBOX", modseq=0), examine=None)  # type: ignore[arg-type]
+        incoming = Incoming()
+        at = 0
+        while at < len(wire):
+            piece = wire[at : at + rng.randint(1, 300)]
+            incoming.feed(piece)
+            at += len(piece)
+            while True:
+                incoming.skim(looking.usual_fetch)
+                response = incoming.next()
+                if response is None:
+                    break
+                looking.take_fetch(response)
+        assert looking.seen == one_by_one
