@@ -36,7 +36,7 @@ _FLAGS: Final = {
 _LINE: Final = (
     rb"\* \d+ FETCH \(UID <\d{1,10}> FLAGS \(<[^()\"{\r\n]*>\) INTERNALDATE "
     rb'"<[ 0-3]\d-(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)-[12]\d{3}> <\d\d>:<\d\d>:<\d\d> <[+-]\d{4}>" '
-    rb"RFC822\.SIZE <\d{1,19}>(?: MODSEQ \(\d+\))?\)\r\n"
+    rb"RFC822\.SIZE <\d{1,18}>(?: MODSEQ \(\d+\))?\)\r\n"
 )
 """The usual line of a listing: everything in the order asked for. It is read without being taken apart."""
 _AS_ASKED: Final = re.compile(_LINE.replace(b"<", b"(").replace(b">", b")"))
