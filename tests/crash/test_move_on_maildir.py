@@ -8,43 +8,20 @@ flags and dates.
 By default some steps, `MOVERQ_CRASH_FULL=1` every one.
 """
 
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from moverq.endpoints.maildir import folder, layout, side_files, writing
+from moverq.endpoints.files import dot_lock, owner, subscriptions
+from moverq.endpoints.maildir import folder, layout, writing
 from moverq.flow import folders
 from tests.support.dovecot import shared_dovecot
 from tests.support.killed_moves import KilledMove, kill_at_steps
-from tests.support.killing import Steps, count_offloads
+from tests.support.killing import Steps, count_disk_calls, count_offloads
 
 pytestmark = pytest.mark.slow
 
 STEPS_ASKED = 16
-DISK_CALLS = ("rename", "unlink", "open", "utime", "fsync", "mkdir", "rmdir")
-
-
-class CountedOs:
-    """The module `os` as the endpoint sees it: each call that changes the disk is a step."""
-
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(os, name)
-        if name not in DISK_CALLS:
-            return found
-
-        def stepped(*given: Any, **named: Any) -> Any:
-            self._steps.step()
-            done = found(*given, **named)
-            if name not in ("open", "fsync"):
-                self._steps.step()
-            return done
-
-        return stepped
 
 
 @pytest.fixture
@@ -52,8 +29,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     """Every effect of the engine is counted."""
     steps = Steps()
     count_offloads(monkeypatch, steps)
-    for module in (folder, layout, side_files, writing, folders):
-        monkeypatch.setattr(module, "os", CountedOs(steps))
+    count_disk_calls(monkeypatch, steps, folder, layout, writing, dot_lock, owner, subscriptions, folders)
     return steps
 
 

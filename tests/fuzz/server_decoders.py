@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 import trio
 
+from moverq.endpoints.files.subscriptions import decode_subscriptions
 from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.listing import list_folders, look_into, naming_of
 from moverq.endpoints.imap.metadata import read_annotations
@@ -16,7 +17,7 @@ from moverq.endpoints.imap.quota import read_room
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import WireError, uids_in
 from moverq.endpoints.maildir import names
-from moverq.endpoints.maildir.side_files import decode_keywords, decode_subscriptions, decode_uid_list
+from moverq.endpoints.maildir.side_files import decode_keywords, decode_uid_list
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.learned import Look
 from moverq.endpoints.mirrored.listed import Wanted

@@ -4,8 +4,10 @@ A step is a call to a mirror, to the ledger or to the directory, and whatever el
 the kernel gives back the locks; `count_offloads` does so for an engine.
 """
 
+import os
 from collections.abc import Callable
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
 import attrs
 import pytest
@@ -14,6 +16,9 @@ from moverq.flow.file_lock import FileLock
 from moverq.flow.offload import InThread
 
 T = TypeVar("T")
+
+
+DISK_CALLS = ("rename", "unlink", "open", "utime", "fsync", "mkdir", "rmdir", "pwrite", "ftruncate")
 
 
 class Killed(BaseException):
@@ -61,6 +66,33 @@ def count_offloads(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> None:
 
     monkeypatch.setattr(InThread, "__call__", stepped_offload)
     monkeypatch.setattr(FileLock, "try_acquire", known_acquire)
+
+
+class CountedOs:
+    """The module `os` as an endpoint that works on files sees it: each call that changes the disk is a step."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(os, name)
+        if name not in DISK_CALLS:
+            return found
+
+        def stepped(*given: Any, **named: Any) -> Any:
+            self._steps.step()
+            done = found(*given, **named)
+            if name not in ("open", "fsync"):
+                self._steps.step()
+            return done
+
+        return stepped
+
+
+def count_disk_calls(monkeypatch: pytest.MonkeyPatch, steps: Steps, *modules: ModuleType) -> None:
+    """Every change that these modules make on the disk is a step."""
+    for module in modules:
+        monkeypatch.setattr(module, "os", CountedOs(steps))
 
 
 def was_killed(group: BaseExceptionGroup[BaseException]) -> bool:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from moverq.endpoints.base import Room
+from moverq.endpoints.files.errors import as_move_error
 from moverq.endpoints.maildir import folder
-from moverq.endpoints.maildir.session import MaildirSession, as_move_error
+from moverq.endpoints.maildir.session import MaildirSession
 from moverq.endpoints.maildir.settings import Settings, parse
 from moverq.endpoints.mirrored.endpoint import AddressOf, MailSystem, MirroredEndpoint, open_mirrored
 from moverq.endpoints.mirrored.listed import Listed

@@ -22,6 +22,7 @@ from typing import Final
 import attrs
 import xxhash
 
+from moverq.endpoints.files.owner import Owner
 from moverq.endpoints.maildir import names
 from moverq.endpoints.mirrored.normal_form import as_sent, content_hash, is_clean
 from moverq.flow.folders import sync_folder
@@ -35,50 +36,6 @@ COARSE_NS: Final = 2_000_000_000
 TRIES: Final = 4
 """Of a scan, until it is whole."""
 MESSAGE_BYTES_MAX: Final = 2 << 30
-
-
-@attrs.frozen
-class Owner:
-    """Whose the Maildir is, and who may read it: what is made there is like what is there."""
-
-    uid: int
-    gid: int
-    mode: int
-
-    @classmethod
-    def of(cls, path: bytes) -> "Owner":
-        """Raises `OSError`."""
-        found = os.stat(path)
-        return cls(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode) & 0o777)
-
-    def take(self, descriptor: int) -> None:
-        """A file of ours becomes theirs."""
-        os.fchmod(descriptor, self.mode & 0o666)
-        if os.geteuid() == 0:
-            os.fchown(descriptor, self.uid, self.gid)
-
-    def make_folder(self, path: bytes) -> None:
-        """The folder is there, and theirs: it gets its name last, so that no crash leaves one that only we can enter.
-        Its name survives power loss when its parent was synced."""
-        if os.path.isdir(path):
-            return
-        nameless = path + b".moverq"
-        with suppress(FileExistsError):
-            os.mkdir(nameless, self.mode)
-        os.chmod(nameless, self.mode)
-        if os.geteuid() == 0:
-            os.chown(nameless, self.uid, self.gid)
-        os.rename(nameless, path)
-
-    def make_file(self, path: bytes) -> None:
-        """Likewise an empty file."""
-        if os.path.exists(path):
-            return
-        nameless = path + b".moverq"
-        descriptor = os.open(nameless, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.take(descriptor)
-        os.close(descriptor)
-        os.rename(nameless, path)
 
 
 @attrs.frozen
@@ -287,4 +244,4 @@ def make(path: bytes, owner: Owner, *, is_root: bool) -> None:
     sync_folder(os.path.dirname(path))
 
 
-__all__ = ["Owner", "Scan", "Unreadable", "count", "deliver", "discard", "make", "read", "scan", "signature"]
+__all__ = ["Scan", "Unreadable", "count", "deliver", "discard", "make", "read", "scan", "signature"]

@@ -13,9 +13,9 @@ from typing import Final
 
 import attrs
 
+from moverq.endpoints.files.owner import Owner, existing_above
+from moverq.endpoints.files.subscriptions import read_subscriptions
 from moverq.endpoints.maildir import folder
-from moverq.endpoints.maildir.folder import Owner
-from moverq.endpoints.maildir.side_files import read_subscriptions
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.listed import Listed
 from moverq.flow.folders import sync_folder
@@ -168,13 +168,6 @@ class Layout:
         os.rmdir(trash)
         sync_folder(os.path.dirname(path))
         return True
-
-
-def existing_above(path: bytes) -> bytes:
-    """The path, or what there is above it."""
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path
 
 
 def _is_bare(path: bytes) -> bool:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from moverq.endpoints.maildir.folder import Owner
-from moverq.endpoints.maildir.side_files import subscribe
+from moverq.endpoints.files.owner import Owner
+from moverq.endpoints.files.subscriptions import subscribe
 from moverq.endpoints.mirrored.mirror import FolderRow
 from moverq.endpoints.mirrored.session import Places
 from moverq.errors import MoveError, RequestRefused

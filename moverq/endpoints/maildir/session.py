@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from moverq.endpoints.base import GuardMode
-from moverq.endpoints.maildir import folder, names, numbers, side_files, writing
+from moverq.endpoints.files import numbers
+from moverq.endpoints.files.errors import as_move_error
+from moverq.endpoints.maildir import folder, names, side_files, writing
 from moverq.endpoints.maildir.folder import Scan, Unreadable
 from moverq.endpoints.maildir.layout import Layout
 from moverq.endpoints.maildir.places import MaildirPlaces
@@ -26,7 +28,7 @@ from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead, read_page
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
-from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, RequestRefused
+from moverq.errors import EndpointBusy
 from moverq.flow.offload import Offload
 from moverq.model.change import BadItem
 from moverq.model.ids import InstanceId
@@ -35,14 +37,9 @@ T = TypeVar("T")
 
 NAMES_MAX: Final = 200_000
 """File names kept in memory for one mailbox, about 250 bytes each; beyond that a folder is listed again."""
-FULL_S: Final = 60.0
-"""How long a full disk or quota is left alone."""
 UNSETTLED_S: Final = 1.0
 READ_TRIES: Final = 2
 """Scans after which a message that is still not met is gone, or not to be had for now."""
-_REFUSED: Final = frozenset(
-    {errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EILSEQ}
-)
 
 
 class MaildirSession:
@@ -190,7 +187,13 @@ class MaildirSession:
         path = layout.path(wanted.wire)
         found = await self.scan(wanted.wire)
         number = await self.mirror.ask(
-            partial(numbers.number_all, folder_id=wanted.folder_id, bases=found.files.keys(), is_whole=found.is_whole)
+            partial(
+                numbers.number_all,
+                folder_id=wanted.folder_id,
+                bases=found.files.keys(),
+                is_whole=found.is_whole,
+                order=names.order,
+            )
         )
         known = await self.mirror.ask(partial(numbers.seen_before, folder_id=wanted.folder_id))
 
@@ -291,18 +294,6 @@ class MaildirSession:
 
     async def work_off(self) -> None:
         await writing.work_off(self)
-
-
-def as_move_error(error: OSError, endpoint: str, *, doing: str) -> MoveError:
-    """What cures it."""
-    why = f"{doing}: {error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
-    if error.errno in _REFUSED or isinstance(error, FileExistsError):
-        return RequestRefused(why=f"{endpoint} cannot {why}")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EndpointBusy(endpoint=f"{endpoint} (no space left)", retry_after_s=FULL_S)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return EndpointBroken(endpoint=endpoint, why=f"it cannot {why}")
-    return EndpointUnavailable(endpoint=endpoint, why=f"it cannot {why}")
 
 
 if TYPE_CHECKING:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
-from moverq.endpoints.maildir import folder, names, numbers, side_files
-from moverq.endpoints.maildir.folder import Owner, Scan
+from moverq.endpoints.files import numbers
+from moverq.endpoints.files.owner import Owner
+from moverq.endpoints.maildir import folder, names, side_files
+from moverq.endpoints.maildir.folder import Scan
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Due, Merged, Placed, ToAppend
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from moverq.endpoints.files import dot_lock, subscriptions
+from moverq.endpoints.files.owner import Owner
 from moverq.endpoints.kinds import is_mail_system
 from moverq.endpoints.maildir import names, side_files
-from moverq.endpoints.maildir.folder import Owner
 from moverq.endpoints.maildir.settings import parse
 from moverq.errors import RequestRefused
 
@@ -110,7 +111,7 @@ def test_a_keyword_gets_a_letter_once_and_the_twenty_seventh_gets_none(tmp_path:
 def test_a_lock_is_waited_for_unless_its_maker_is_dead(
     tmp_path: Path, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(side_files, "LOCK_S", 0.1)
+    monkeypatch.setattr(dot_lock, "LOCK_S", 0.1)
     folder, lock = os.fsencode(tmp_path), tmp_path / "dovecot-keywords.lock"
     lock.write_bytes(b"0 being-written\n")
     with pytest.raises(TimeoutError):
@@ -118,15 +119,15 @@ def test_a_lock_is_waited_for_unless_its_maker_is_dead(
     assert lock.exists()
     os.utime(lock, (1, 1))
     assert side_files.letters_for(folder, ["work"], owner) == {"work": "a"}
-    lock.write_bytes(side_files.OURS)  # and nobody holds it
+    lock.write_bytes(dot_lock.OURS)  # and nobody holds it
     assert side_files.letters_for(folder, ["more"], owner) == {"more": "b"}
-    held = side_files._lock(os.fsencode(lock))
+    held = dot_lock.dot_lock(os.fsencode(lock))
     with pytest.raises(TimeoutError):
         side_files.letters_for(folder, ["third"], owner)
     os.close(held)
     assert side_files.letters_for(folder, ["third"], owner) == {"third": "c"}
     assert not lock.exists()
-    lock.write_bytes(side_files.OURS)  # left behind when everything had been done
+    lock.write_bytes(dot_lock.OURS)  # left behind when everything had been done
     assert side_files.letters_for(folder, ["third"], owner) == {"third": "c"}
     assert not lock.exists()
 
@@ -143,17 +144,17 @@ def test_subscriptions_keep_their_form(tmp_path: Path, owner: Owner, before: byt
     root = os.fsencode(tmp_path)
     if before:
         (tmp_path / "subscriptions").write_bytes(before)
-    had = side_files.read_subscriptions(root, b".")
-    side_files.subscribe(root, b"A.B", True, separator=b".", owner=owner)
+    had = subscriptions.read_subscriptions(root, b".")
+    subscriptions.subscribe(root, b"A.B", True, separator=b".", owner=owner)
     assert (tmp_path / "subscriptions").read_bytes() == after
-    assert side_files.read_subscriptions(root, b".") == had | {b"A.B"}
-    side_files.subscribe(root, b"A.B", False, separator=b".", owner=owner)
-    assert side_files.read_subscriptions(root, b".") == had
+    assert subscriptions.read_subscriptions(root, b".") == had | {b"A.B"}
+    subscriptions.subscribe(root, b"A.B", False, separator=b".", owner=owner)
+    assert subscriptions.read_subscriptions(root, b".") == had
 
 
 def test_subscriptions_of_courier_are_read_where_there_are_no_others(tmp_path: Path) -> None:
     (tmp_path / "courierimapsubscribed").write_bytes(b"INBOX\nINBOX.Sent\nINBOX.A.B\n")
-    assert side_files.read_subscriptions(os.fsencode(tmp_path), b".") == {b"INBOX", b"Sent", b"A.B"}
+    assert subscriptions.read_subscriptions(os.fsencode(tmp_path), b".") == {b"INBOX", b"Sent", b"A.B"}
 
 
 # ---- locations
@@ -170,6 +171,14 @@ def test_a_location_says_where_a_user_lives() -> None:
     assert not is_mail_system("/x/maildir:")
 
 
+def test_a_home_is_that_of_the_systems_user() -> None:
+    settings = parse("maildir:%h/Maildir")
+    assert settings.layout_of("root@example.org").root == os.fsencode(Path("~root/Maildir").expanduser())
+    assert not settings.is_one_mailbox
+    with pytest.raises(RequestRefused, match="no user of this system"):
+        settings.user_of("nobody-of-this-name@example.org")
+
+
 def test_a_fence_may_follow_a_question_mark() -> None:
     settings = parse("maildir:/m/%u?lock-command=/bin/lock {user}&release-command=/bin/open {user}")
     assert (settings.lock_command, settings.release_command) == (("/bin/lock", "{user}"), ("/bin/open", "{user}"))
@@ -180,7 +189,7 @@ def test_a_fence_may_follow_a_question_mark() -> None:
     [
         ("maildir:", "no absolute path"),
         ("maildir:relative/path", "no absolute path"),
-        ("maildir:/m/%h", "of Dovecot's variables"),
+        ("maildir:/m/%x", "of Dovecot's variables"),
         ("maildir:/m:LAYOUT=index", "or fs$"),
         ("maildir:/m:WHAT=1", "WHAT means nothing"),
         ("maildir:/m?x=1", "x means nothing"),

@@ -1,23 +1,26 @@
-"""The numbers that a mirror gives to the files of a Maildir: what stands for a UID there. Blocking.
+"""The numbers that a mirror gives to the messages in files: what stands for a UID there. Blocking.
 
-A number is of one base name in one folder, and never of another. A name that is gone, and that nothing in the mirror
-speaks of any more, loses its number (`number_all`).
+A number is of one *base* in one folder, which is what stays of a message there and tells it from every other: a part of
+a file's name in a Maildir. A base that is gone, and that nothing in the mirror speaks of any more, loses its number
+(`number_all`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from moverq.endpoints.maildir import names
 from moverq.endpoints.mirrored.mirror import Mirror, batched
 from moverq.flow.sqlite import transaction
 from moverq.model.ids import FolderId, ItemId
 
 
-def number_all(mirror: Mirror, *, folder_id: FolderId, bases: Iterable[bytes], is_whole: bool) -> dict[bytes, int]:
-    """The number of each; `is_whole`: there are no others. Durable where a new one was given."""
+def number_all(
+    mirror: Mirror, *, folder_id: FolderId, bases: Iterable[bytes], is_whole: bool, order: Callable[[bytes], Any]
+) -> dict[bytes, int]:
+    """The number of each; `is_whole`: there are no others. New numbers rise as `order` does, and are durable."""
     wanted = set(bases)
     known = _known(mirror, folder_id)
     gone = [number for base, number in known.items() if base not in wanted] if is_whole else []
-    new = sorted(wanted - known.keys(), key=names.order)
+    new = sorted(wanted - known.keys(), key=order)
     if new or gone:
         with transaction(mirror.db):
             _insert(mirror, folder_id, new)

@@ -1,0 +1,9 @@
+"""What mailboxes that are files have in common, whatever the format: Maildirs, mbox.
+
+location        where they are, in the words of Dovecot's `mail_location`
+owner           what is made among a user's files is the user's
+dot_lock        a file beside a file that says who may change it; files changed whole, under it
+subscriptions   the list that Dovecot keeps
+numbers         the number that the mirror gives to what stays of a message
+errors          what cures an `OSError`
+"""

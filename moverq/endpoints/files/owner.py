@@ -1,0 +1,58 @@
+"""Whose the files of a mailbox are: what is made among them belongs to whom they belong; blocking."""
+
+import os
+import stat
+from contextlib import suppress
+
+import attrs
+
+
+@attrs.frozen
+class Owner:
+    """Whose the mail is, and who may read it: what is made there is like what is there."""
+
+    uid: int
+    gid: int
+    mode: int
+
+    @classmethod
+    def of(cls, path: bytes) -> "Owner":
+        """Raises `OSError`."""
+        found = os.stat(path)
+        return cls(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode) & 0o777)
+
+    def take(self, descriptor: int) -> None:
+        """A file of ours becomes theirs."""
+        os.fchmod(descriptor, self.mode & 0o666)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, self.uid, self.gid)
+
+    def make_folder(self, path: bytes) -> None:
+        """The folder is there, and theirs: it gets its name last, so that no crash leaves one that only we can enter.
+        Its name survives power loss when its parent was synced."""
+        if os.path.isdir(path):
+            return
+        nameless = path + b".moverq"
+        with suppress(FileExistsError):
+            os.mkdir(nameless, self.mode)
+        os.chmod(nameless, self.mode)
+        if os.geteuid() == 0:
+            os.chown(nameless, self.uid, self.gid)
+        os.rename(nameless, path)
+
+    def make_file(self, path: bytes) -> None:
+        """Likewise an empty file."""
+        if os.path.exists(path):
+            return
+        nameless = path + b".moverq"
+        descriptor = os.open(nameless, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.take(descriptor)
+        os.close(descriptor)
+        os.rename(nameless, path)
+
+
+def existing_above(path: bytes) -> bytes:
+    """The path, or what there is above it."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
