@@ -22,12 +22,12 @@ from moverq.endpoints.imap.reading import Reading
 from moverq.endpoints.imap.seeding import PAGE_BYTES, PageAhead, read_page
 from moverq.endpoints.imap.settings import Settings
 from moverq.endpoints.imap.watching import Watch
+from moverq.endpoints.mirrored import normal_form
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
-from moverq.endpoints.mirrored.normal_form import as_sent
 from moverq.endpoints.mirrored.paging import PageRead
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.flow.offload import Offload
@@ -82,8 +82,11 @@ class ImapSession:
 
     # ---- what is there, and what is wanted there
 
+    normal = staticmethod(normal_form.normal)
+    normal_hash = staticmethod(normal_form.normal_hash)
+
     def as_kept(self, content: bytes) -> bytes:
-        return as_sent(content)
+        return normal_form.as_sent(content)
 
     async def list_folders(self, *, known: Known | None, afresh: bool) -> list[Listed]:
         async with self.connection() as connection:

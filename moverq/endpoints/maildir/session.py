@@ -22,6 +22,7 @@ from moverq.endpoints.maildir.folder import Scan, Unreadable
 from moverq.endpoints.maildir.layout import Layout
 from moverq.endpoints.maildir.places import MaildirPlaces
 from moverq.endpoints.maildir.settings import Settings
+from moverq.endpoints.mirrored import normal_form
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
@@ -77,6 +78,9 @@ class MaildirSession:
 
     def __repr__(self) -> str:
         return f"<MaildirSession {self.name}/{self.instance.hex()[:8]}>"
+
+    normal = staticmethod(normal_form.normal)
+    normal_hash = staticmethod(normal_form.normal_hash)
 
     def as_kept(self, content: bytes) -> bytes:
         """A file takes any bytes."""

@@ -88,9 +88,10 @@ def merge_items(
     item_bytes_max: int | None,
     can_move: bool,
     as_kept: Callable[[bytes], bytes] = as_sent,
+    normal_hash: Callable[[bytes], bytes | None] = normal_hash,
 ) -> Merged:
     """Items with their bytes. Those that need an APPEND are rows under this intent. `as_kept`: the form in which the
-    mail system takes what is not clean."""
+    mail system takes what is not clean; `normal_hash`: of the form in which it may give it back."""
     appends: list[ToAppend] = []
     bad: list[BadItem] = []
     with mirror.changing():

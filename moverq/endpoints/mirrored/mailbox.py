@@ -180,13 +180,16 @@ class MirroredMailbox:
             state = row.state
             if state.content_hash != found_hash:
                 state = ItemState(*state[:5], len(content), found_hash, *state[7:])
-                is_its_form = row.state.content_hash and is_same(content, row.state.content_hash, row.normal_hash)
+                is_its_form = row.state.content_hash and self._is_same(content, row)
                 if not (is_its_form and is_movers):
                     news.append((row, state))
             read.append(ItemContent(state, content))
         if news:
             await self._mirror.ask(partial(Mirror.note_read, read=news))
         return tuple(read), tuple(bad)
+
+    def _is_same(self, content: bytes, row: Located) -> bool:
+        return is_same(content, row.state.content_hash, row.normal_hash, self.session.normal)
 
     async def recount(self) -> MailboxAccount:
         account = await self.account()
@@ -198,7 +201,7 @@ class MirroredMailbox:
             known = {row.state.item_id: row for row in page}
             for item in read:
                 row = known[item.state.item_id]
-                same = is_same(item.content, row.state.content_hash, row.normal_hash)
+                same = self._is_same(item.content, row)
                 state = row.state if same else item.state
                 digests[state.folder_id] = digests[state.folder_id].plus(state)
             after = page[-1].seq
@@ -337,6 +340,7 @@ class MirroredMailbox:
                 item_bytes_max=self.session.item_bytes_max,
                 can_move=self.session.can_move,
                 as_kept=self.session.as_kept,
+                normal_hash=self.session.normal_hash,
             )
             merged = await self._mirror.ask(
                 partial(_unless_in_doubt, merge=merge, at_work=frozenset(self._mirror.intents))

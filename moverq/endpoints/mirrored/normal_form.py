@@ -3,14 +3,17 @@
 IMAP's messages have CRLF at the ends of lines, no NUL, and a header in ASCII. Our store and many Maildirs hold others.
 Some servers turn NUL into 0x80, drop a CR that stands before CRLF or at the end, or add one; Cyrus puts an X for each
 byte of a header that is not ASCII. So for content that has such the mirror keeps the hash of its normal form beside
-that of the content, and either tells it again. Any other is compared byte by byte: it has no other form.
+that of the content, and either tells it again. Any other is compared byte by byte: it has no other form. A kind of
+mailbox that gives back still other forms has a normal form of its own (`session.MailSession.normal`).
 """
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 import xxhash
 
+Normal = Callable[[bytes], bytes]
 _ELSE: Final = bytes(set(range(256)) - {0, 10, 13})
 _LINE_END: Final = re.compile(rb"\r*\n")
 _AS_X: Final = bytes(range(128)) + b"X" * 128
@@ -55,8 +58,8 @@ def as_sent(content: bytes) -> bytes:
     return re.sub(rb"(?<!\r)\n", b"\r\n", content)
 
 
-def is_same(content: bytes, wanted: bytes, wanted_normal: bytes | None) -> bool:
+def is_same(content: bytes, wanted: bytes, wanted_normal: bytes | None, form: Normal = normal) -> bool:
     """Is this the content with that hash, or with that normal form?"""
     if content_hash(content) == wanted:
         return True
-    return wanted_normal is not None and content_hash(normal(content)) == wanted_normal
+    return wanted_normal is not None and content_hash(form(content)) == wanted_normal

@@ -17,7 +17,7 @@ from moverq.endpoints.mirrored import learned, tree
 from moverq.endpoints.mirrored.learned import Difference, Look, Seen
 from moverq.endpoints.mirrored.listed import Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror, Standing
-from moverq.endpoints.mirrored.normal_form import content_hash, is_same
+from moverq.endpoints.mirrored.normal_form import Normal, content_hash, is_same
 from moverq.model.ids import FolderId, ItemId
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ async def _pair(
             seen = next(one for one in asked if one.uid == uid)
             candidates = lost[seen.received_ms // 1000, within]
             for found in candidates:
-                if is_same(content, found.state.content_hash, found.normal_hash):
+                if is_same(content, found.state.content_hash, found.normal_hash, session.normal):
                     candidates.remove(found)
                     pairs[folder_id, uid] = found.state.item_id
                     break
@@ -199,7 +199,7 @@ async def _late_copies(
             seen = next(one for one in asked if one.uid == uid)
             hashes = doubtful[folder_id, seen.received_ms // 1000]
             for hash_ in hashes:
-                if is_same(content, hash_, hash_):
+                if is_same(content, hash_, hash_, session.normal):
                     hashes.remove(hash_)
                     late.append((folder_id, uid))
                     break
@@ -216,17 +216,17 @@ async def _look_closer(session: "MailSession", doubted: Sequence[tuple[Located, 
         verdicts: list[tuple[int, str]] = []
         async for uid, content in _bodies(session, folder_id, [seen for _, seen in some]):
             located, seen = sent[uid]
-            verdicts.append((located.seq, _verdict(located, seen, content)))
+            verdicts.append((located.seq, _verdict(located, seen, content, session.normal)))
         await session.mirror.ask(partial(learned.note_verdicts, verdicts=verdicts))
 
 
-def _verdict(located: Located, seen: Seen, content: bytes) -> str:
+def _verdict(located: Located, seen: Seen, content: bytes, form: Normal) -> str:
     """What the report should say of it; "" for nothing."""
     if located.state.received_ms // 1000 != seen.received_ms // 1000:
         return "the server did not keep the date of a message"
     if content_hash(content) == located.state.content_hash:
         return "" if located.normal_hash else "the server tells a wrong size of a message"
-    if is_same(content, located.state.content_hash, located.normal_hash):
+    if is_same(content, located.state.content_hash, located.normal_hash, form):
         return "the server keeps a message in its own form: line ends, NUL, header bytes that are not ASCII"
     return "the server keeps a message with other bytes than it was sent"
 

@@ -84,6 +84,14 @@ class MailSession(Protocol):
         """The form in which a message that is not clean (`normal_form`) is taken there."""
         ...
 
+    def normal(self, content: bytes) -> bytes:
+        """One form for all that this mail system may give back of a message: `normal_form.normal`, or its own."""
+        ...
+
+    def normal_hash(self, content: bytes) -> bytes | None:
+        """The hash of the normal form; None for content that comes back byte by byte."""
+        ...
+
     async def greet(self) -> None:
         """What the mail system can do is known."""
         ...
