@@ -2,6 +2,7 @@
 
     imap://… imaps://…   an IMAP server
     maildir:/…           Maildirs
+    mbox:/…              mbox files
     all else             a folder of our own store
 
 What a kind needs to run is imported when one is opened: a command that moves nothing does not wait for it.
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 def is_mail_system(path: str) -> bool:
     """Is the database a mail system of somebody else's, and not a store of ours?"""
-    return imap_settings.is_imap(path) or _is_maildir(path)
+    return imap_settings.is_imap(path) or _scheme(path) in ("maildir", "mbox")
 
 
-def _is_maildir(path: str) -> bool:
-    return path.partition(":")[0].lower() == "maildir"
+def _scheme(path: str) -> str:
+    return path.partition(":")[0].lower()
 
 
 def checked_location(path: str) -> tuple[str, str]:
@@ -34,6 +35,11 @@ def checked_location(path: str) -> tuple[str, str]:
     """
     if imap_settings.is_imap(path):
         return imap_settings.parse(path).host, "IMAP"
+    if _scheme(path) == "mbox":
+        from moverq.endpoints.mbox import settings as mbox_settings
+
+        mbox_settings.parse(path)
+        return "mbox", "MBOX"
     from moverq.endpoints.maildir import settings as maildir_settings
 
     maildir_settings.parse(path)
@@ -44,6 +50,8 @@ def described(path: str) -> str:
     """What the database is, in a sentence with `it is`."""
     if imap_settings.is_imap(path):
         return "an IMAP server: its mailboxes are used by IMAP"
+    if _scheme(path) == "mbox":
+        return "a place of mbox files: its mailboxes are used by a mail server's programs"
     return "a place of Maildirs: its mailboxes are used by a mail server's programs"
 
 
@@ -55,6 +63,10 @@ def open_mail_system(
         from moverq.endpoints.imap.endpoint import open_endpoint as open_imap
 
         return open_imap(name, path, mirrors=mirrors, address_of=address_of)
+    if _scheme(path) == "mbox":
+        from moverq.endpoints.mbox.endpoint import open_endpoint as open_mbox_files
+
+        return open_mbox_files(name, path, mirrors=mirrors, address_of=address_of)
     from moverq.endpoints.maildir.endpoint import open_endpoint as open_maildirs
 
     return open_maildirs(name, path, mirrors=mirrors, address_of=address_of)

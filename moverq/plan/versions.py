@@ -22,6 +22,7 @@ class Rule:
 
 _FOLLOWED = "IMAP is followed live by CONDSTORE, or by comparing folders where the server has none"
 _FILES = "a Maildir is followed live, by the times of its folders and the names of its files"
+_MBOX = "an mbox is followed live: a file that changed is read anew"
 
 MATRIX: tuple[Rule, ...] = (
     Rule(source="IMAP", target="IMAP", online=True, because=_FOLLOWED),
@@ -29,6 +30,8 @@ MATRIX: tuple[Rule, ...] = (
     Rule(source="2010", target="IMAP", online=True, because=_FOLLOWED),
     *(Rule(source="MAILDIR", target=other, online=True, because=_FILES) for other in ("MAILDIR", "IMAP", "2010")),
     *(Rule(source=other, target="MAILDIR", online=True, because=_FILES) for other in ("IMAP", "2010")),
+    *(Rule(source="MBOX", target=other, online=True, because=_MBOX) for other in ("MBOX", "MAILDIR", "IMAP", "2010")),
+    *(Rule(source=other, target="MBOX", online=True, because=_MBOX) for other in ("MAILDIR", "IMAP", "2010")),
     Rule(
         source="2010",
         target="2010",

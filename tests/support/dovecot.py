@@ -23,7 +23,7 @@ from tests.support.ports import free_ports
 from tests.support.servers import missing, required
 
 UID = 5000
-FORMATS = {"mdbox": "mdbox:~/mdbox", "maildir": "maildir:~/Maildir"}
+FORMATS = {"mdbox": "mdbox:~/mdbox", "maildir": "maildir:~/Maildir", "mbox": "mbox:~/mail:INBOX=~/inbox"}
 
 CONFIGURATION = """
 base_dir = {folder}/run

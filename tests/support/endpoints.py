@@ -19,6 +19,7 @@ from moverq.model.change import INBOX
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 from tests.support.imap_kit import open_imap_kit
 from tests.support.maildir_kit import open_maildir_kit
+from tests.support.mbox_kit import open_mbox_kit
 from tests.support.store_kit import open_store_kit
 
 
@@ -127,6 +128,7 @@ KITS: dict[str, Callable[[str, Path], AbstractAsyncContextManager[Kit]]] = {
     "memory": open_memory_kit,
     "store": open_store_kit,
     "maildir": open_maildir_kit,
+    "mbox": open_mbox_kit,
     "imap-mdbox": partial(open_imap_kit, "mdbox"),
     "imap-maildir": partial(open_imap_kit, "maildir"),
     "imap-cyrus": partial(open_imap_kit, "cyrus"),

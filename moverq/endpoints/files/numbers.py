@@ -18,9 +18,9 @@ def number_all(
 ) -> dict[bytes, int]:
     """The number of each; `is_whole`: there are no others. New numbers rise as `order` does, and are durable."""
     wanted = set(bases)
-    known = _known(mirror, folder_id)
-    gone = [number for base, number in known.items() if base not in wanted] if is_whole else []
-    new = sorted(wanted - known.keys(), key=order)
+    before = known(mirror, folder_id=folder_id)
+    gone = [number for base, number in before.items() if base not in wanted] if is_whole else []
+    new = sorted(wanted - before.keys(), key=order)
     if new or gone:
         with transaction(mirror.db):
             _insert(mirror, folder_id, new)
@@ -37,8 +37,8 @@ def number_all(
                     f"(SELECT server_uid FROM to_expunge UNION ALL SELECT server_uid FROM to_move)",
                     tuple(some),
                 )
-        known = _known(mirror, folder_id)
-    return {base: known[base] for base in wanted}
+        before = known(mirror, folder_id=folder_id)
+    return {base: before[base] for base in wanted}
 
 
 def number_some(mirror: Mirror, folder_id: FolderId, bases: Sequence[bytes]) -> dict[bytes, int]:
@@ -62,6 +62,17 @@ def bases_of(mirror: Mirror, *, folder_id: FolderId, numbers: Sequence[int]) -> 
         ):
             found[number] = (base, hash_ or b"")
     return found
+
+
+def rename(mirror: Mirror, *, folder_id: FolderId, gone: Iterable[int], bases: Iterable[tuple[int, bytes]]) -> None:
+    """Inside a transaction: those that are gone have no base any more, others have new ones."""
+    given = list(bases)
+    mirror.db.executemany("DELETE FROM files WHERE number = ?", [(number,) for number in gone])
+    mirror.db.executemany("DELETE FROM files WHERE number = ?", [(number,) for number, _ in given])
+    mirror.db.executemany(
+        "INSERT OR REPLACE INTO files (number, folder_id, base) VALUES (?, ?, ?)",
+        [(number, folder_id, base) for number, base in given],
+    )
 
 
 def seen_before(mirror: Mirror, *, folder_id: FolderId) -> dict[int, int | None]:
@@ -93,7 +104,8 @@ def intents_of(
     return found
 
 
-def _known(mirror: Mirror, folder_id: FolderId) -> dict[bytes, int]:
+def known(mirror: Mirror, *, folder_id: FolderId) -> dict[bytes, int]:
+    """Every number of the folder, by base."""
     return dict(mirror.db.execute("SELECT base, number FROM files WHERE folder_id = ?", (folder_id,)))
 
 

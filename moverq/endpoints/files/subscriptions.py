@@ -11,9 +11,9 @@ SUBSCRIPTIONS: Final = b"subscriptions"
 COURIER_SUBSCRIBED: Final = b"courierimapsubscribed"
 
 
-def read_subscriptions(root: bytes, separator: bytes) -> frozenset[bytes]:
+def read_subscriptions(root: bytes, separator: bytes, *, name: bytes = SUBSCRIPTIONS) -> frozenset[bytes]:
     """Names as on the wire. Courier's file counts where there is no other."""
-    path = os.path.join(root, SUBSCRIPTIONS)
+    path = os.path.join(root, name)
     if os.path.exists(path):
         return frozenset(decode_subscriptions(read_file(path), separator)[1])
     courier = read_file(os.path.join(root, COURIER_SUBSCRIBED)).split(b"\n")
@@ -28,11 +28,13 @@ def decode_subscriptions(data: bytes, separator: bytes) -> tuple[bool, Sequence[
     return False, [line for line in lines if line]
 
 
-def subscribe(root: bytes, wire: bytes, wanted: bool, *, separator: bytes, owner: Owner) -> None:
+def subscribe(
+    root: bytes, wire: bytes, wanted: bool, *, separator: bytes, owner: Owner, name: bytes = SUBSCRIPTIONS
+) -> None:
     """Durable. Raises `OSError`."""
-    path = os.path.join(root, SUBSCRIPTIONS)
+    path = os.path.join(root, name)
     is_nobodys(path + b".lock")
-    if (wire in read_subscriptions(root, separator)) == wanted and os.path.exists(path):
+    if (wire in read_subscriptions(root, separator, name=name)) == wanted and os.path.exists(path):
         return
 
     def change(data: bytes) -> bytes:

@@ -1,0 +1,96 @@
+"""Messages at the end of an mbox; blocking.
+
+Each has a name of its own on its separator, in the place of a sender, made of its item and its intent, which is durable
+before. So after a crash it is found by that, whole or not; and equal messages that we wrote are told apart.
+
+    From moverq-<item>-<intent> Tue Nov 14 22:13:20 2023 +0000
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import attrs
+
+from moverq.endpoints.mbox import message
+from moverq.endpoints.mbox.index import Entry, Index, base_of, read_index, stamp_of
+from moverq.endpoints.mbox.locks import locked
+from moverq.endpoints.mbox.message import Base, as_mail, as_stored, taken_apart, with_said
+from moverq.model.ids import ItemId
+
+
+class Message(NamedTuple):
+    """A message to append."""
+
+    item_id: ItemId
+    token: bytes
+    received_ms: int
+    text: bytes
+    """Without the programs' fields, as it will stand in the file."""
+    flags: int
+    keywords: tuple[str, ...]
+
+
+def token_for(item_id: ItemId, intent: int) -> bytes:
+    """Of both in full, for ids may be alike at any end."""
+    return b"moverq-%s-%x" % (item_id.hex().encode(), intent)
+
+
+def stored(
+    item_id: ItemId, intent: int, content: bytes, *, received_ms: int, flags: int, words: Sequence[str]
+) -> Message:
+    """A message that came."""
+    return Message(item_id, token_for(item_id, intent), received_ms, as_stored(content), flags, tuple(words))
+
+
+def append(
+    path: bytes, messages: Sequence[Message], *, validity: int, known: Index | None
+) -> tuple[Index, list[bytes]]:
+    """What the file holds now, and the base of each message. Durable. Raises `OSError`; then nothing is there.
+
+    The keywords are the folder's already, or the file is empty: then its first message says them, and `validity`,
+    unless that is 0.
+    """
+    with locked(path) as descriptor:
+        index = known if known is not None and known.is_whole and known.stamp == stamp_of(path) else None
+        if index is None:
+            index = read_index(path, known=known, is_ours=True)
+        equal = Counter(base.partition(b".")[0] for base in index.entries)
+        entries, folder = dict(index.entries), index.base
+        begin = at = index.stamp.size
+        bases: list[bytes] = []
+        data = bytearray()
+        if at and os.pread(descriptor, 1, at - 1) != b"\n":
+            data += b"\n"
+            last = next(reversed(entries), None)
+            if last is not None:
+                entries[last] = entries[last]._replace(end=at + 1)
+        for one in messages:
+            base: Base | None = None
+            if validity and not at and not data:
+                every = {word.lower(): word for given in messages for word in given.keywords}
+                base = folder = Base(validity, 0, tuple(sorted(every.values())))
+            separator = message.separator_for(one.token, one.received_ms)
+            text = with_said(one.text, flags=one.flags, keywords=one.keywords, base=base)
+            mail = as_mail(taken_apart(text)[1])
+            same = base_of(separator, mail)
+            bases.append(b"%s.%d" % (same, equal[same]))
+            equal[same] += 1
+            start = at + len(data)
+            data += separator + text
+            received_ms = message.separator_ms(separator) or 0
+            entries[bases[-1]] = Entry(
+                start, at + len(data), received_ms, len(mail), one.flags, one.keywords, 0, one.token
+            )
+        try:
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(descriptor, view, at)
+                view, at = view[written:], at + written
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, begin)
+            raise
+        stamp = stamp_of(descriptor)
+        return attrs.evolve(index, entries=entries, base=folder, stamp=stamp, is_settled=False), bases

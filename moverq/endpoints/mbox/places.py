@@ -1,0 +1,83 @@
+"""The folders of a mailbox in mbox files: made, renamed, deleted, subscribed."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+
+from moverq.endpoints.files.owner import Owner
+from moverq.endpoints.files.subscriptions import subscribe
+from moverq.endpoints.mbox.layout import SBD, SUBSCRIPTIONS
+from moverq.endpoints.mirrored.mirror import FolderRow
+from moverq.endpoints.mirrored.session import Places
+from moverq.errors import MoveError, RequestRefused
+from moverq.model.change import FolderState
+
+if TYPE_CHECKING:
+    from moverq.endpoints.mbox.session import MboxSession
+
+
+@attrs.frozen
+class MboxPlaces:
+    """`Places`, by files."""
+
+    session: "MboxSession"
+    remarks: list[str] = attrs.field(factory=list)
+
+    async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
+        layout = await self.session.layout()
+        if not layout.is_sayable(wire):
+            return RequestRefused(why=f"mbox files have no place for a folder {folder.name!r}")
+        try:
+            await self.session.work(partial(layout.make, wire), doing=f"make folder {folder.name!r}")
+        except RequestRefused as refused:
+            return refused
+        path = layout.path(wire)
+        if SBD in path and wire != b"INBOX":
+            self.remarks.append("an mbox file holds no folders: those in one lie in a directory .sbd beside it")
+        return None
+
+    async def annotate(self, wire: bytes, wanted: Mapping[str, str], present: Mapping[str, str]) -> None:
+        missing = len(wanted.items() - present.items())
+        self.remarks.extend(["an mbox has no place for an annotation of a folder"] * missing)
+
+    async def rename(self, folder: FolderRow, wire: bytes) -> MoveError | None:
+        layout = await self.session.layout()
+        if not layout.is_sayable(wire) or folder.wire == b"INBOX":
+            return RequestRefused(why=f"mbox files have no place for a folder {folder.state.name!r}")
+        try:
+            rename = partial(layout.rename, folder.wire, wire)
+            await self.session.work(rename, doing=f"rename folder {folder.state.name!r}")
+        except RequestRefused as refused:
+            return refused
+        self.session.forget_files()
+        return None
+
+    async def look(self, folder: FolderRow) -> tuple[int, int]:
+        return self.session.validity, 0
+
+    async def subscribe(self, wire: bytes, wanted: bool) -> None:
+        layout = await self.session.layout()
+        if layout.is_file:
+            return
+
+        def run() -> None:
+            layout.make_directory(layout.root)
+            owner = Owner.of(layout.root)
+            subscribe(layout.root, wire, wanted, separator=b"/", owner=owner, name=SUBSCRIPTIONS)
+
+        await self.session.work(run, doing="change subscriptions")
+
+    async def delete(self, folder: FolderRow) -> bool:
+        layout = await self.session.layout()
+        gone = await self.session.work(
+            partial(layout.delete, folder.wire), doing=f"delete folder {folder.state.name!r}"
+        )
+        if gone:
+            await self.subscribe(folder.wire, False)
+        return gone
+
+
+if TYPE_CHECKING:
+    _is_places: type[Places] = MboxPlaces
