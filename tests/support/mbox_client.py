@@ -63,7 +63,10 @@ class MboxClient:
             self._rewrite(folder, Changes(keywords=frozenset(keywords), validity=VALIDITY))
         message = Message(ItemId(b""), b"client%d" % next(_NUMBERS), received_ms, text, flags, keywords)
         validity = VALIDITY if keywords else 0
-        _, (base,) = append(os.fsencode(self.path(folder)), [message], validity=validity, known=None)
+        path = os.fsencode(self.path(folder))
+        with tempfile.TemporaryDirectory() as place:
+            announcement = os.fsencode(place) + b"/append"
+            _, (base,) = append(path, [message], announcement=announcement, validity=validity, known=None)
         return base.decode()
 
     def index(self, folder: str) -> Index:

@@ -4,19 +4,25 @@ Each has a name of its own on its separator, in the place of a sender, made of i
 before. So after a crash it is found by that, whole or not; and equal messages that we wrote are told apart.
 
     From moverq-<item>-<intent> Tue Nov 14 22:13:20 2023 +0000
+
+Of a separator that was cut short itself nothing tells but where it begins: so that is **announced** before, with the
+separator, in a file beside the mirror. What is there of it is cut out again (`rewriting`).
 """
 
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import attrs
+import msgpack
 
 from moverq.endpoints.mbox import message
 from moverq.endpoints.mbox.index import Entry, Index, base_of, read_index, stamp_of
 from moverq.endpoints.mbox.locks import locked
 from moverq.endpoints.mbox.message import Base, as_mail, as_stored, taken_apart, with_said
+from moverq.flow.folders import sync_folder
 from moverq.model.ids import ItemId
 
 
@@ -45,7 +51,7 @@ def stored(
 
 
 def append(
-    path: bytes, messages: Sequence[Message], *, validity: int, known: Index | None
+    path: bytes, messages: Sequence[Message], *, announcement: bytes, validity: int, known: Index | None
 ) -> tuple[Index, list[bytes]]:
     """What the file holds now, and the base of each message. Durable. Raises `OSError`; then nothing is there.
 
@@ -83,6 +89,8 @@ def append(
             entries[bases[-1]] = Entry(
                 start, at + len(data), received_ms, len(mail), one.flags, one.keywords, 0, one.token
             )
+        head_end = data.find(b"\n", 1) + 1
+        _announce(announcement, Announced(begin, bytes(data[:head_end])))
         try:
             view = memoryview(data)
             while view:
@@ -94,3 +102,46 @@ def append(
             raise
         stamp = stamp_of(descriptor)
         return attrs.evolve(index, entries=entries, base=folder, stamp=stamp, is_settled=False), bases
+
+
+# ---- announced
+
+
+class Announced(NamedTuple):
+    """An append: where it begins, and the first bytes that go there."""
+
+    begin: int
+    head: bytes
+
+
+def _announce(path: bytes, announced: Announced) -> None:
+    with open(path + b".tmp", "wb") as file:
+        file.write(msgpack.packb(announced))
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(path + b".tmp", path)
+    sync_folder(os.path.dirname(path))
+
+
+def decode_announced(data: bytes) -> Announced | None:
+    """None: it says nothing."""
+    try:
+        begin, head = msgpack.unpackb(data)
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None
+    return Announced(begin, head) if type(begin) is int and begin >= 0 and isinstance(head, bytes) else None
+
+
+def announced(path: bytes) -> Announced | None:
+    """What was announced last; None: nothing, or nobody was to be told. Raises `OSError`."""
+    try:
+        with open(path, "rb") as file:
+            return decode_announced(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def withdraw(path: bytes) -> None:
+    """What was announced is there, or cut out again."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)

@@ -16,13 +16,13 @@ import attrs
 import xxhash
 
 from moverq.endpoints.mbox import message
-from moverq.endpoints.mbox.locks import is_being_written
+from moverq.endpoints.mbox.locks import is_being_written, try_share
 from moverq.endpoints.mbox.message import NO_BASE, Base, as_mail, separator_ms, taken_apart
 from moverq.endpoints.mbox.splitting import SCAN_BYTES, ReadAt, split
 from moverq.mailfiles.item import MESSAGE_BYTES_MAX
 
 TRIES: Final = 4
-"""Of an index while others write."""
+"""Of an index while others write; all but the first make them wait."""
 GRANULE_NS: Final = 12_000_000
 """Modification times are ticks of the kernel's clock, 10 ms at the most."""
 WAIT_S: Final = 0.25
@@ -105,6 +105,8 @@ def read_index(path: bytes, *, known: Index | None = None, is_ours: bool = False
     for attempt in range(TRIES):
         with open(path, "rb", buffering=0) as file:
             descriptor = file.fileno()
+            if attempt:
+                try_share(descriptor)
             busy = not is_ours and is_being_written(path, descriptor)
             before = stamp_of(path)
             wait_ns = before.mtime_ns + GRANULE_NS - time.time_ns()

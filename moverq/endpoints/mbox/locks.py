@@ -44,9 +44,14 @@ def locked(path: bytes) -> Iterator[int]:
         time.sleep(0.02)
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_share(descriptor: int) -> bool:
+    """Writers wait from now on, until the file is closed; False: one of them is at work."""
+    return _try_lock(descriptor, fcntl.F_RDLCK)
+
+
+def _try_lock(descriptor: int, kind: int = fcntl.F_WRLCK) -> bool:
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0))
     except (BlockingIOError, PermissionError):
         return False
     return True

@@ -17,7 +17,7 @@ written over it, is left: the next look tells what is there.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, Final
 
@@ -44,6 +44,8 @@ class Changes:
     gone: frozenset[bytes] = frozenset()
     keywords: frozenset[str] = frozenset()
     """That the folder has, from now on at least."""
+    torn: tuple[int, bytes] | None = None
+    """Where an append of ours began, and with which line: if that is cut short it goes. Alone, with nothing else."""
     validity: int = 0
     """What a folder gets for its UIDVALIDITY that has none yet and must say keywords."""
 
@@ -153,6 +155,12 @@ def _write_journal(file: BinaryIO, descriptor: int, index: Index, changes: Chang
 
 def _replaced(descriptor: int, index: Index, changes: Changes) -> Iterator[tuple[int, int, bytes | None]]:
     """(begin, end, what stands there from now on; None: nothing), in the file's order."""
+    if changes.torn is not None:
+        begin, head = changes.torn
+        end = begin + _torn_bytes(os.pread(descriptor, len(head) + len(b"\nFrom "), begin), head)
+        if end > begin:
+            yield begin, end, None
+        return
     base = index.base
     known = {word.lower() for word in base.keywords}
     added = tuple(sorted(word for word in changes.keywords if word.lower() not in known))
@@ -182,6 +190,22 @@ def _replaced(descriptor: int, index: Index, changes: Changes) -> Iterator[tuple
         )
 
 
+def _torn_bytes(there: bytes, head: bytes) -> int:
+    """How many of these bytes are the beginning of our line, where only that is there; 0: all of it is, or none. With
+    the line end that who delivered behind it put there, if he looked."""
+    same = 0
+    while same < min(len(there), len(head)) and there[same] == head[same]:
+        same += 1
+    if same == len(head):
+        return 0
+    if same == len(there):
+        return same
+    for length in range(same, 0, -1):
+        if there[length:].startswith((b"From ", b"\nFrom ")):
+            return length + there[length:].startswith(b"\n")
+    return 0
+
+
 def _new_bases(index: Index, gone: frozenset[bytes]) -> dict[bytes, bytes]:
     """Equal messages behind one that goes are counted anew."""
     groups: defaultdict[bytes, list[bytes]] = defaultdict(list)
@@ -197,7 +221,7 @@ def _new_bases(index: Index, gone: frozenset[bytes]) -> dict[bytes, bytes]:
     }
 
 
-def _between(segments: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+def _between(segments: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
     ranges, at = [], 0
     for begin, length in segments:
         ranges.append((at, min(begin, size)))
@@ -205,7 +229,7 @@ def _between(segments: list[tuple[int, int]], size: int) -> list[tuple[int, int]
     return [*ranges, (at, size)]
 
 
-def _written_over(segments: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+def _written_over(segments: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
     return [(min(begin, size), min(begin + length, size)) for begin, length in segments]
 
 
@@ -279,12 +303,11 @@ def recover(path: bytes, journal: bytes) -> bytes | None:
                 return None
             with locked(path) as descriptor:
                 size = os.fstat(descriptor).st_size
-                low, high = sorted((plan.old_size, plan.new_size))
-                if size < low or _hash(descriptor, _between(list(plan.segments), low)) != plan.untouched:
+                low = min(plan.old_size, plan.new_size)
+                if size < low or _hash(descriptor, _between(plan.segments, low)) != plan.untouched:
                     return None  # somebody else has changed it since
-                is_begun = _hash(descriptor, _written_over(list(plan.segments), plan.old_size)) != plan.before
-                if size != plan.old_size == low < high and not is_begun:
-                    return None  # and others have written behind it
+                if not _is_known(descriptor, plan, size):
+                    return None  # not begun, and others have written behind it
                 is_shrunk = plan.new_size < plan.old_size and (
                     size < plan.old_size or _hash(descriptor, [(plan.new_size, plan.old_size)]) != plan.leftover
                 )
@@ -294,8 +317,21 @@ def recover(path: bytes, journal: bytes) -> bytes | None:
         return None
 
 
+def _is_known(descriptor: int, plan: Journal, size: int) -> bool:
+    """Of a file that is to grow: was it we who made it longer? It gets its new length first, and then what belongs
+    there; what is behind that others wrote."""
+    if plan.new_size <= plan.old_size or size == plan.old_size:
+        return True
+    if _hash(descriptor, _written_over(plan.segments, plan.old_size)) != plan.before:
+        return True
+    grown = b"".join(_pieces(descriptor, plan.old_size, min(size, plan.old_size + COPY_BYTES, plan.new_size)))
+    return size >= plan.new_size and not grown.strip(b"\0")
+
+
 def _carry_out(descriptor: int, plan: Journal, file: BinaryIO, *, size: int) -> None:
     """`size`: of the file, unless it was cut to its new size already. What others wrote behind it moves up."""
+    if size < plan.new_size:
+        os.ftruncate(descriptor, plan.new_size)
     at = 0
     for begin, length in plan.segments:
         for piece in _pieces(file.fileno(), at, at + length):

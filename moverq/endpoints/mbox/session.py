@@ -102,6 +102,10 @@ class MboxSession:
         """Where a rewrite of the folder is announced: beside the mirror."""
         return os.fsencode(self.mirror.path.with_name(f"{self.instance.hex()}-{folder_id.hex()}.rewrite"))
 
+    def announcement(self, folder_id: FolderId) -> bytes:
+        """Where an append to the folder is announced."""
+        return os.fsencode(self.mirror.path.with_name(f"{self.instance.hex()}-{folder_id.hex()}.append"))
+
     async def work(self, run: Callable[[], T], *, doing: str) -> T:
         """Blocking work on the files. Raises: what `as_move_error` makes of an `OSError`."""
         try:
@@ -127,13 +131,13 @@ class MboxSession:
         self.note_index(wire, found)
         return found
 
-    async def whole_index(self, wire: bytes) -> Index:
+    async def whole_index(self, wire: bytes, *, settled: bool = False) -> Index:
         """The same; who is not in it is not there.
 
         Raises:
             EndpointBusy: others write all the time, or hold a lock.
         """
-        found = await self.index(wire)
+        found = await self.index(wire, settled=settled)
         if not found.is_whole:
             raise EndpointBusy(endpoint=self.name, retry_after_s=UNSETTLED_S)
         return found
@@ -179,22 +183,27 @@ class MboxSession:
         await trio.sleep(at_most_s)
 
     async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
+        """Of half a file nothing can be said, for what is half a message there looks like another one.
+
+        Raises:
+            EndpointBusy: others write all the time, or hold a lock.
+        """
         return [await self._look(one) for one in wanted]
 
     async def _look(self, wanted: Wanted) -> Look:
         async with self.writing:
-            index = await self.index(wanted.wire, settled=True)
+            index = await self.whole_index(wanted.wire, settled=True)
             order = {base: at for at, base in enumerate(index.entries)}
             number = await self.mirror.ask(
                 partial(
                     numbers.number_all,
                     folder_id=wanted.folder_id,
                     bases=order.keys(),
-                    is_whole=index.is_whole,
+                    is_whole=True,
                     order=order.__getitem__,
                 )
             )
-        has_uids = index.is_whole and bool(index.base.validity)
+        has_uids = bool(index.base.validity)
         seen = [
             Seen(
                 number[base],
@@ -212,9 +221,9 @@ class MboxSession:
             validity=self.validity,
             uidnext=last_uid + 1 if has_uids else 0,
             modseq=_signature(index),
-            items=0 if index.is_whole else -1,
+            items=0,
             seen=seen,
-            whole=index.is_whole,
+            whole=True,
             uids_are_ours=True,
             client_validity=index.base.validity if has_uids else 0,
         )

@@ -18,7 +18,7 @@ import msgpack
 
 from moverq.endpoints.files import numbers
 from moverq.endpoints.mbox import appending, rewriting
-from moverq.endpoints.mbox.appending import Message, token_for
+from moverq.endpoints.mbox.appending import Announced, Message, token_for
 from moverq.endpoints.mbox.index import Entry, Index, read_message, read_raw
 from moverq.endpoints.mbox.message import SEPARATOR, taken_apart
 from moverq.endpoints.mbox.rewriting import Changes
@@ -83,13 +83,20 @@ async def _append_to(
 
         def run() -> tuple[Index, list[bytes]] | None:
             try:
-                return appending.append(path, messages, validity=session.validity, known=index)
+                return appending.append(
+                    path,
+                    messages,
+                    announcement=session.announcement(folder_id),
+                    validity=session.validity,
+                    known=index,
+                )
             except FileNotFoundError:
                 return None  # somebody removed the folder: what was to go there is lost to it
 
         done = await session.work(run, doing="append messages")
         if done is None:
             return {}
+        await session.work(partial(appending.withdraw, session.announcement(folder_id)), doing="append messages")
         session.note_index(wire, done[0])
         return {one.item_id: base for one, base in zip(messages, done[1], strict=True)}
 
@@ -316,18 +323,24 @@ async def _rewrite(
 
 
 async def _recover(session: "MboxSession", wires: Mapping[FolderId, bytes]) -> None:
-    """No rewrite was cut short: those that were are done."""
+    """No rewrite is cut short, they are done; and no separator, they are gone."""
     layout = await session.layout()
 
-    def journals() -> list[FolderId]:
-        return [folder_id for folder_id in wires if rewriting.is_announced(session.journal(folder_id))]
+    def cut_short() -> tuple[list[FolderId], dict[FolderId, Announced]]:
+        rewrites = [folder_id for folder_id in wires if rewriting.is_announced(session.journal(folder_id))]
+        appends = {folder_id: appending.announced(session.announcement(folder_id)) for folder_id in wires}
+        return rewrites, {folder_id: append for folder_id, append in appends.items() if append is not None}
 
     async with session.writing:
-        for folder_id in await session.work(journals, doing="look for journals"):
+        rewrites, appends = await session.work(cut_short, doing="look for what was cut short")
+        for folder_id in rewrites:
             path, journal = layout.path(wires[folder_id]), session.journal(folder_id)
             said = await session.work(partial(rewriting.recover, path, journal), doing="change messages")
             session.forget_files(wires[folder_id])
             await _note_rewritten(session, folder_id, said)
+        for folder_id, append in appends.items():
+            await _rewrite(session, folder_id, wires[folder_id], Changes(torn=append))
+            await session.work(partial(appending.withdraw, session.announcement(folder_id)), doing="end an append")
 
 
 async def _note_rewritten(session: "MboxSession", folder_id: FolderId, said: bytes | None) -> None:

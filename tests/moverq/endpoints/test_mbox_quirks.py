@@ -1,0 +1,397 @@
+"""mbox files as they are found: what a look meets while others write, odd files, and what a target does to them."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from moverq.endpoints.base import FolderStep, GuardMode, Home, StepKind
+from moverq.endpoints.mbox import appending, index
+from moverq.endpoints.mbox.endpoint import open_endpoint
+from moverq.endpoints.mbox.locks import locked
+from moverq.endpoints.mbox.session import MboxSession
+from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
+from moverq.endpoints.mirrored.mailbox import MirroredMailbox
+from moverq.endpoints.mirrored.mirror import Mirror
+from moverq.endpoints.mirrored.normal_form import content_hash
+from moverq.errors import EndpointBusy, EndpointUnavailable
+from moverq.model.change import INBOX, ChangeBatch, FolderState, Gone, ItemContent, ItemState
+from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
+from tests.support.killing import Killed
+from tests.support.mbox_client import MboxClient
+
+CLEAN = b"Subject: clean\r\n\r\ntext\r\n"
+FROM = b"From a@b Tue Nov 14 22:13:20 2023 +0000\n"
+
+
+@attrs.frozen
+class Place:
+    """An endpoint, and the mail of its one address."""
+
+    endpoint: MirroredEndpoint
+    client: MboxClient
+    mailbox_id: MailboxId
+    instance: InstanceId
+
+    @property
+    def inbox(self) -> Path:
+        return self.client.path("INBOX")
+
+    async def source(self) -> MirroredMailbox:
+        self.client.make("INBOX")
+        await self.endpoint.adopt(self.mailbox_id, self.instance, "ada@example.org")
+        return self.endpoint.mailbox(self.instance)
+
+    async def target(self) -> tuple[MirroredMailbox, FolderId]:
+        """A sealed one, and its INBOX."""
+        target = self.endpoint.mailbox(self.instance)
+        await target.create(self.mailbox_id, token=1)
+        inbox = a_folder(INBOX)
+        await target.apply_folders([FolderStep(StepKind.CREATE, inbox)], token=1)
+        return target, inbox.folder_id
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async def address_of(mailbox_id: MailboxId) -> str:
+        return "ada@example.org"
+
+    root = tmp_path / "mail"
+    async with open_endpoint(
+        "here", f"mbox:{root}", mirrors=tmp_path / "mirrors", address_of=address_of, poll_s=0.02
+    ) as endpoint:
+        yield Place(endpoint, MboxClient(root), MailboxId(new_id()), InstanceId(new_id()))
+
+
+def a_folder(name: str, parent_id: FolderId | None = None, **more: Any) -> FolderState:
+    return FolderState(FolderId(new_id()), parent_id, name, modseq=1, uidvalidity=7, uidnext=1, **more)
+
+
+def an_item(folder_id: FolderId, uid: int, content: bytes = CLEAN, **state: Any) -> ItemContent:
+    return ItemContent(
+        ItemState(
+            item_id=ItemId(new_id()),
+            folder_id=folder_id,
+            uid=uid,
+            modseq=10 + uid,
+            received_ms=1_700_000_000_123,
+            size=len(content),
+            content_hash=content_hash(content),
+            flags=0,
+            keywords=(),
+        )._replace(**state),
+        content,
+    )
+
+
+async def items(mailbox: MirroredMailbox) -> list[tuple[bytes, ItemState]]:
+    page = await mailbox.read_seed(None, bytes_max=1 << 20, items_max=1000)
+    assert page.done
+    return [(item.content, item.state) for item in page.items]
+
+
+async def contents(mailbox: MirroredMailbox) -> list[bytes]:
+    return [content for content, _ in await items(mailbox)]
+
+
+async def gone_since(mailbox: MirroredMailbox, head: Any) -> int:
+    return len((await mailbox.read_feed(head, changes_max=1000)).items_gone)
+
+
+def deliver_behind(path: Path, data: bytes) -> None:
+    """As an agent does that looks whether a line ends there."""
+    with open(path, "ab") as file:
+        file.write(data if path.read_bytes().endswith(b"\n") else b"\n" + data)
+
+
+def session_of(mailbox: MirroredMailbox) -> MboxSession:
+    assert isinstance(mailbox.session, MboxSession)
+    return mailbox.session
+
+
+# ---- others write
+
+
+async def test_a_file_that_is_being_written_loses_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that moves messages up has the file in pieces meanwhile: who is not met is not said to be gone."""
+    monkeypatch.setattr(index, "WAIT_S", 0.01)
+    source = await place.source()
+    for number in range(3):
+        place.client.deliver(b"Subject: %d\n\n" % number)
+    head = await source.head()
+    whole = place.inbox.read_bytes()
+    with locked(os.fsencode(place.inbox)):
+        place.inbox.write_bytes(whole[:-40])
+        with pytest.raises(EndpointBusy):
+            await source.read_feed(head, changes_max=1000)
+        with pytest.raises(EndpointBusy):
+            await session_of(source).whole_index(b"INBOX")
+    place.inbox.write_bytes(whole)
+    assert await gone_since(source, head) == 0
+    assert len(await items(source)) == 3
+
+
+async def test_a_message_that_is_not_where_it_was_is_found(place: Place) -> None:
+    """Its header grew, another went: behind the back of an index."""
+    source = await place.source()
+    bases = [place.client.deliver(b"Subject: %d\n\n" % number) for number in range(3)]
+    await items(source)
+    session = session_of(source)
+    (row,) = await session.mirror.ask(Mirror.folders)
+    known = session._indexes[b"INBOX"]
+    numbers = {base: at + 1 for at, base in enumerate(bases)}
+    place.client.delete("INBOX", bases[0])
+    place.client.set_flags("INBOX", bases[1], 31, ["a" * 300])
+    session.note_index(b"INBOX", attrs.evolve(known, stamp=index.stamp_of(os.fsencode(place.inbox))))
+    read, missing = await session.read(row, list(numbers.values()))
+    assert (set(read), missing) == ({2, 3}, {})
+    assert read[3] == b"Subject: 2\r\n\r\n"
+
+
+async def test_mail_that_is_not_mounted_is_waited_for(place: Place) -> None:
+    source = await place.source()
+    place.client.deliver(CLEAN)
+    place.client.make("Sent")
+    head = await source.head()
+    away = place.client.root.with_name("away")
+    place.client.root.rename(away)
+    with pytest.raises(EndpointUnavailable):
+        await source.head()
+    place.client.root.mkdir()
+    with pytest.raises(EndpointUnavailable):
+        await source.head()
+    place.client.root.rmdir()
+    away.rename(place.client.root)
+    assert await gone_since(source, head) == 0
+    assert await contents(source) == [CLEAN]
+
+
+async def test_an_empty_inbox_may_have_no_file(place: Place) -> None:
+    """Some programs remove it."""
+    source = await place.source()
+    base = place.client.deliver(CLEAN)
+    assert len(await items(source)) == 1
+    place.client.delete("INBOX", base)
+    assert await items(source) == []
+    place.inbox.unlink()
+    (before,) = await source.read_hierarchy()
+    place.client.make("INBOX")
+    place.client.deliver(CLEAN)
+    assert len(await items(source)) == 1
+    (after,) = await source.read_hierarchy()
+    assert after.folder_id == before.folder_id
+
+
+async def test_what_is_no_mbox_is_no_folder(place: Place) -> None:
+    source = await place.source()
+    for name in ("notes.txt", "Sent.msf", "gone.lock", ".hidden"):
+        (place.client.root / name).write_text("something else\n")
+    (place.client.root / "empty").touch()
+    os.mkfifo(place.client.root / "pipe")
+    (place.client.root / "loop").symlink_to(place.client.root)
+    place.client.make("Sent")
+    place.client.make("Sent/2023")
+    (place.client.root / "only-folders").mkdir()
+    (place.client.root / "only-folders" / "inner").write_bytes(FROM + b"\n\n")
+    rows = {row.wire: row for row in await session_of(source).mirror.ask(Mirror.folders)}
+    await source.read_hierarchy()
+    rows = {row.wire: row for row in await session_of(source).mirror.ask(Mirror.folders)}
+    assert {wire for wire, row in rows.items() if row.selectable} == {
+        b"INBOX",
+        b"empty",
+        b"Sent",
+        b"Sent/2023",
+        b"only-folders/inner",
+    }
+    assert not rows[b"only-folders"].selectable
+    assert rows[b"Sent/2023"].state.parent_id == rows[b"Sent"].folder_id
+
+
+# ---- UIDs
+
+
+async def test_an_item_is_who_its_clients_think_it_is(place: Place) -> None:
+    source = await place.source()
+    one, two = FROM + b"Subject: 1\n", FROM + b"Subject: 2\n"
+    place.inbox.write_bytes(one + b"\n\n" + two + b"\n\n")
+    before = dict(await items(source))
+    assert [state.uid for state in before.values()] == [1, 2]
+    place.inbox.write_bytes(one + b"X-IMAPbase: 77 0000000009\nX-UID: 1\n\n\n" + two + b"X-UID: 9\n\n\n")
+    after = dict(await items(source))
+    first, second = b"Subject: 1\r\n\r\n", b"Subject: 2\r\n\r\n"
+    assert (after[first].item_id, after[first].uid) == (before[first].item_id, 1)
+    assert after[second].item_id != before[second].item_id
+    assert after[second].uid == 9
+    (inbox,) = await source.read_hierarchy()
+    assert (inbox.uidvalidity, inbox.uidnext) == (77, 10)
+    assert await source.account() == await source.recount()
+
+
+async def test_uids_that_do_not_rise_are_none(place: Place) -> None:
+    source = await place.source()
+    fields = b"X-IMAPbase: 77 0000000009\nX-UID: 5\n"
+    place.inbox.write_bytes(FROM + fields + b"\n1\n\n" + FROM + b"X-UID: 5\n\n2\n\n" + FROM + b"X-UID: 4\n\n3\n\n")
+    assert sorted(state.uid for _, state in await items(source)) == [5, 10, 11]
+
+
+# ---- a target
+
+
+async def test_a_target_keeps_what_an_mbox_can_keep(place: Place) -> None:
+    target, inbox = await place.target()
+    odd = [
+        b"Subject: own\r\nStatus: RO\r\nX-UID: 7\r\nX-Keywords: spam\r\n\r\ntext\r\n",
+        b"Subject: looks\r\n\r\nFrom a@b Tue Nov 14 22:13:20 2023\r\n",
+        b"no header and no end",
+        b"nul \0 and \r alone\r\n",
+        b"",
+    ]
+    kept = [CLEAN, b"Subject: quoted\r\n\r\n>From a friend\r\nFrom me\r\n", b"Subject: empty\r\n\r\n"]
+    written = [an_item(inbox, number, content) for number, content in enumerate([*odd, *kept], 1)]
+    assert await target.write_items(written, token=1) == ()
+    assert await target.account() == await target.recount()
+    assert set(kept) <= set(await contents(target))
+    text = place.inbox.read_text()
+    assert text.count("\nX-IMAPbase: ") == 1
+    assert "\n>From a@b Tue Nov 14 22:13:20 2023\n" in text
+    assert text.count(" Tue Nov 14 22:13:20 2023 +0000\n") == len(written)
+
+
+async def test_of_equal_messages_each_is_its_own(place: Place) -> None:
+    """Flags of one change, another goes, one comes: also where they are equal, date and all."""
+    target, inbox = await place.target()
+    three = [an_item(inbox, uid) for uid in (1, 2, 3)]
+    await target.write_items(three, token=1)
+    first, second, third = (item.state for item in three)
+    watermark = await target.head()
+    batch = ChangeBatch(
+        through=watermark,
+        more=False,
+        hierarchy=None,
+        items=(second._replace(flags=1, keywords=("work",), modseq=50),),
+        items_gone=(Gone(first.item_id, 51),),
+        settings=(),
+        delivery_keys=(),
+    )
+    for _ in range(2):
+        assert await target.apply_changes(batch, token=1) == ()
+        assert await target.account() == await target.recount()
+        found = {state.item_id: (state.flags, state.keywords) for _, state in await items(target)}
+        assert found == {second.item_id: (1, ("work",)), third.item_id: (0, ())}
+    entries = index.read_index(os.fsencode(place.inbox)).entries.values()
+    assert sorted((entry.flags, entry.keywords) for entry in entries) == [(0, ()), (1, ("work",))]
+
+
+@pytest.mark.parametrize("bytes_kept", [0, 1, 5, 30, 60, 100, 200, 470, 700])
+async def test_an_append_cut_short_is_made_once(bytes_kept: int, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is whole of it stays, what is not goes, and what others delivered since stays too."""
+    target, inbox = await place.target()
+    await target.write_items([an_item(inbox, 1)], token=1)
+    two = [an_item(inbox, 2, CLEAN), an_item(inbox, 3, b"Subject: other\r\n\r\n" + b"line\r\n" * 40)]
+    pwrite = os.pwrite
+
+    def torn(descriptor: int, data: bytes, at: int) -> int:
+        pwrite(descriptor, data[:bytes_kept], at)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(appending.os, "pwrite", torn)
+        with pytest.raises(Killed):
+            await target.write_items(two, token=1)
+    session_of(target).forget_files()
+    deliver_behind(place.inbox, FROM + b"Subject: late\n\n\n")
+    for _ in range(2):
+        assert await target.write_items(two, token=1) == ()
+    assert sorted(await contents(target)) == sorted([CLEAN, CLEAN, two[1].content])
+    assert await target.account() == await target.recount()
+    entries = index.read_index(os.fsencode(place.inbox)).entries.values()
+    assert sum(1 for entry in entries if not entry.token) == 1
+    assert len(entries) == 4
+
+
+async def test_a_stranger_in_a_message_that_was_cut_short_stays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that does not look whether the file ends with a line writes into ours: then it is nobody's to remove."""
+    target, inbox = await place.target()
+    item = an_item(inbox, 1)
+
+    def torn(descriptor: int, data: bytes, at: int) -> int:
+        os.write(descriptor, data[:-20])
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(appending.os, "pwrite", torn)
+        with pytest.raises(Killed):
+            await target.write_items([item], token=1)
+    session_of(target).forget_files()
+    place.inbox.write_bytes(place.inbox.read_bytes() + FROM + b"Subject: late\n\n\n")
+    await target.write_items([item], token=1)
+    assert await contents(target) == [CLEAN]
+    assert b"Subject: late" in place.inbox.read_bytes()
+
+
+async def test_a_folder_that_holds_folders_and_mail(place: Place) -> None:
+    """The one becomes a file, the others lie beside it; also where they were there before."""
+    target, _ = await place.target()
+    outer = a_folder("A", attributes={"\\Noselect": "1"})
+    inner = a_folder("B", outer.folder_id)
+    steps = [FolderStep(StepKind.CREATE, outer), FolderStep(StepKind.CREATE, inner)]
+    await target.apply_folders(steps, token=1)
+    root = place.client.root
+    assert (root / "A" / "B").is_file()
+    await target.apply_folders([FolderStep(StepKind.UPDATE, attrs.evolve(outer, attributes={}, modseq=2))], token=1)
+    assert (root / "A").is_file()
+    assert (root / "A.sbd" / "B").is_file()
+    await target.write_items(
+        [an_item(outer.folder_id, 1), an_item(inner.folder_id, 1, b"Subject: in\r\n\r\n")], token=1
+    )
+    assert sorted(await contents(target)) == [CLEAN, b"Subject: in\r\n\r\n"]
+    moved = attrs.evolve(outer, name="C", attributes={}, modseq=3)
+    await target.apply_folders([FolderStep(StepKind.MOVE, moved)], token=1)
+    assert (root / "C").is_file()
+    assert (root / "C.sbd" / "B").is_file()
+    assert sorted(await contents(target)) == [CLEAN, b"Subject: in\r\n\r\n"]
+    assert await target.account() == await target.recount()
+
+
+async def test_a_move_between_folders_writes_no_uid_of_the_old_one(place: Place) -> None:
+    """Back at a mailbox that a server gave UIDs."""
+    source = await place.source()
+    place.client.make("Sent")
+    fields = b"X-IMAPbase: 77 0000000009 work\nX-UID: 5\nX-Keywords: work\nStatus: RO\n"
+    place.inbox.write_bytes(FROM + b"Subject: 1\n" + fields + b"\ntext\n\n" + FROM + b"Subject: 2\nX-UID: 6\n\n\n")
+    head = await source.head()
+    state = next(state for content, state in await items(source) if content.startswith(b"Subject: 1"))
+    sent = next(folder for folder in await source.read_hierarchy() if folder.name == "Sent")
+    await source.claim(1)
+    await source.retire(1, Home("elsewhere", InstanceId(new_id())))
+    batch = ChangeBatch(
+        through=attrs.evolve(head, modseq=1000),
+        more=False,
+        hierarchy=None,
+        items=(state._replace(folder_id=sent.folder_id, uid=1, modseq=999),),
+        items_gone=(),
+        settings=(),
+        delivery_keys=(),
+    )
+    assert await source.apply_changes(batch, token=1) == ()
+    there = place.client.path("Sent").read_bytes()
+    assert b"X-UID" not in there
+    assert b"X-Keywords: work" in there
+    here = index.read_index(os.fsencode(place.inbox))
+    assert [entry.uid for entry in here.entries.values()] == [6]
+    assert here.base == index.Base(77, 9, ("work",))
+    assert await source.account() == await source.recount()
+
+
+async def test_a_target_that_was_opened_is_its_users(place: Place) -> None:
+    target, inbox = await place.target()
+    await target.write_items([an_item(inbox, 1)], token=1)
+    await target.open(1)
+    assert (await target.guard()).mode is GuardMode.OPEN
+    base = next(iter(place.client.index("INBOX").entries)).decode()
+    place.client.set_flags("INBOX", base, 1)
+    ((content, state),) = await items(target)
+    assert (content, state.flags) == (CLEAN, 1)
