@@ -1,6 +1,7 @@
 """Where the messages of an mbox begin and end, by Dovecot's rules; one message in memory at a time.
 
-A message begins at a line that is a separator (`message.SEPARATOR`), wherever it stands. Content-Length is believed
+A message begins at a line that is a separator (`message.SEPARATOR`), wherever it stands but behind another one, for no
+message is nothing at all. Content-Length is believed
 only where such a line, or the end of the file, stands where it says: then what looks like a separator before is text.
 """
 
@@ -85,7 +86,7 @@ def split(read_at: ReadAt, begin: int = 0) -> Iterator[Piece]:
 
 def _end(window: _Window, begin: int, text_begin: int) -> tuple[int, bool]:
     """Where the next message begins, or the file ends; and whether all up to there is in memory."""
-    searched, is_whole, is_first = max(begin, text_begin - 1), True, True
+    searched, is_whole = text_begin, True
     while True:
         found = window.find(b"\nFrom ", searched)
         if found < 0:
@@ -100,7 +101,7 @@ def _end(window: _Window, begin: int, text_begin: int) -> tuple[int, bool]:
             pass
         at = found + 1
         if SEPARATOR.match(window[at : min(window.end, at + LINE_BYTES_MAX)]):
-            said = _said_end(window, text_begin, found + 1) if is_first and is_whole else None
+            said = _said_end(window, text_begin, found + 1) if is_whole else None
             if said is None:
                 return at, is_whole
             at = said

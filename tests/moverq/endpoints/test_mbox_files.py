@@ -76,8 +76,9 @@ def test_a_date_without_a_zone_is_of_this_machine(monkeypatch: pytest.MonkeyPatc
 def reference(data: bytes) -> list[bytes]:
     """Where messages begin, by Dovecot's rules, a line at a time; Content-Length not asked."""
     found: list[bytes] = []
+    separators = {line for line in LINES if message.SEPARATOR.match(line)}
     for line in data.splitlines(keepends=True) if b"\r" not in data else re.findall(rb"[^\n]*\n|[^\n]+", data):
-        if not found or message.SEPARATOR.match(line):
+        if not found or (message.SEPARATOR.match(line) and found[-1] not in separators):
             found.append(b"")
         found[-1] += line
     return found
