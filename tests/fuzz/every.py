@@ -1,14 +1,10 @@
 """All decoders, by name."""
 
-from tests.fuzz import ledger_decoders, mail_decoders, server_decoders, store_decoders
+from tests.fuzz import ledger_decoders, mail_decoders, mbox_decoders, server_decoders, store_decoders
 from tests.fuzz.decoder import Decoder
 
 DECODERS: dict[str, Decoder] = {
     decoder.name: decoder
-    for decoder in (
-        *store_decoders.DECODERS,
-        *mail_decoders.DECODERS,
-        *ledger_decoders.DECODERS,
-        *server_decoders.DECODERS,
-    )
+    for module in (store_decoders, mail_decoders, mbox_decoders, ledger_decoders, server_decoders)
+    for decoder in module.DECODERS
 }

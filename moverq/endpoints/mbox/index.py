@@ -18,7 +18,7 @@ import xxhash
 from moverq.endpoints.mbox import message
 from moverq.endpoints.mbox.locks import is_being_written, try_share
 from moverq.endpoints.mbox.message import NO_BASE, Base, as_mail, separator_ms, taken_apart
-from moverq.endpoints.mbox.splitting import SCAN_BYTES, ReadAt, split
+from moverq.endpoints.mbox.splitting import SCAN_BYTES, ReadAt, separator_bytes, split
 from moverq.mailfiles.item import MESSAGE_BYTES_MAX
 
 TRIES: Final = 4
@@ -203,7 +203,7 @@ def read_raw(path: bytes, entry: Entry) -> tuple[bytes, bytes]:
 
 
 def parted(raw: bytes) -> tuple[bytes, bytes]:
-    line = raw.find(b"\n") + 1 if raw.startswith(b"From ") else 0
+    line = separator_bytes(raw) if raw.startswith(b"From ") else 0
     return raw[:line], raw[line:]
 
 

@@ -223,9 +223,9 @@ def with_said(
 
 def normal(content: bytes) -> bytes:
     """One form for all that an mbox may give back of a message (`normal_form`): without the programs' fields, the
-    quotes and the last line end."""
+    quotes and the line ends at the end."""
     _, bare = taken_apart(normal_form.normal(content))
-    return _QUOTED.sub(rb"\1", bare).removesuffix(b"\r\n")
+    return _QUOTED.sub(rb"\1", bare).rstrip(b"\r\n")
 
 
 def normal_hash(content: bytes) -> bytes | None:

@@ -73,8 +73,8 @@ def split(read_at: ReadAt, begin: int = 0) -> Iterator[Piece]:
             pass
         if window.end == at:
             return
-        line_end = window.find(b"\n", at) + 1
-        head = window[at : min(line_end or window.end, at + LINE_BYTES_MAX)]
+        head = window[at : min(window.end, at + LINE_BYTES_MAX)]
+        head = head[: separator_bytes(head)]
         separator = head if head.startswith(b"From ") and (at == 0 or SEPARATOR.match(head)) else b""
         text_begin = at + len(separator)
         end, is_whole = _end(window, at, text_begin)
@@ -117,14 +117,21 @@ def _said_end(window: _Window, text_begin: int, first: int) -> int | None:
     """Where the message ends by its Content-Length, if that is behind `first` and another begins there, or none."""
     text = window[text_begin:first]
     length = header_length(text)
-    said = content_length(text[:length]) if length < len(text) else None
+    said = content_length(text[:length])
     if said is None or not said <= MESSAGE_BYTES_MAX:
         return None
-    body = text_begin + length + (2 if text[length : length + 1] == b"\r" else 1)
-    if body + said < first:
+    # As Dovecot counts: a header that nothing ends but the separator's own line end has its body there.
+    end = first - (2 if text.endswith(b"\r\n") else 1)
+    body = min(end, text_begin + length + (2 if text[length : length + 1] == b"\r" else 1))
+    if body + said <= end:
         return None
     there = window.read_at(body + said, LINE_BYTES_MAX)
-    for end in (b"\n", b"\r\n"):
-        if there.startswith(end) and (there == end or SEPARATOR.match(there[len(end) :])):
-            return body + said + len(end)
+    for line_end in (b"\n", b"\r\n"):
+        if there.startswith(line_end) and (there == line_end or SEPARATOR.match(there[len(line_end) :])):
+            return body + said + len(line_end)
     return None
+
+
+def separator_bytes(raw: bytes) -> int:
+    """How long the separator is that these bytes of a file begin with, where they do."""
+    return raw.find(b"\n", 0, LINE_BYTES_MAX) + 1 or min(len(raw), LINE_BYTES_MAX)
