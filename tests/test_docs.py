@@ -31,6 +31,7 @@ from tests.support.cli import MESSAGE, Here, organisation
 from tests.support.dovecot import shared_dovecot
 from tests.support.imap_world import Mailbox
 from tests.support.maildir_client import MaildirClient
+from tests.support.mbox_client import MboxClient
 from tests.support.slapd import real_slapd
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +40,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 LDAP = DOCS / "how-to" / "keep-the-directory-in-ldap.md"
 DOVECOT_SITE = "move-a-dovecot-site.md"
 MAILDIRS = "move-maildirs.md"
+MBOX_FILES = "move-mbox-files.md"
 HOW_TO = [page for page in sorted((DOCS / "how-to").glob("*.md")) if page != LDAP]
 
 
@@ -112,6 +114,19 @@ def maildirs(folder: Path) -> dict[str, str]:
     return {"OLD_MAIL": str(folder / "old"), "NEW_MAIL": str(folder / "new")}
 
 
+def mbox_files(folder: Path) -> dict[str, str]:
+    """The place that `MBOX_FILES` speaks of, with two users who have mail there, and the new one, which is empty."""
+    for name in ("alice", "bert"):
+        client = MboxClient(folder / "old" / "example.com" / name)
+        client.make("Sent")
+        client.deliver(MESSAGE, "Sent")
+        spool = MboxClient(folder / "spool")
+        spool.make(name)
+        spool.deliver(MESSAGE, name)
+    (folder / "new").mkdir()
+    return {"OLD_MAIL": str(folder / "old"), "SPOOL": str(folder / "spool"), "NEW_MAIL": str(folder / "new")}
+
+
 # ---- commands and examples
 
 
@@ -124,7 +139,11 @@ def test_what_a_beginner_types_works(page: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in HOW_TO if commands(page)], ids=lambda page: page.name)
 def test_what_a_how_to_says_works(page: Path, tmp_path: Path) -> None:
-    needed: dict[str, Callable[[], dict[str, str]]] = {DOVECOT_SITE: servers, MAILDIRS: partial(maildirs, tmp_path)}
+    needed: dict[str, Callable[[], dict[str, str]]] = {
+        DOVECOT_SITE: servers,
+        MAILDIRS: partial(maildirs, tmp_path),
+        MBOX_FILES: partial(mbox_files, tmp_path),
+    }
     run_commands(page, tmp_path, root=acme(tmp_path), given=needed.get(page.name, dict)())
 
 

@@ -121,6 +121,8 @@ async def new(
 
     `maildir:/var/vmail/%d/%n/Maildir`: Maildirs, as Dovecot's `mail_location` has it: `%u` is the address, `%n` and
     `%d` its parts; `:LAYOUT=fs`, `:INBOX=/PATH`, `:CONTROL=/PATH` and `:UTF-8` may follow.
+
+    `mbox:~/mail:INBOX=/var/mail/%n`: mbox files, in the same words.
     """
     from moverq.cli.waiting import share_one_heap
     from moverq.errors import MoveError

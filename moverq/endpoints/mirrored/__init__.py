@@ -10,6 +10,6 @@ The contract's verbs read and write the mirror; mirror and mail system follow ea
                              └── intents      what items are wanted   ─▶ there     append_all, settle, work_off
                                                                                 └─ `session.MailSession`: one per kind
 
-All this is one for every kind. A kind is a `MailSession` and a `MailSystem` (`endpoint`): `imap`, `maildir`. In names
-and comments here "the server" is the mail system, whichever it is.
+All this is one for every kind. A kind is a `MailSession` and a `MailSystem` (`endpoint`): `imap`, `maildir`, `mbox`. In
+names and comments here "the server" is the mail system, whichever it is.
 """
