@@ -83,18 +83,39 @@ def is_nobodys(lock: bytes) -> bool:
     except FileNotFoundError:
         return True
     try:
-        found = os.fstat(descriptor)
-        if time.time() - found.st_mtime < LOCK_STALE_S:
-            if os.read(descriptor, len(OURS) + 1) != OURS:
-                return False
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        if os.stat(lock).st_ino == found.st_ino:
+        if _is_kept(descriptor):
+            return False
+        if os.stat(lock).st_ino == os.fstat(descriptor).st_ino:
             os.unlink(lock)
     except FileNotFoundError:
         pass
     finally:
         os.close(descriptor)
     return True
+
+
+def is_held(lock: bytes) -> bool:
+    """Is there one that somebody keeps? Nothing is changed."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return time.time() - os.stat(lock).st_mtime < LOCK_STALE_S
+    try:
+        return _is_kept(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_kept(descriptor: int) -> bool:
+    """If it is one of ours that nobody keeps, the caller keeps it until the descriptor is closed."""
+    if time.time() - os.fstat(descriptor).st_mtime >= LOCK_STALE_S:
+        return False
+    if os.read(descriptor, len(OURS) + 1) != OURS:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

@@ -16,7 +16,7 @@ from typing import Final
 
 import attrs
 
-from moverq.endpoints.files.owner import Owner
+from moverq.endpoints.files.owner import Owner, existing_above
 from moverq.endpoints.files.subscriptions import read_subscriptions
 from moverq.endpoints.mbox.index import signature_of, stamp_of
 from moverq.endpoints.mbox.locks import locked
@@ -139,8 +139,17 @@ class Layout:
         path = self.path(wire)
         if os.path.isdir(path):  # it only held folders until now
             os.rename(path, path + SBD)
-        Owner.of(os.path.dirname(path)).make_file(path)
+        self._owner_of(wire).make_file(path)
         sync_folder(os.path.dirname(path))
+
+    def _owner_of(self, wire: bytes) -> Owner:
+        """Whose a new file is: who has the directory, but for a spool, which is nobody's."""
+        here = Owner.of(os.path.dirname(self.path(wire)))
+        if wire == b"INBOX" and self.inbox is not None:
+            user = Owner.of(existing_above(self.root))
+            if user.uid != here.uid:
+                return Owner(user.uid, here.gid, 0o660)
+        return here
 
     def make_directory(self, path: bytes) -> None:
         """The directory is there, and those above it, durable. Raises `OSError`."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from moverq.endpoints.files.dot_lock import LOCK_S, LOCK_STALE_S, dot_lock, unlock
+from moverq.endpoints.files.dot_lock import LOCK_S, dot_lock, is_held, unlock
 
 _FLOCK: Final = "@hhqqi"
 """struct flock: type, whence, start, length (0: all of it), process."""
@@ -62,7 +62,4 @@ def is_being_written(path: bytes, descriptor: int) -> bool:
     asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
     if struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
         return True
-    try:
-        return time.time() - os.stat(path + b".lock").st_mtime < LOCK_STALE_S
-    except FileNotFoundError:
-        return False
+    return is_held(path + b".lock")

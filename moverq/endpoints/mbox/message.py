@@ -192,7 +192,8 @@ def separator_for(token: bytes, received_ms: int) -> bytes:
 def with_said(
     text: bytes, *, flags: int, keywords: Iterable[str], uid: int = 0, base: Base | None = None, length: int = 0
 ) -> bytes:
-    """The message with these in its header, and none other of the programs' fields. `length`: so long, if it can be."""
+    """The message with these in its header, and none other of the programs' fields, but for a Content-Length where one
+    is needed to tell the body's end. `length`: so long, if it can be."""
     _, bare = taken_apart(text)
     letters = bytes(letter for letter, flag in _X_STATUS.items() if flags & flag)
     words = " ".join(keywords).encode()
@@ -202,8 +203,11 @@ def with_said(
         base_line = b"X-IMAPbase: %d %010d %s" % (base.validity, base.last_uid, listed)
     uid_line = b"X-UID: %d\n" % uid if uid else b""
     rest = b"Status: %s\nX-Status: %s\n" % (b"RO" if flags & Flag.SEEN else b"O", letters)
-    fixed = len(bare) + len(base_line) + len(uid_line) + len(rest) + len(b"X-Keywords: \n") + len(words) + bool(base)
     at = header_length(bare)
+    if at < len(bare) and _LOOKALIKE.search(bare, at):
+        body = bare[at:].removeprefix(b"\r").removeprefix(b"\n")
+        rest += b"Content-Length: %d\n" % len(body.removesuffix(b"\n").removesuffix(b"\r"))
+    fixed = len(bare) + len(base_line) + len(uid_line) + len(rest) + len(b"X-Keywords: \n") + len(words) + bool(base)
     head = bare[:at]
     if head and not head.endswith(b"\n"):
         head += b"\n"

@@ -74,7 +74,7 @@ async def _append_to(
     path = (await session.layout()).path(wire)
     async with session.writing:
         index = await session.whole_index(wire)
-        if index.entries:
+        if index.stamp.size:
             known = {word.lower() for word in index.base.keywords}
             new = frozenset(word for one in messages for word in one.keywords if word.lower() not in known)
             if new:
@@ -104,14 +104,8 @@ async def _append_to(
 def _note_placed(mirror: Mirror, *, folder_id: FolderId, placed: Mapping[ItemId, bytes], token: int) -> None:
     with mirror.changing():
         mirror.check_mover(token)
-        _place(mirror, folder_id, placed)
-
-
-def _place(mirror: Mirror, folder_id: FolderId, placed: Mapping[ItemId, bytes]) -> dict[ItemId, int]:
-    number = numbers.number_some(mirror, folder_id, list(placed.values()))
-    found = {item_id: number[base] for item_id, base in placed.items()}
-    intents.place(mirror, [Placed(item_id, uid) for item_id, uid in found.items()])
-    return found
+        number = numbers.number_some(mirror, folder_id, list(placed.values()))
+        intents.place(mirror, [Placed(item_id, number[base]) for item_id, base in placed.items()])
 
 
 async def _wires(session: "MboxSession") -> dict[FolderId, bytes]:

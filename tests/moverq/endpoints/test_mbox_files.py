@@ -109,6 +109,19 @@ def test_a_length_is_believed_where_a_message_begins_there() -> None:
         assert len(pieces_of(FROM + lie + FROM + b"Subject: 2\n\n\n")) == 3
 
 
+def test_a_text_that_looks_like_messages_stays_one_when_its_flags_change(tmp_path: Path) -> None:
+    """As Dovecot writes it: not quoted, and told by its length alone."""
+    body = b"a patch:\n\n" + FROM + b"Subject: inner\n\ninner\n"
+    first = FROM + b"Subject: 1\nContent-Length: %d\n\n" % len(body) + body + b"\n"
+    for end in (b"\n", b"\r\n"):
+        content = (first + FROM + b"Subject: 2\n\n\n").replace(b"%d" % len(body), b"%d" % len(body.replace(b"\n", end)))
+        path = written(tmp_path / "a", content.replace(b"\n", end))
+        before = contents(path)
+        assert len(before) == 2
+        rewrite(path, Changes(flags={next(iter(read_index(path).entries)): (1, ())}), path + b".j", nothing)
+        assert contents(path) == [(before[0][0], 1, ()), before[1]]
+
+
 def test_a_message_that_is_too_large_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splitting, "SCAN_BYTES", 100)
     monkeypatch.setattr(splitting, "MESSAGE_BYTES_MAX", 1000)
@@ -338,8 +351,10 @@ def test_who_holds_either_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(TimeoutError), locks.locked(path):
         pass
     assert not read_index(path).is_whole
-    (tmp_path / "a.lock").unlink()
+    (tmp_path / "a.lock").write_bytes(dot_lock.OURS)  # and who made it is dead
+    assert read_index(path).is_whole
     with locks.locked(path):
+        assert not read_index(path).is_whole
         assert (tmp_path / "a.lock").exists()
     assert read_index(path).is_whole
 

@@ -11,6 +11,7 @@ import pytest
 from moverq.endpoints.base import FolderStep, GuardMode, Home, StepKind
 from moverq.endpoints.mbox import appending, index
 from moverq.endpoints.mbox.endpoint import open_endpoint
+from moverq.endpoints.mbox.layout import Layout
 from moverq.endpoints.mbox.locks import locked
 from moverq.endpoints.mbox.session import MboxSession
 from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
@@ -330,6 +331,22 @@ async def test_a_stranger_in_a_message_that_was_cut_short_stays(place: Place, mo
     await target.write_items([item], token=1)
     assert await contents(target) == [CLEAN]
     assert b"Subject: late" in place.inbox.read_bytes()
+
+
+async def test_a_spool_is_nobodys_and_what_is_made_in_it_the_users(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root writes for others")
+    home, spool = tmp_path / "home", tmp_path / "spool"
+    home.mkdir()
+    spool.mkdir()
+    os.chown(home, 5000, 5000)
+    os.chown(spool, 0, 8)
+    layout = Layout(root=os.fsencode(home / "mail"), inbox=os.fsencode(spool / "ada"), utf8=False)
+    layout.make(b"INBOX")
+    layout.make(b"A/B")
+    made = (spool / "ada").stat()
+    assert (made.st_uid, made.st_gid, made.st_mode & 0o777) == (5000, 8, 0o660)
+    assert (home / "mail" / "A" / "B").stat().st_uid == 5000
 
 
 async def test_a_folder_that_holds_folders_and_mail(place: Place) -> None:
