@@ -9,7 +9,7 @@ import attrs
 
 from moverq.endpoints.base import Room
 from moverq.endpoints.files.errors import as_move_error
-from moverq.endpoints.mbox.index import EMPTY, read_index
+from moverq.endpoints.mbox.index import count
 from moverq.endpoints.mbox.session import MboxSession
 from moverq.endpoints.mbox.settings import Settings, parse
 from moverq.endpoints.mirrored.endpoint import AddressOf, MailSystem, MirroredEndpoint, open_mirrored
@@ -19,6 +19,8 @@ from moverq.model.ids import InstanceId
 
 POLL_S: Final = 5.0
 """Between two looks; a file that changed is read whole."""
+COUNTED_MAX: Final = 1000
+"""Messages of a folder that are counted before there is a mirror: only whether there are any matters."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -45,9 +47,9 @@ class MboxFiles:
 
         def held(path: bytes) -> int:
             try:
-                return len(read_index(path).entries)
+                return count(path, most=COUNTED_MAX)
             except FileNotFoundError:
-                return len(EMPTY.entries)
+                return 0
 
         def run() -> list[Listed]:
             if not layout.exists():

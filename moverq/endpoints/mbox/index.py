@@ -10,6 +10,7 @@ only grew is read from its last message on: a hash says that what is before is a
 import os
 import time
 from collections import Counter
+from itertools import islice
 from typing import Final, NamedTuple
 
 import attrs
@@ -108,17 +109,25 @@ def read_index(path: bytes, *, known: Index | None = None, is_ours: bool = False
             if attempt:
                 try_share(descriptor)
             busy = not is_ours and is_being_written(path, descriptor)
-            before = stamp_of(path)
-            wait_ns = before.mtime_ns + GRANULE_NS - time.time_ns()
-            if not is_ours and 0 < wait_ns <= GRANULE_NS:
-                time.sleep(wait_ns / 1e9)
-            index = _pass(_reader(descriptor), before, known)
-            busy = busy or (not is_ours and is_being_written(path, descriptor))
-            if not busy and stamp_of(descriptor) == stamp_of(path) == before:
-                return attrs.evolve(index, is_settled=not is_ours)
-        if busy and attempt + 1 < TRIES:
+            if not busy or attempt + 1 == TRIES:
+                before = stamp_of(path)
+                wait_ns = before.mtime_ns + GRANULE_NS - time.time_ns()
+                if not is_ours and 0 < wait_ns <= GRANULE_NS:
+                    time.sleep(wait_ns / 1e9)
+                index = _pass(_reader(descriptor), before, known)
+                busy = busy or (not is_ours and is_being_written(path, descriptor))
+                if not busy and stamp_of(descriptor) == stamp_of(path) == before:
+                    return attrs.evolve(index, is_settled=not is_ours)
+        if busy:
             time.sleep(WAIT_S)
     return attrs.evolve(index, is_whole=False)
+
+
+def count(path: bytes, *, most: int) -> int:
+    """How many messages are there, at the most so many. Raises `OSError`."""
+    with open(path, "rb", buffering=0) as file:
+        pieces = islice(split(_reader(file.fileno())), most)
+        return sum(not taken_apart(piece.text)[0].is_internal for piece in pieces if piece.separator)
 
 
 def _reader(descriptor: int) -> ReadAt:
