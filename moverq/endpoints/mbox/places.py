@@ -8,7 +8,7 @@ import attrs
 
 from moverq.endpoints.files.owner import Owner
 from moverq.endpoints.files.subscriptions import subscribe
-from moverq.endpoints.mbox.layout import SBD, SUBSCRIPTIONS
+from moverq.endpoints.mbox.layout import SBD, SUBSCRIPTIONS, Layout
 from moverq.endpoints.mirrored.mirror import FolderRow
 from moverq.endpoints.mirrored.session import Places
 from moverq.errors import MoveError, RequestRefused
@@ -27,13 +27,16 @@ class MboxPlaces:
 
     async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
         layout = await self.session.layout()
-        if not layout.is_sayable(wire):
-            return RequestRefused(why=f"mbox files have no place for a folder {folder.name!r}")
+
+        def run() -> bytes:
+            check_sayable(layout, wire, folder.name)
+            layout.make(wire)
+            return layout.path(wire)
+
         try:
-            await self.session.work(partial(layout.make, wire), doing=f"make folder {folder.name!r}")
+            path = await self.session.work(run, doing=f"make folder {folder.name!r}")
         except RequestRefused as refused:
             return refused
-        path = layout.path(wire)
         if SBD in path and wire != b"INBOX":
             self.remarks.append("an mbox file holds no folders: those in one lie in a directory .sbd beside it")
         return None
@@ -44,11 +47,15 @@ class MboxPlaces:
 
     async def rename(self, folder: FolderRow, wire: bytes) -> MoveError | None:
         layout = await self.session.layout()
-        if not layout.is_sayable(wire) or folder.wire == b"INBOX":
-            return RequestRefused(why=f"mbox files have no place for a folder {folder.state.name!r}")
+
+        def run() -> None:
+            check_sayable(layout, wire, folder.state.name)
+            if folder.wire == b"INBOX":
+                raise RequestRefused(why="INBOX keeps its name")
+            layout.rename(folder.wire, wire)
+
         try:
-            rename = partial(layout.rename, folder.wire, wire)
-            await self.session.work(rename, doing=f"rename folder {folder.state.name!r}")
+            await self.session.work(run, doing=f"rename folder {folder.state.name!r}")
         except RequestRefused as refused:
             return refused
         self.session.forget_files()
@@ -59,10 +66,10 @@ class MboxPlaces:
 
     async def subscribe(self, wire: bytes, wanted: bool) -> None:
         layout = await self.session.layout()
-        if layout.is_file:
-            return
 
         def run() -> None:
+            if layout.is_file:
+                return
             layout.make_directory(layout.root)
             owner = Owner.of(layout.root)
             subscribe(layout.root, wire, wanted, separator=b"/", owner=owner, name=SUBSCRIPTIONS)
@@ -77,6 +84,11 @@ class MboxPlaces:
         if gone:
             await self.subscribe(folder.wire, False)
         return gone
+
+
+def check_sayable(layout: Layout, wire: bytes, name: str) -> None:
+    if not layout.is_sayable(wire):
+        raise RequestRefused(why=f"mbox files have no place for a folder {name!r}")
 
 
 if TYPE_CHECKING:

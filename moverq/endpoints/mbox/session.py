@@ -98,6 +98,11 @@ class MboxSession:
             self._layout = self._settings.layout_of(user)
         return self._layout
 
+    async def path(self, wire: bytes) -> bytes:
+        """The folder's file: which one it is depends on what is there."""
+        layout = await self.layout()
+        return await self.work(partial(layout.path, wire), doing="look for a folder")
+
     def journal(self, folder_id: FolderId) -> bytes:
         """Where a rewrite of the folder is announced: beside the mirror."""
         return os.fsencode(self.mirror.path.with_name(f"{self.instance.hex()}-{folder_id.hex()}.rewrite"))
@@ -115,7 +120,7 @@ class MboxSession:
 
     async def index(self, wire: bytes, *, settled: bool = False) -> Index:
         """What the folder's file holds; nothing where there is none. `settled`: also the flags are those of now."""
-        path = (await self.layout()).path(wire)
+        path = await self.path(wire)
         known = self._indexes.get(wire)
 
         def run() -> Index:
@@ -229,7 +234,7 @@ class MboxSession:
         )
 
     async def read(self, row: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
-        path = (await self.layout()).path(row.wire)
+        path = await self.path(row.wire)
         read: dict[int, bytes] = {}
         missing: dict[int, str] = {}
 

@@ -71,7 +71,7 @@ async def _append_to(
     session: "MboxSession", folder_id: FolderId, wire: bytes, messages: Sequence[Message]
 ) -> dict[ItemId, bytes]:
     """The base of each, in the folder's file now; none where there is no file."""
-    path = (await session.layout()).path(wire)
+    path = await session.path(wire)
     async with session.writing:
         index = await session.whole_index(wire)
         if index.stamp.size:
@@ -149,7 +149,7 @@ async def _came_of(
 ) -> tuple[dict[ItemId, bytes], set[bytes]]:
     """The bases of those that are there, and of those that are there in part."""
     index = await session.whole_index(wire)
-    path = (await session.layout()).path(wire)
+    path = await session.path(wire)
     named = {entry.token: (base, entry) for base, entry in index.entries.items() if entry.token}
 
     def run() -> tuple[dict[ItemId, bytes], set[bytes]]:
@@ -218,7 +218,7 @@ async def _move(
 ) -> None:
     """Appended there as they stand here, a bounded batch at a time, and to be removed here from then on."""
     here, there = due.wires[from_folder], due.wires[to_folder]
-    path = (await session.layout()).path(here)
+    path = await session.path(here)
     index = await session.whole_index(here)
     bases = await session.mirror.ask(
         partial(numbers.bases_of, folder_id=from_folder, numbers=[number for _, number in asked])
@@ -297,7 +297,7 @@ async def _rewrite(
     expunges: Sequence[int] = (),
 ) -> None:
     """The changes are made, and the mirror knows: `flags` and `expunges` by their numbers."""
-    path, journal = (await session.layout()).path(wire), session.journal(folder_id)
+    path, journal = await session.path(wire), session.journal(folder_id)
     numbered = await session.mirror.ask(partial(numbers.known, folder_id=folder_id))
 
     def note(there: set[bytes], renamed: dict[bytes, bytes]) -> bytes:
@@ -318,7 +318,6 @@ async def _rewrite(
 
 async def _recover(session: "MboxSession", wires: Mapping[FolderId, bytes]) -> None:
     """No rewrite is cut short, they are done; and no separator, they are gone."""
-    layout = await session.layout()
 
     def cut_short() -> tuple[list[FolderId], dict[FolderId, Announced]]:
         rewrites = [folder_id for folder_id in wires if rewriting.is_announced(session.journal(folder_id))]
@@ -328,7 +327,7 @@ async def _recover(session: "MboxSession", wires: Mapping[FolderId, bytes]) -> N
     async with session.writing:
         rewrites, appends = await session.work(cut_short, doing="look for what was cut short")
         for folder_id in rewrites:
-            path, journal = layout.path(wires[folder_id]), session.journal(folder_id)
+            path, journal = await session.path(wires[folder_id]), session.journal(folder_id)
             said = await session.work(partial(rewriting.recover, path, journal), doing="change messages")
             session.forget_files(wires[folder_id])
             await _note_rewritten(session, folder_id, said)
