@@ -412,3 +412,18 @@ async def test_a_target_that_was_opened_is_its_users(place: Place) -> None:
     place.client.set_flags("INBOX", base, 1)
     ((content, state),) = await items(target)
     assert (content, state.flags) == (CLEAN, 1)
+
+
+async def test_an_inbox_that_holds_only_what_is_no_message_is_empty(place: Place) -> None:
+    """UW's programs leave that behind; what it says of the folder is added to."""
+    place.client.make("INBOX")
+    internal = FROM + b"Subject: DO NOT DELETE\nX-IMAP: 77 0000000009 old\nStatus: RO\n\nnone\n\n"
+    place.inbox.write_bytes(internal)
+    target, inbox = await place.target()
+    await target.write_items([an_item(inbox, 1, keywords=("new",))], token=1)
+    ((content, state),) = await items(target)
+    assert (content, state.keywords) == (CLEAN, ("new",))
+    found = index.read_index(os.fsencode(place.inbox))
+    assert found.base == index.Base(77, 9, ("old", "new"))
+    assert await target.account() == await target.recount()
+    assert place.inbox.read_bytes().startswith(FROM + b"Subject: DO NOT DELETE\nX-IMAP: 77 0000000009 old new\n")
