@@ -55,11 +55,6 @@ class Settings:
         )
 
 
-def is_mbox_location(path: str) -> bool:
-    """Is this path of a database a location of mbox files?"""
-    return location.is_location(path, SCHEME)
-
-
 def parse(path: str) -> Settings:
     """Raises `RequestRefused` with a sentence for whatever cannot be meant."""
 
@@ -69,7 +64,7 @@ def parse(path: str) -> Settings:
     def checked(path: str) -> str:
         return location.checked_path("%h" + path[1:] if path[:2] in ("~", "~/") else path, refuse=refuse)
 
-    if not is_mbox_location(path):
+    if not location.is_location(path, SCHEME):
         raise refuse("it needs the form mbox:/path/to/mail")
     found = location.take_apart(path, refuse=refuse, known=frozenset({"INBOX", "LAYOUT", "UTF-8"}))
     if found.options.get("LAYOUT", "fs").lower() != "fs":

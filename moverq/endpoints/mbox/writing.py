@@ -73,6 +73,7 @@ async def _append_to(
     """The base of each, in the folder's file now; none where there is no file."""
     path = await session.path(wire)
     async with session.writing:
+        await _recover_folder(session, folder_id, wire)
         index = await session.whole_index(wire)
         if index.stamp.size:
             known = {word.lower() for word in index.base.keywords}
@@ -318,22 +319,27 @@ async def _rewrite(
 
 async def _recover(session: "MboxSession", wires: Mapping[FolderId, bytes]) -> None:
     """No rewrite is cut short, they are done; and no separator, they are gone."""
-
-    def cut_short() -> tuple[list[FolderId], dict[FolderId, Announced]]:
-        rewrites = [folder_id for folder_id in wires if rewriting.is_announced(session.journal(folder_id))]
-        appends = {folder_id: appending.announced(session.announcement(folder_id)) for folder_id in wires}
-        return rewrites, {folder_id: append for folder_id, append in appends.items() if append is not None}
-
     async with session.writing:
-        rewrites, appends = await session.work(cut_short, doing="look for what was cut short")
-        for folder_id in rewrites:
-            path, journal = await session.path(wires[folder_id]), session.journal(folder_id)
-            said = await session.work(partial(rewriting.recover, path, journal), doing="change messages")
-            session.forget_files(wires[folder_id])
-            await _note_rewritten(session, folder_id, said)
-        for folder_id, append in appends.items():
-            await _rewrite(session, folder_id, wires[folder_id], Changes(torn=append))
-            await session.work(partial(appending.withdraw, session.announcement(folder_id)), doing="end an append")
+        for folder_id, wire in wires.items():
+            await _recover_folder(session, folder_id, wire)
+
+
+async def _recover_folder(session: "MboxSession", folder_id: FolderId, wire: bytes) -> None:
+    """The same for one folder, for who holds `writing`."""
+    journal, announcement = session.journal(folder_id), session.announcement(folder_id)
+
+    def cut_short() -> tuple[bool, Announced | None]:
+        return rewriting.is_announced(journal), appending.announced(announcement)
+
+    is_rewrite, append = await session.work(cut_short, doing="look for what was cut short")
+    if is_rewrite:
+        path = await session.path(wire)
+        said = await session.work(partial(rewriting.recover, path, journal), doing="change messages")
+        session.forget_files(wire)
+        await _note_rewritten(session, folder_id, said)
+    if append is not None:
+        await _rewrite(session, folder_id, wire, Changes(torn=append))
+        await session.work(partial(appending.withdraw, announcement), doing="end an append")
 
 
 async def _note_rewritten(session: "MboxSession", folder_id: FolderId, said: bytes | None) -> None:

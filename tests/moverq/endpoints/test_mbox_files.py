@@ -9,11 +9,12 @@ import msgpack
 import pytest
 
 from moverq.endpoints.files import dot_lock
+from moverq.endpoints.kinds import is_mail_system
 from moverq.endpoints.mbox import index, locks, message, rewriting, splitting
 from moverq.endpoints.mbox.index import read_index, read_message
 from moverq.endpoints.mbox.message import Base, as_mail, as_stored, separator_ms, taken_apart, with_said
 from moverq.endpoints.mbox.rewriting import Changes, recover, rewrite
-from moverq.endpoints.mbox.settings import is_mbox_location, parse
+from moverq.endpoints.mbox.settings import parse
 from moverq.endpoints.mbox.splitting import split
 from moverq.endpoints.mirrored.normal_form import content_hash
 from moverq.errors import RequestRefused
@@ -370,8 +371,8 @@ def test_a_location_says_where_a_user_lives() -> None:
     assert not settings.is_one_mailbox
     assert parse("mbox:/var/mail/ada.mbox").is_one_mailbox
     assert parse("mbox:/var/mail/ada.mbox").layout_of("ada@example.org").path(b"INBOX") == b"/var/mail/ada.mbox"
-    assert is_mbox_location("mbox:/x")
-    assert not is_mbox_location("/x/mbox:")
+    assert is_mail_system("mbox:/x")
+    assert not is_mail_system("/x/mbox:")
 
 
 @pytest.mark.parametrize(
