@@ -330,6 +330,7 @@ def _is_known(descriptor: int, plan: Journal, size: int) -> bool:
 
 def _carry_out(descriptor: int, plan: Journal, file: BinaryIO, *, size: int) -> None:
     """`size`: of the file, unless it was cut to its new size already. What others wrote behind it moves up."""
+    second = int(os.fstat(descriptor).st_mtime)
     if size < plan.new_size:
         os.ftruncate(descriptor, plan.new_size)
     at = 0
@@ -344,6 +345,9 @@ def _carry_out(descriptor: int, plan: Journal, file: BinaryIO, *, size: int) -> 
             _write(descriptor, piece, end)
             end += len(piece)
         os.ftruncate(descriptor, end)
+    if int(os.fstat(descriptor).st_mtime) == second:
+        # Dovecot looks at whole seconds: it would not see a change that left the size as it was.
+        os.utime(descriptor, (second + 1, second + 1))
     os.fsync(descriptor)
 
 
