@@ -124,10 +124,11 @@ class Service:
             try:
                 looked_s = await self._look(jobs, tools, intake)
                 rest_s = max(rest_s, min(looked_s / INTAKE_SHARE, INTAKE_REST_MAX_S))
+                if tools.drain and not self._jobs:
+                    rest_s = 0.0  # it ends with the next look
             except* MoveError as group:
                 rest_s = self._trouble.met(group)
-            if not (tools.drain and not self._jobs):  # it ends with the next look
-                await trio.sleep(rest_s)
+            await trio.sleep(rest_s)
 
     async def _look(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> float:
         """What can start has been started, and something may have changed since. Returns how many seconds looking took.

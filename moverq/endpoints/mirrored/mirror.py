@@ -486,7 +486,7 @@ class Mirror:
                 (apsw.carray(array("q", now)),),
             ):
                 was, state = now[seq]
-                if (modseq, old_hash) != (was.modseq, was.content_hash):  # it has changed since
+                if modseq < 0 or (modseq, old_hash) != (was.modseq, was.content_hash):  # it may have changed since
                     row = self.db.execute(f"SELECT {STATE} FROM items WHERE seq = ?", (seq,)).get
                     state = item_state(row)._replace(size=state.size, content_hash=state.content_hash)
                 total = item_digest(state, self._pack)
