@@ -19,6 +19,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from random import randrange
 from typing import Any, BinaryIO, Final
 
 import attrs
@@ -346,8 +347,10 @@ def _carry_out(descriptor: int, plan: Journal, file: BinaryIO, *, size: int) -> 
             end += len(piece)
         os.ftruncate(descriptor, end)
     if int(os.fstat(descriptor).st_mtime) == second:
-        # Dovecot looks at whole seconds: it would not see a change that left the size as it was.
-        os.utime(descriptor, (second + 1, second + 1))
+        # Dovecot looks at whole seconds: it would not see a change that left the size as it was. We look at the rest,
+        # too, and in that second no two are alike: else a file that came back to its size would seem the same.
+        next_ns = (second + 1) * 1_000_000_000 + randrange(1_000_000_000)
+        os.utime(descriptor, ns=(next_ns, next_ns))
     os.fsync(descriptor)
 
 

@@ -252,6 +252,23 @@ CASES = {
 }
 
 
+def test_no_two_states_of_a_file_within_a_second_look_alike(tmp_path: Path) -> None:
+    """To Dovecot, which looks at whole seconds and sizes, each is another than the one before; to us, than any: a file
+    from which as much was removed as was appended meanwhile has come back to its size."""
+    path, journal = written(tmp_path / "a", EQUAL + OTHER), os.fsencode(tmp_path / "journal")
+    seen = [index.stamp_of(path)]
+    for turn in range(60):
+        bases = list(read_index(path).entries)
+        rewrite(path, Changes(flags={bases[0]: (turn % 32, ())}), journal, nothing)
+        seen.append(index.stamp_of(path))
+        assert (seen[-1].size, seen[-1].mtime_ns // 10**9) != (seen[-2].size, seen[-2].mtime_ns // 10**9)
+        with open(path, "ab") as file:
+            file.write(EQUAL)
+        rewrite(path, Changes(gone=frozenset({bases[0]})), journal, nothing)
+        seen.append(index.stamp_of(path))
+    assert len(set(seen)) == len(seen)
+
+
 @pytest.mark.parametrize("straggler", [b"", FROM + b"Subject: late\n\n\n"], ids=["alone", "straggler"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_rewrite_cut_short_anywhere_is_made_once(
