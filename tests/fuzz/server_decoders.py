@@ -109,7 +109,7 @@ async def ask_room(connection: Connection) -> None:
 
 async def ask_annotations(connection: Connection) -> None:
     for of_folder in (await read_annotations(connection, [b"INBOX", b"Sent"])).values():
-        assert all(name.encode() and value.encode() is not None for name, value in of_folder.items())
+        assert all(name.startswith("/") and value.encode() is not None for name, value in of_folder.items())
 
 
 # ---- Maildirs
