@@ -30,9 +30,10 @@ async def read_annotations(connection: Connection, folders: Sequence[bytes]) -> 
         if bytes(said[0]).upper() != b"METADATA" or len(said) < 3 or not isinstance(said[2], list):
             return
         for name, value in zip(said[2][::2], said[2][1::2], strict=False):
-            if not name.startswith((b"/private/", b"/shared/")) or not name.isascii():
+            said_name = bytes(name).lower()
+            if not said_name.startswith((b"/private/", b"/shared/")) or not said_name.isascii():
                 continue
-            entry = bytes(name).decode("ascii").lower()
+            entry = said_name.decode("ascii")
             below = "/" + entry.partition("/")[2].partition("/")[2]
             if isinstance(value, Literal) and len(value) <= VALUE_BYTES_MAX and not below.startswith(OWN):
                 try:
