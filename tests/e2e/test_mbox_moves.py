@@ -179,8 +179,9 @@ async def test_an_agent_that_delivers_all_the_time_loses_nothing(tmp_path: Path)
             nursery.start_soon(deliver)
             nursery.start_soon(work)
             request = await site.move(suspend_when_ready_to_complete=True)
+            while sent < 5:  # noqa: ASYNC110 (another program delivers)
+                await trio.sleep(0.01)
             stopped = True
-        assert sent > 3
         await site.root.complete(request)
         await site.finish(request)
         after = site.new.mail()

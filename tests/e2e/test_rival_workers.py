@@ -54,9 +54,11 @@ async def test_two_workers_that_fight_for_a_move_lose_nothing_and_end_it_once(tm
 
 
 async def fought_over(root: Root, workers: tuple["subprocess.Popen[bytes]", ...], rng: random.Random) -> int:
-    """Moves there and back, each a request of its own. Returns how often a token was taken that was not the first."""
-    tokens = 0
-    for _ in range(MOVES):
+    """Moves there and back, each a request of its own, and more of them where the workers do not get into each other's
+    way: a small move is often done before. Returns how often a token was taken that was not the first."""
+    tokens = moved = 0
+    while moved < MOVES or (tokens < MOVES / 2 and moved < 20 * MOVES):
+        moved += 1
         home = (await root.directory.locate(ADDRESS)).register.home.database
         before = (await root.directory.locate(ADDRESS)).token
         request = await root.move(ADDRESS, to="DB2" if home == "DB1" else "DB1")

@@ -26,6 +26,8 @@ TRIES: Final = 4
 """Of an index while others write; all but the first make them wait."""
 GRANULE_NS: Final = 12_000_000
 """Modification times are ticks of the kernel's clock, 10 ms at the most."""
+COARSE_NS: Final = 2_000_000_000
+"""Whole seconds are what a file system keeps, or what a program has set: Dovecot does, after each change."""
 WAIT_S: Final = 0.25
 """Between two tries, while somebody holds a lock."""
 
@@ -96,9 +98,14 @@ def stamp_of(path: bytes | int) -> Stamp:
 
 def signature_of(stamp: Stamp) -> int:
     """A number that is another one after any change; 0: it is too early to tell."""
-    if 0 <= time.time_ns() - stamp.mtime_ns < GRANULE_NS:
+    if is_fresh(stamp):
         return 0
     return (xxhash.xxh3_64_intdigest(repr(stamp).encode()) >> 2) | 1
+
+
+def is_fresh(stamp: Stamp) -> bool:
+    """The next change may bear the same time, and leave the same size."""
+    return 0 <= time.time_ns() - stamp.mtime_ns < (GRANULE_NS if stamp.mtime_ns % 1_000_000_000 else COARSE_NS)
 
 
 def read_index(path: bytes, *, known: Index | None = None, is_ours: bool = False) -> Index:
@@ -106,7 +113,8 @@ def read_index(path: bytes, *, known: Index | None = None, is_ours: bool = False
     for attempt in range(TRIES):
         with open(path, "rb", buffering=0) as file:
             descriptor = file.fileno()
-            if attempt:
+            # A change within the second of the one before would not be seen: so it is kept from happening meanwhile.
+            if not is_ours and (attempt or is_fresh(stamp_of(descriptor))):
                 try_share(descriptor)
             busy = not is_ours and is_being_written(path, descriptor)
             if not busy or attempt + 1 == TRIES:
@@ -117,7 +125,7 @@ def read_index(path: bytes, *, known: Index | None = None, is_ours: bool = False
                 index = _pass(_reader(descriptor), before, known)
                 busy = busy or (not is_ours and is_being_written(path, descriptor))
                 if not busy and stamp_of(descriptor) == stamp_of(path) == before:
-                    return attrs.evolve(index, is_settled=not is_ours)
+                    return attrs.evolve(index, is_settled=not is_ours and not is_fresh(before))
         if busy:
             time.sleep(WAIT_S)
     return attrs.evolve(index, is_whole=False)

@@ -346,7 +346,7 @@ def _carry_out(descriptor: int, plan: Journal, file: BinaryIO, *, size: int) -> 
             _write(descriptor, piece, end)
             end += len(piece)
         os.ftruncate(descriptor, end)
-    if int(os.fstat(descriptor).st_mtime) == second:
+    if int(os.fstat(descriptor).st_mtime) <= second:
         # Dovecot looks at whole seconds: it would not see a change that left the size as it was. We look at the rest,
         # too, and in that second no two are alike: else a file that came back to its size would seem the same.
         next_ns = (second + 1) * 1_000_000_000 + randrange(1_000_000_000)

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import time
 from pathlib import Path
 
 import msgpack
@@ -267,6 +268,17 @@ def test_no_two_states_of_a_file_within_a_second_look_alike(tmp_path: Path) -> N
         rewrite(path, Changes(gone=frozenset({bases[0]})), journal, nothing)
         seen.append(index.stamp_of(path))
     assert len(set(seen)) == len(seen)
+
+
+def test_a_time_of_whole_seconds_says_nothing_before_they_are_over(tmp_path: Path) -> None:
+    """Dovecot sets it so after each change: two within a second, and of one size, look alike."""
+    path, second = written(tmp_path / "a", EQUAL), int(time.time())
+    os.utime(path, (second, second))
+    assert not read_index(path).is_settled
+    assert index.signature_of(index.stamp_of(path)) == 0
+    os.utime(path, (second - 10, second - 10))
+    assert read_index(path).is_settled
+    assert index.signature_of(index.stamp_of(path)) != 0
 
 
 @pytest.mark.parametrize("straggler", [b"", FROM + b"Subject: late\n\n\n"], ids=["alone", "straggler"])
