@@ -228,8 +228,9 @@ def with_said(
 def normal(content: bytes) -> bytes:
     """One form for all that an mbox may give back of a message (`normal_form`): without the programs' fields, the
     quotes and the line ends at the end."""
-    _, bare = taken_apart(normal_form.normal(content))
-    return _QUOTED.sub(rb"\1", bare).rstrip(b"\r\n")
+    # The fields first, as in what is stored: without its CR a line may be a continuation of one.
+    _, bare = taken_apart(content.replace(b"\r\n", b"\n"))
+    return _QUOTED.sub(rb"\1", normal_form.normal(bare)).rstrip(b"\r\n")
 
 
 def normal_hash(content: bytes) -> bytes | None:
