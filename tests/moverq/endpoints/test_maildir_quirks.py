@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moverq.endpoints.base import FolderStep, GuardMode, StepKind
 from moverq.endpoints.maildir import folder, writing
@@ -15,6 +17,7 @@ from moverq.endpoints.maildir.endpoint import open_endpoint
 from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import Mirror
+from moverq.endpoints.mirrored.normal_form import as_sent, is_clean
 from moverq.errors import EndpointBusy, EndpointUnavailable, RequestRefused
 from moverq.model.change import INBOX, BadItem, FolderState, ItemContent, ItemState
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
@@ -264,6 +267,12 @@ async def test_a_new_uidvalidity_is_followed_without_reading_anything(place: Pla
 
 
 # ---- bytes
+
+
+@given(st.lists(st.sampled_from([b"a", b"\r", b"\n", b"\r\n", b"\0"])).map(b"".join))
+def test_clean_is_what_comes_back_with_other_line_ends(content: bytes) -> None:
+    comes_back = as_sent(content.replace(b"\r\n", b"\n")) == content
+    assert is_clean(content) == (comes_back and b"\0" not in content and content.count(b"\r") == content.count(b"\n"))
 
 
 async def test_bytes_are_mail_with_crlf(place: Place) -> None:
