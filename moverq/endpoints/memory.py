@@ -37,7 +37,7 @@ from moverq.endpoints.base import (
     never_again,
 )
 from moverq.endpoints.memory_instance import MemoryInstance
-from moverq.errors import NotFound, RequestRefused, StaleToken
+from moverq.errors import NotFound, RequestRefused
 from moverq.flow import clock
 from moverq.model.change import INBOX, BadItem, ChangeBatch, FolderState, ItemContent, Watermark
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
@@ -104,7 +104,7 @@ class MemoryDatabase:
     def check_gone(self, instance: InstanceId, token: int) -> None:
         """Raises `StaleToken` where a higher one purged it."""
         if token < self.purged.get(instance, token):
-            raise StaleToken(held=token, seen=self.purged[instance])
+            raise never_again(instance, token, last=self.purged[instance])
 
 
 @attrs.define(eq=False)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from moverq.endpoints.base import Room
-from moverq.endpoints.files.errors import as_move_error
+from moverq.endpoints.files.system import FileSystem
 from moverq.endpoints.maildir import folder
+from moverq.endpoints.maildir.layout import Layout
 from moverq.endpoints.maildir.session import MaildirSession
-from moverq.endpoints.maildir.settings import Settings, parse
+from moverq.endpoints.maildir.settings import parse
 from moverq.endpoints.mirrored.endpoint import AddressOf, MailSystem, MirroredEndpoint, open_mirrored
 from moverq.endpoints.mirrored.listed import Listed
+from moverq.endpoints.mirrored.session import MirrorFile
 from moverq.flow.offload import InThread, Offload
 from moverq.model.ids import InstanceId
 
@@ -22,49 +23,19 @@ POLL_S: Final = 1.0
 """Between two looks at a Maildir: a few calls of `stat` for each folder."""
 
 
-@attrs.define(eq=False, kw_only=True)
-class Maildirs:
+class Maildirs(FileSystem[Layout]):
     """`MailSystem`, by files."""
 
-    name: str
-    settings: Settings
-    make_offload: Callable[[], Offload]
-    poll_s: float
-
-    def __repr__(self) -> str:
-        return f"<Maildirs {self.settings.root}>"
-
-    @property
-    def is_one_mailbox(self) -> bool:
-        return self.settings.is_one_mailbox
-
-    def user_of(self, address: str) -> str:
-        return self.settings.user_of(address)
-
-    async def list_folders(self, user: str) -> list[Listed]:
-        layout = self.settings.layout_of(user)
-
-        def run() -> list[Listed]:
-            if not os.path.isdir(layout.root):
-                return []
-            return [attrs.evolve(one, items=folder.count(layout.path(one.wire))) for one in layout.listed(1)]
-
-        try:
-            return await self.make_offload()(run)
-        except OSError as error:
-            raise as_move_error(error, self.name, doing="list the Maildir's folders") from error
-
-    async def room(self, user: str) -> Room:
-        """Its quota, if there is one, is the delivery agent's affair."""
-        return Room()
+    def listed(self, layout: Layout) -> list[Listed]:
+        if not os.path.isdir(layout.root):
+            return []
+        return [attrs.evolve(one, items=folder.count(layout.path(one.wire))) for one in layout.listed(1)]
 
     def session(self, path: Path, instance: InstanceId) -> MaildirSession:
         return MaildirSession(
             name=self.name,
             settings=self.settings,
-            path=path,
-            instance=instance,
-            offload=self.make_offload(),
+            mirror=MirrorFile(path, instance, self.make_offload()),
             files=self.make_offload(),
         )
 

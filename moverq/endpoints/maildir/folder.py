@@ -23,16 +23,13 @@ import attrs
 import xxhash
 
 from moverq.endpoints.files.owner import Owner
+from moverq.endpoints.files.ticks import granule_ns
 from moverq.endpoints.maildir import names
 from moverq.endpoints.mirrored.normal_form import as_sent, content_hash, is_clean
 from moverq.flow.folders import sync_folder
 
 SUBFOLDERS: Final = (b"cur", b"new", b"tmp")
 WATCHED: Final = (b"cur", b"new", b"dovecot-uidlist", b"dovecot-keywords", b"courierimapuiddb")
-GRANULE_NS: Final = 12_000_000
-"""Modification times are ticks of the kernel's clock, 10 ms at the most."""
-COARSE_NS: Final = 2_000_000_000
-"""The same where a file system keeps whole seconds, or every second one."""
 TRIES: Final = 4
 """Of a scan, until it is whole."""
 MESSAGE_BYTES_MAX: Final = 2 << 30
@@ -95,7 +92,7 @@ def _to_wait_ns(stamp: Stamp, now_ns: int) -> int:
     """Until then the next change may bear the same time as the last one. A time that is to come is not waited for: it
     was set by hand, or the clock was."""
     times = [mtime for _, mtime, _ in stamp if mtime]
-    granule = COARSE_NS if all(mtime % 1_000_000_000 == 0 for mtime in times) else GRANULE_NS
+    granule = granule_ns(times)
     return max((mtime + granule - now_ns for mtime in times if mtime <= now_ns + granule), default=0)
 
 

@@ -1,119 +1,54 @@
 """One Maildir, in this process: its mirror, and the blocking work on its files.
 
-Files are worked on in threads of their own, the mirror in another. A folder's listing is kept until it turns out to be
-old: a file that is not where it was has another name by now, and is looked for by what stays of it.
+A folder's listing is kept until it turns out to be old: a file that is not where it was has another name by now, and is
+looked for by what stays of it.
 """
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
-
-import trio
+from typing import TYPE_CHECKING, Final
 
 from moverq.endpoints.base import GuardMode
 from moverq.endpoints.files import numbers
-from moverq.endpoints.files.errors import as_move_error
+from moverq.endpoints.files.session import UNSETTLED_S, FileSession
 from moverq.endpoints.maildir import folder, names, side_files, writing
 from moverq.endpoints.maildir.folder import Scan, Unreadable
 from moverq.endpoints.maildir.layout import Layout
 from moverq.endpoints.maildir.places import MaildirPlaces
-from moverq.endpoints.maildir.settings import Settings
 from moverq.endpoints.mirrored import normal_form
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead, read_page
-from moverq.endpoints.mirrored.session import MailSession, MirrorFile
+from moverq.endpoints.mirrored.session import MailSession
 from moverq.errors import EndpointBusy
-from moverq.flow.offload import Offload
 from moverq.model.change import BadItem
-from moverq.model.ids import InstanceId
-
-T = TypeVar("T")
 
 NAMES_MAX: Final = 200_000
 """File names kept in memory for one mailbox, about 250 bytes each; beyond that a folder is listed again."""
-UNSETTLED_S: Final = 1.0
 READ_TRIES: Final = 2
 """Scans after which a message that is still not met is gone, or not to be had for now."""
 
 
-class MaildirSession:
+class MaildirSession(FileSession[Layout, Scan]):
     """See the module."""
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        settings: Settings,
-        path: Path,
-        instance: InstanceId,
-        offload: Offload,
-        files: Offload,
-        bytes_max: int = 8 << 20,
-    ) -> None:
-        self.name = name
-        self.kind = "maildir"
-        self.instance = instance
-        self.bytes_max = bytes_max
-        self.refreshing = trio.Lock()
-        self.mirror = MirrorFile(path, instance, offload)
-        self.lock_command: Sequence[str] = settings.lock_command
-        self.release_command: Sequence[str] = settings.release_command
-        self.can_move = True
-        self.item_bytes_max: int | None = None
-        self.validity = 1 + int.from_bytes(instance[:4], "big") % 0x7FFF_FFFE
-        """Of all folders: a file's number is of one base name for ever. To clients it is the UIDVALIDITY of a folder
-        whose server never gave it one."""
-        self._settings = settings
-        self._files = files
-        self._layout: Layout | None = None
-        self.known_naming = settings.naming
-        self._scans: dict[bytes, Scan] = {}
-
-    def __repr__(self) -> str:
-        return f"<MaildirSession {self.name}/{self.instance.hex()[:8]}>"
-
+    kind = "maildir"
     normal = staticmethod(normal_form.normal)
     normal_hash = staticmethod(normal_form.normal_hash)
 
-    def as_kept(self, content: bytes) -> bytes:
-        """A file takes any bytes."""
-        return content
-
-    async def aclose(self) -> None:
-        self.forget_files()
-        await self.mirror.aclose()
-
     # ---- files
-
-    async def layout(self) -> Layout:
-        if self._layout is None:
-            user = (await self.mirror.ask(partial(Mirror.standing, removed=True))).user
-            self._layout = self._settings.layout_of(user)
-        return self._layout
-
-    async def work(self, run: Callable[[], T], *, doing: str) -> T:
-        """Blocking work on the files.
-
-        Raises: what `moved` makes of an `OSError`.
-        """
-        try:
-            return await self._files(run)
-        except OSError as error:
-            raise as_move_error(error, self.name, doing=doing) from error
 
     async def scan(self, wire: bytes, *, known: bool = False) -> Scan:
         """The folder's messages; `known`: as they were when they were last looked at will do. A folder that is not
         there has none, and no signature."""
         path = (await self.layout()).path(wire)
-        if known and wire in self._scans:
-            return self._scans[wire]
+        if known and wire in self._kept:
+            return self._kept[wire]
 
         def run() -> Scan:
             try:
@@ -122,9 +57,9 @@ class MaildirSession:
                 return Scan({}, is_whole=True, signature=0)
 
         found = await self.work(run, doing="list a folder's messages")
-        if sum(len(scan.files) for scan in self._scans.values()) + len(found.files) > NAMES_MAX:
-            self._scans.clear()
-        self._scans[wire] = found
+        if sum(len(scan.files) for scan in self._kept.values()) + len(found.files) > NAMES_MAX:
+            self._kept.clear()
+        self._kept[wire] = found
         return found
 
     async def whole_scan(self, wire: bytes, *, having: Collection[bytes] = ()) -> Scan:
@@ -133,7 +68,7 @@ class MaildirSession:
         Raises:
             EndpointBusy: the folder changes all the time.
         """
-        before = self._scans.get(wire)
+        before = self._kept.get(wire)
         if before is not None and having and all(base in before.files for base in having):
             return before
         found = await self.scan(wire)
@@ -143,23 +78,13 @@ class MaildirSession:
 
     def note_file(self, wire: bytes, base: bytes, rel: bytes | None) -> None:
         """We have put a file there ourselves; None: taken it away."""
-        scan = self._scans.get(wire)
+        scan = self._kept.get(wire)
         if scan is not None and rel is not None:
             scan.files[base] = rel
         elif scan is not None:
             scan.files.pop(base, None)
 
-    def forget_files(self, wire: bytes | None = None) -> None:
-        """Names that were met may be others; None: of all folders."""
-        if wire is None:
-            self._scans.clear()
-        else:
-            self._scans.pop(wire, None)
-
     # ---- what is there
-
-    async def greet(self) -> None:
-        pass
 
     async def list_folders(self, *, known: Known | None, afresh: bool) -> Sequence[Listed]:
         layout = await self.layout()
@@ -175,12 +100,6 @@ class MaildirSession:
             return layout.listed(self.validity)
 
         return await self.work(run, doing="list its folders")
-
-    async def arm(self) -> None:
-        """Nothing tells."""
-
-    async def wait_told(self, *, at_most_s: float) -> None:
-        await trio.sleep(at_most_s)
 
     async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
         looks = [await self._look(one) for one in wanted]

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from moverq.endpoints.base import Room
-from moverq.endpoints.files.errors import as_move_error
+from moverq.endpoints.files.system import FileSystem
 from moverq.endpoints.mbox.index import count
+from moverq.endpoints.mbox.layout import Layout
 from moverq.endpoints.mbox.session import MboxSession
-from moverq.endpoints.mbox.settings import Settings, parse
+from moverq.endpoints.mbox.settings import parse
 from moverq.endpoints.mirrored.endpoint import AddressOf, MailSystem, MirroredEndpoint, open_mirrored
 from moverq.endpoints.mirrored.listed import Listed
+from moverq.endpoints.mirrored.session import MirrorFile
 from moverq.flow.offload import InThread, Offload
 from moverq.model.ids import InstanceId
 
@@ -23,57 +24,28 @@ COUNTED_MAX: Final = 1000
 """Messages of a folder that are counted before there is a mirror: only whether there are any matters."""
 
 
-@attrs.define(eq=False, kw_only=True)
-class MboxFiles:
+class MboxFiles(FileSystem[Layout]):
     """`MailSystem`, by mbox files."""
 
-    name: str
-    settings: Settings
-    make_offload: Callable[[], Offload]
-    poll_s: float
-
-    def __repr__(self) -> str:
-        return f"<MboxFiles {self.settings.root}>"
-
-    @property
-    def is_one_mailbox(self) -> bool:
-        return self.settings.is_one_mailbox
-
-    def user_of(self, address: str) -> str:
-        return self.settings.user_of(address)
-
-    async def list_folders(self, user: str) -> list[Listed]:
-        layout = self.settings.layout_of(user)
-
-        def held(path: bytes) -> int:
-            try:
-                return count(path, most=COUNTED_MAX)
-            except FileNotFoundError:
-                return 0
-
-        def run() -> list[Listed]:
-            if not layout.exists():
-                return []
-            return [attrs.evolve(one, items=held(layout.path(one.wire))) for one in layout.listed(1)]
-
-        try:
-            return await self.make_offload()(run)
-        except OSError as error:
-            raise as_move_error(error, self.name, doing="list the folders") from error
-
-    async def room(self, user: str) -> Room:
-        """Its quota, if there is one, is the delivery agent's affair."""
-        return Room()
+    def listed(self, layout: Layout) -> list[Listed]:
+        if not layout.exists():
+            return []
+        return [attrs.evolve(one, items=_held(layout.path(one.wire))) for one in layout.listed(1)]
 
     def session(self, path: Path, instance: InstanceId) -> MboxSession:
         return MboxSession(
             name=self.name,
             settings=self.settings,
-            path=path,
-            instance=instance,
-            offload=self.make_offload(),
+            mirror=MirrorFile(path, instance, self.make_offload()),
             files=self.make_offload(),
         )
+
+
+def _held(path: bytes) -> int:
+    try:
+        return count(path, most=COUNTED_MAX)
+    except FileNotFoundError:
+        return 0
 
 
 def open_endpoint(

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import attrs
 import xxhash
 
+from moverq.endpoints.files.ticks import GRANULE_NS, granule_ns
 from moverq.endpoints.mbox import message
 from moverq.endpoints.mbox.locks import is_being_written, try_share
 from moverq.endpoints.mbox.message import NO_BASE, Base, as_mail, separator_ms, taken_apart
@@ -24,10 +25,6 @@ from moverq.mailfiles.item import MESSAGE_BYTES_MAX
 
 TRIES: Final = 4
 """Of an index while others write; all but the first make them wait."""
-GRANULE_NS: Final = 12_000_000
-"""Modification times are ticks of the kernel's clock, 10 ms at the most."""
-COARSE_NS: Final = 2_000_000_000
-"""Whole seconds are what a file system keeps, or what a program has set: Dovecot does, after each change."""
 WAIT_S: Final = 0.25
 """Between two tries, while somebody holds a lock."""
 
@@ -105,7 +102,7 @@ def signature_of(stamp: Stamp) -> int:
 
 def is_fresh(stamp: Stamp) -> bool:
     """The next change may bear the same time, and leave the same size."""
-    return 0 <= time.time_ns() - stamp.mtime_ns < (GRANULE_NS if stamp.mtime_ns % 1_000_000_000 else COARSE_NS)
+    return 0 <= time.time_ns() - stamp.mtime_ns < granule_ns([stamp.mtime_ns])
 
 
 def read_index(path: bytes, *, known: Index | None = None, is_ours: bool = False) -> Index:

@@ -7,21 +7,19 @@ message is not where it was; writes do.
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from moverq.endpoints.files import numbers
-from moverq.endpoints.files.errors import as_move_error
+from moverq.endpoints.files.session import UNSETTLED_S, FileSession, FileSettings
 from moverq.endpoints.mbox import message, writing
 from moverq.endpoints.mbox.index import EMPTY, Index, read_index, read_message, stamp_of
 from moverq.endpoints.mbox.layout import NO_FILE, Layout
 from moverq.endpoints.mbox.places import MboxPlaces
-from moverq.endpoints.mbox.settings import Settings
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
@@ -31,72 +29,26 @@ from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.errors import EndpointBusy
 from moverq.flow.offload import Offload
 from moverq.model.change import BadItem
-from moverq.model.ids import FolderId, InstanceId
-
-T = TypeVar("T")
+from moverq.model.ids import FolderId
 
 ENTRIES_MAX: Final = 200_000
 """Messages of one mailbox whose places are kept in memory, about 400 bytes each; beyond that a file is read again."""
-UNSETTLED_S: Final = 1.0
 READ_TRIES: Final = 3
 
 
-class MboxSession:
+class MboxSession(FileSession[Layout, Index]):
     """See the module."""
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        settings: Settings,
-        path: Path,
-        instance: InstanceId,
-        offload: Offload,
-        files: Offload,
-        bytes_max: int = 8 << 20,
-    ) -> None:
-        self.name = name
-        self.kind = "mbox"
-        self.instance = instance
-        self.bytes_max = bytes_max
-        self.refreshing = trio.Lock()
-        self.writing = trio.Lock()
-        """One append or rewrite at a time, and no look while bases change."""
-        self.mirror = MirrorFile(path, instance, offload)
-        self.lock_command: Sequence[str] = settings.lock_command
-        self.release_command: Sequence[str] = settings.release_command
-        self.can_move = True
-        self.item_bytes_max: int | None = None
-        self.validity = 1 + int.from_bytes(instance[:4], "big") % 0x7FFF_FFFE
-        """Of all folders: a number is of one base for ever. To clients it is the UIDVALIDITY of a folder whose server
-        never gave it one."""
-        self._settings = settings
-        self._files = files
-        self._layout: Layout | None = None
-        self.known_naming = settings.naming
-        self._indexes: dict[bytes, Index] = {}
-
-    def __repr__(self) -> str:
-        return f"<MboxSession {self.name}/{self.instance.hex()[:8]}>"
-
+    kind = "mbox"
     normal = staticmethod(message.normal)
     normal_hash = staticmethod(message.normal_hash)
 
-    def as_kept(self, content: bytes) -> bytes:
-        """The programs' fields and the quotes are `writing`'s."""
-        return content
-
-    async def aclose(self) -> None:
-        self.forget_files()
-        await self.mirror.aclose()
+    def __init__(self, *, name: str, settings: FileSettings[Layout], mirror: MirrorFile, files: Offload) -> None:
+        super().__init__(name=name, settings=settings, mirror=mirror, files=files)
+        self.writing = trio.Lock()
+        """One append or rewrite at a time, and no look while bases change."""
 
     # ---- files
-
-    async def layout(self) -> Layout:
-        if self._layout is None:
-            user = (await self.mirror.ask(partial(Mirror.standing, removed=True))).user
-            self._layout = self._settings.layout_of(user)
-        return self._layout
 
     async def path(self, wire: bytes) -> bytes:
         """The folder's file: which one it is depends on what is there."""
@@ -111,17 +63,10 @@ class MboxSession:
         """Where an append to the folder is announced."""
         return os.fsencode(self.mirror.path.with_name(f"{self.instance.hex()}-{folder_id.hex()}.append"))
 
-    async def work(self, run: Callable[[], T], *, doing: str) -> T:
-        """Blocking work on the files. Raises: what `as_move_error` makes of an `OSError`."""
-        try:
-            return await self._files(run)
-        except OSError as error:
-            raise as_move_error(error, self.name, doing=doing) from error
-
     async def index(self, wire: bytes, *, settled: bool = False) -> Index:
         """What the folder's file holds; nothing where there is none. `settled`: also the flags are those of now."""
         path = await self.path(wire)
-        known = self._indexes.get(wire)
+        known = self._kept.get(wire)
 
         def run() -> Index:
             try:
@@ -149,22 +94,12 @@ class MboxSession:
 
     def note_index(self, wire: bytes, index: Index) -> None:
         """What the file holds is this."""
-        others = sum(len(one.entries) for name, one in self._indexes.items() if name != wire)
+        others = sum(len(one.entries) for name, one in self._kept.items() if name != wire)
         if others + len(index.entries) > ENTRIES_MAX:
-            self._indexes.clear()
-        self._indexes[wire] = index
-
-    def forget_files(self, wire: bytes | None = None) -> None:
-        """Files may hold anything; None: all of them."""
-        if wire is None:
-            self._indexes.clear()
-        else:
-            self._indexes.pop(wire, None)
+            self._kept.clear()
+        self._kept[wire] = index
 
     # ---- what is there
-
-    async def greet(self) -> None:
-        pass
 
     async def list_folders(self, *, known: Known | None, afresh: bool) -> Sequence[Listed]:
         layout = await self.layout()
@@ -180,12 +115,6 @@ class MboxSession:
             return layout.listed(self.validity)
 
         return await self.work(run, doing="list its folders")
-
-    async def arm(self) -> None:
-        """Nothing tells."""
-
-    async def wait_told(self, *, at_most_s: float) -> None:
-        await trio.sleep(at_most_s)
 
     async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
         """Of half a file nothing can be said, for what is half a message there looks like another one.

@@ -16,7 +16,7 @@ from moverq.endpoints.mirrored.learned import Look
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead
-from moverq.errors import MoveError, StaleToken
+from moverq.errors import MoveError
 from moverq.flow.folders import sync_folder
 from moverq.flow.offload import Offload
 from moverq.model.change import BadItem, FolderState
@@ -212,7 +212,7 @@ class MirrorFile:
 
         def run() -> None:
             if self._purged.exists() and token < (last := int(self._purged.read_text())):
-                raise StaleToken(held=token, seen=last)
+                raise never_again(self.instance, token, last=last)
 
         await self._offload(run)
 

@@ -142,7 +142,7 @@ async def test_a_message_that_is_not_where_it_was_is_found(place: Place) -> None
     await items(source)
     session = session_of(source)
     (row,) = await session.mirror.ask(Mirror.folders)
-    known = session._indexes[b"INBOX"]
+    known = session._kept[b"INBOX"]
     numbers = {base: at + 1 for at, base in enumerate(bases)}
     place.client.delete("INBOX", bases[0])
     place.client.set_flags("INBOX", bases[1], 31, ["a" * 300])
