@@ -17,9 +17,8 @@ from moverq.endpoints.base import Endpoint, Source
 from moverq.endpoints.memory import MemoryEndpoint
 from moverq.model.change import INBOX
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
+from tests.support.files_kit import open_maildir_kit, open_mbox_kit
 from tests.support.imap_kit import open_imap_kit
-from tests.support.maildir_kit import open_maildir_kit
-from tests.support.mbox_kit import open_mbox_kit
 from tests.support.store_kit import open_store_kit
 
 

@@ -18,6 +18,7 @@ from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
 from moverq.errors import RequestRefused
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
+from tests.support.files_kit import trim_feed
 from tests.support.imap_servers import SERVERS, ImapServer
 
 T = TypeVar("T")
@@ -190,11 +191,7 @@ class ImapKit:
         pytest.skip("how a server refuses is shown with a scripted one")
 
     async def trim_feed(self, instance: InstanceId) -> None:
-        def trim(mirror: Mirror) -> None:
-            mirror.db.execute("UPDATE mailbox SET horizon = head")
-            mirror.db.execute("DELETE FROM items_gone")
-
-        await self.endpoint.mailbox(instance).session.mirror.ask(trim)
+        await trim_feed(self.endpoint, instance)
 
 
 @asynccontextmanager

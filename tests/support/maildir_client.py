@@ -121,6 +121,11 @@ class MaildirClient:
             path.rmdir() if path.is_dir() else path.unlink()
         self.path(folder).rmdir()
 
+    def break_item(self, folder: str, base: str) -> None:
+        path = self.find(folder, base)
+        path.unlink()
+        path.mkdir()
+
 
 def base_of(name: str) -> str:
     return re.sub(r",[SW]=\d+", "", name.partition(":")[0])

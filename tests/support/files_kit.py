@@ -1,36 +1,72 @@
-"""A Maildir in the contract suite: every mailbox a folder of its own, and clients that are not ours."""
+"""Mail in files in the contract suite, whatever its format: every mailbox a folder of its own, and a client that is not
+ours."""
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import pytest
 
 from moverq.endpoints.base import GuardMode
-from moverq.endpoints.maildir.endpoint import open_endpoint
+from moverq.endpoints.maildir import endpoint as maildir
+from moverq.endpoints.mbox import endpoint as mbox
 from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
 from moverq.errors import RequestRefused
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 from tests.support.maildir_client import MaildirClient
+from tests.support.mbox_client import MboxClient
 
 T = TypeVar("T")
+OpenEndpoint = Callable[..., AbstractAsyncContextManager[MirroredEndpoint]]
+
+
+class MailClient(Protocol):
+    """A mail program that works on the files."""
+
+    def path(self, folder: str) -> Path: ...
+
+    def make(self, folder: str) -> Path: ...
+
+    def subscribe(self, folder: str) -> None: ...
+
+    def deliver(self, content: bytes) -> str: ...
+
+    def append(
+        self, folder: str, content: bytes, *, flags: int, keywords: Iterable[str], received_ms: int | None
+    ) -> str: ...
+
+    def set_flags(self, folder: str, base: str, flags: int, keywords: Iterable[str]) -> None: ...
+
+    def move(self, folder: str, base: str, target: str) -> object: ...
+
+    def copy(self, folder: str, base: str, target: str) -> str: ...
+
+    def delete(self, folder: str, base: str) -> None: ...
+
+    def rename_folder(self, old: str, new: str) -> None: ...
+
+    def delete_folder(self, folder: str) -> None: ...
+
+    def break_item(self, folder: str, base: str) -> None:
+        """The message is there, and cannot be read. Skips the test where that cannot be."""
+        ...
 
 
 @attrs.frozen
 class KitClient:
     """The contract's `Client`, by files. Ids are the mirror's: it looks after every verb, as it would by itself."""
 
-    kit: "MaildirKit"
+    kit: "FilesKit"
     instance: InstanceId
 
     async def deliver(self, content: bytes, delivery_key: bytes | None = None) -> ItemId | None:
         if delivery_key is not None:
-            pytest.skip("a Maildir knows no delivery keys")
+            pytest.skip(f"{self.kit.what} knows no delivery keys")
         inbox = next(row for row in await self._folders() if row.wire == b"INBOX")
         client = await self._client()
         return await self._item_at(inbox.folder_id, client.deliver(content))
@@ -67,7 +103,7 @@ class KitClient:
 
     async def delete_item(self, item_id: ItemId, *, purge: bool = False) -> None:
         if not purge:
-            pytest.skip("a Maildir has no recoverable items")
+            pytest.skip(f"{self.kit.what} has no recoverable items")
         client = await self._client()
         client.delete(*await self._place(item_id))
         await self._look()
@@ -88,7 +124,8 @@ class KitClient:
         client = await self._client()
         old, new = await self._wire(folder_id), await self._new_wire(parent_id, name)
         if old != new:
-            if client.path(new).exists() or new.startswith(f"{old}."):
+            inside = f"{old}{self.kit.separator}"
+            if client.path(new).exists() or new.startswith(inside):
                 raise RequestRefused(why="there is one, or it is inside itself")
             client.rename_folder(old, new)
             await self._look()
@@ -101,15 +138,15 @@ class KitClient:
         await self._look()
 
     async def set_setting(self, name: str, value: str | None) -> None:
-        pytest.skip("a Maildir keeps no settings of ours")
+        pytest.skip(f"{self.kit.what} keeps no settings of ours")
 
     # ---- which is which
 
-    async def _client(self) -> MaildirClient:
+    async def _client(self) -> MailClient:
         standing = await self._ask(Mirror.standing)
         if standing.guard.mode is not GuardMode.OPEN:
-            pytest.skip("a Maildir keeps no mail client out")
-        return MaildirClient(self.kit.path / standing.user)
+            pytest.skip(f"{self.kit.what} keeps no mail client out")
+        return self.kit.client_at(self.kit.path / standing.user)
 
     async def _look(self) -> None:
         await self.kit.endpoint.source(self.instance).head()
@@ -158,14 +195,18 @@ class KitClient:
 
 
 @attrs.frozen
-class MaildirKit:
+class FilesKit:
     endpoint: MirroredEndpoint
     path: Path
+    what: str
+    """As a sentence begins with it."""
+    separator: str
+    client_at: Callable[[Path], MailClient]
 
     async def open_mailbox(self) -> tuple[InstanceId, KitClient]:
         mailbox_id, instance = MailboxId(new_id()), InstanceId(new_id())
         address = await self.endpoint.address_of(mailbox_id)
-        MaildirClient(self.path / address).make("INBOX")
+        self.client_at(self.path / address).make("INBOX")
         await self.endpoint.adopt(mailbox_id, instance, address)
         return instance, self.client(instance)
 
@@ -176,29 +217,46 @@ class MaildirKit:
         client = self.client(instance)
         folder, base = await client._place(item_id)
         user = (await client._ask(Mirror.standing)).user
-        path = MaildirClient(self.path / user).find(folder, base)
-        path.unlink()
-        path.mkdir()
+        self.client_at(self.path / user).break_item(folder, base)
 
     async def refuse_item(self, instance: InstanceId, item_id: ItemId) -> None:
-        pytest.skip("a Maildir takes any bytes")
+        pytest.skip(f"{self.what} takes any bytes")
 
     async def trim_feed(self, instance: InstanceId) -> None:
-        def trim(mirror: Mirror) -> None:
-            mirror.db.execute("UPDATE mailbox SET horizon = head")
-            mirror.db.execute("DELETE FROM items_gone")
+        await trim_feed(self.endpoint, instance)
 
-        await self.endpoint.mailbox(instance).session.mirror.ask(trim)
+
+async def trim_feed(endpoint: MirroredEndpoint, instance: InstanceId) -> None:
+    """The mirror has forgotten what was deleted."""
+
+    def trim(mirror: Mirror) -> None:
+        mirror.db.execute("UPDATE mailbox SET horizon = head")
+        mirror.db.execute("DELETE FROM items_gone")
+
+    await endpoint.mailbox(instance).session.mirror.ask(trim)
 
 
 @asynccontextmanager
-async def open_maildir_kit(name: str, path: Path) -> AsyncIterator[MaildirKit]:
+async def _open(name: str, path: Path, open_endpoint: OpenEndpoint, scheme: str, **kit: Any) -> AsyncIterator[FilesKit]:
     async def address_of(mailbox_id: MailboxId) -> str:
         return f"{mailbox_id.hex()}@{name}"
 
     mail = path / "mail"
     mail.mkdir(parents=True)
     async with open_endpoint(
-        name, f"maildir:{mail}/%u", mirrors=path / "mirrors", address_of=address_of, poll_s=0.02
+        name, f"{scheme}:{mail}/%u", mirrors=path / "mirrors", address_of=address_of, poll_s=0.02
     ) as endpoint:
-        yield MaildirKit(endpoint, mail)
+        yield FilesKit(endpoint, mail, **kit)
+
+
+open_maildir_kit = partial(
+    _open,
+    open_endpoint=maildir.open_endpoint,
+    scheme="maildir",
+    what="a Maildir",
+    separator=".",
+    client_at=MaildirClient,
+)
+open_mbox_kit = partial(
+    _open, open_endpoint=mbox.open_endpoint, scheme="mbox", what="an mbox", separator="/", client_at=MboxClient
+)
