@@ -9,7 +9,9 @@
 `.subscriptions` is Dovecot's; names are in modified UTF-7, or UTF-8 where the location says so.
 """
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
@@ -26,6 +28,7 @@ from moverq.flow.folders import sync_folder
 
 SBD: Final = b".sbd"
 SUBSCRIPTIONS: Final = b".subscriptions"
+INDEXES: Final = b".imap"
 DEPTH_MAX: Final = 32
 NAME_BYTES_MAX: Final = 240
 _NOT_MAIL: Final = (b".lock", b".msf", b".moverq", b".tmp")
@@ -179,15 +182,33 @@ class Layout:
     def delete(self, wire: bytes) -> bool:
         """The folder is gone; False: there is something in it. Raises `OSError`."""
         path = self.path(wire)
-        try:
-            with locked(path) as descriptor:
-                if os.fstat(descriptor).st_size:
-                    return False
-                os.unlink(path)
-        except FileNotFoundError:
-            return True
-        sync_folder(os.path.dirname(path))
+        if not os.path.isdir(path):
+            try:
+                with locked(path) as descriptor:
+                    if os.fstat(descriptor).st_size:
+                        return False
+                    os.unlink(path)
+            except FileNotFoundError:
+                pass
+        # Empty directories would be folders still, to a mail program, and in the way of one that gets their name.
+        for directory in (path, path + SBD):
+            drop_empty(directory)
+        if os.path.isdir(os.path.dirname(path)):
+            sync_folder(os.path.dirname(path))
         return True
+
+
+def drop_empty(directory: bytes) -> None:
+    """The directory is gone, if there is one and nothing is in it but Dovecot's indexes. Raises `OSError`."""
+    try:
+        if os.listdir(directory) == [INDEXES]:
+            shutil.rmtree(os.path.join(directory, INDEXES))
+        os.rmdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
 
 
 def is_mbox(path: bytes) -> bool:

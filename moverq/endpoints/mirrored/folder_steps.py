@@ -227,9 +227,8 @@ async def _remove(
     occupied = await session.mirror.ask(Mirror.occupied_folders)
     if present.folder_id in occupied:
         raise RequestRefused(why=f"folder {present.state.name!r} holds items")
-    remark = ""
-    if present.selectable and present.wire != b"INBOX":
-        remark = await delete_if_empty(places, present)
+    # One that only held folders too: some systems make an ordinary one of it, or keep what is empty now.
+    remark = await delete_if_empty(places, present) if present.wire != b"INBOX" else ""
     await session.mirror.ask(partial(_drop, row=present, token=token, remark=remark))
 
 

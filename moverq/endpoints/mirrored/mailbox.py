@@ -321,7 +321,7 @@ class MirroredMailbox:
         rows = await self._mirror.ask(Mirror.folders)
         async with self.session.places() as places:
             for row in sorted(rows, key=lambda row: len(row.wire), reverse=True):
-                if row.selectable and row.wire != b"INBOX" and not row.native:
+                if row.wire != b"INBOX" and not row.native:
                     await folder_steps.delete_if_empty(places, row)
 
     # ---- writes

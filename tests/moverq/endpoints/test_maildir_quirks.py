@@ -4,7 +4,6 @@ import gzip
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -14,83 +13,28 @@ from hypothesis import strategies as st
 from moverq.endpoints.base import FolderStep, GuardMode, StepKind
 from moverq.endpoints.maildir import folder, writing
 from moverq.endpoints.maildir.endpoint import open_endpoint
-from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import Mirror
 from moverq.endpoints.mirrored.normal_form import as_sent, is_clean
 from moverq.errors import EndpointBusy, EndpointUnavailable, RequestRefused
 from moverq.model.change import INBOX, BadItem, FolderState, ItemContent, ItemState
-from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
+from moverq.model.ids import InstanceId, ItemId, MailboxId, new_id
+from tests.support.files_place import CLEAN, Place, a_folder, a_place, an_item, gone_since
 from tests.support.maildir_client import MaildirClient
 
-CLEAN = b"Subject: clean\r\n\r\ntext\r\n"
-
-
-@attrs.frozen
-class Place:
-    """An endpoint, and the Maildir of its one address."""
-
-    endpoint: MirroredEndpoint
-    client: MaildirClient
-    mailbox_id: MailboxId
-    instance: InstanceId
-
-    async def source(self) -> MirroredMailbox:
-        self.client.make("INBOX")
-        await self.endpoint.adopt(self.mailbox_id, self.instance, "ada@example.org")
-        return self.endpoint.mailbox(self.instance)
-
-    async def target(self) -> tuple[MirroredMailbox, FolderId]:
-        """A sealed one, and its INBOX."""
-        target = self.endpoint.mailbox(self.instance)
-        await target.create(self.mailbox_id, token=1)
-        inbox = a_folder(INBOX)
-        await target.apply_folders([FolderStep(StepKind.CREATE, inbox)], token=1)
-        return target, inbox.folder_id
-
-
-async def opened(tmp_path: Path, ending: str = "") -> AsyncIterator[Place]:
-    async def address_of(mailbox_id: MailboxId) -> str:
-        return "ada@example.org"
-
-    root = tmp_path / "mail"
-    async with open_endpoint(
-        "here", f"maildir:{root}{ending}", mirrors=tmp_path / "mirrors", address_of=address_of, poll_s=0.02
-    ) as endpoint:
-        yield Place(endpoint, MaildirClient(root), MailboxId(new_id()), InstanceId(new_id()))
+MaildirPlace = Place[MaildirClient]
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    async for one in opened(tmp_path):
+async def place(tmp_path: Path) -> AsyncIterator[MaildirPlace]:
+    async with a_place(tmp_path, open_endpoint, "maildir:{}", MaildirClient) as one:
         yield one
 
 
 @pytest.fixture
-async def nested(tmp_path: Path) -> AsyncIterator[Place]:
-    async for one in opened(tmp_path, ":LAYOUT=fs:UTF-8"):
+async def nested(tmp_path: Path) -> AsyncIterator[MaildirPlace]:
+    async with a_place(tmp_path, open_endpoint, "maildir:{}:LAYOUT=fs:UTF-8", MaildirClient) as one:
         yield one
-
-
-def a_folder(name: str, parent_id: FolderId | None = None) -> FolderState:
-    return FolderState(FolderId(new_id()), parent_id, name, modseq=1, uidvalidity=7, uidnext=1)
-
-
-def an_item(folder_id: FolderId, uid: int, content: bytes = CLEAN, **state: Any) -> ItemContent:
-    return ItemContent(
-        ItemState(
-            item_id=ItemId(new_id()),
-            folder_id=folder_id,
-            uid=uid,
-            modseq=10 + uid,
-            received_ms=1_700_000_000_123,
-            size=len(content),
-            content_hash=folder.content_hash(content),
-            flags=0,
-            keywords=(),
-        )._replace(**state),
-        content,
-    )
 
 
 async def items(mailbox: MirroredMailbox) -> dict[bytes, ItemState]:
@@ -104,15 +48,11 @@ async def bad(mailbox: MirroredMailbox) -> tuple[BadItem, ...]:
     return (await mailbox.read_seed(None, bytes_max=1 << 20, items_max=1000)).bad
 
 
-async def gone_since(mailbox: MirroredMailbox, head: Any) -> int:
-    return len((await mailbox.read_feed(head, changes_max=1000)).items_gone)
-
-
 # ---- others write
 
 
 async def test_a_file_that_is_renamed_while_it_is_listed_is_not_lost(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: MaildirPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From new into cur, and from name to name, behind the back of the listing: it meets neither."""
     source = await place.source()
@@ -137,7 +77,7 @@ async def test_a_file_that_is_renamed_while_it_is_listed_is_not_lost(
     assert (await items(source))[CLEAN].flags == 2
 
 
-async def test_a_folder_that_never_rests_loses_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_folder_that_never_rests_loses_nothing(place: MaildirPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no listing was whole for is not said to be gone; a write that must know waits."""
     source = await place.source()
     kept = place.client.deliver(CLEAN)
@@ -159,7 +99,7 @@ async def test_a_folder_that_never_rests_loses_nothing(place: Place, monkeypatch
 
 
 async def test_what_cannot_be_found_in_a_folder_that_never_rests_is_told_again(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: MaildirPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A seed goes on without it, and the feed behind it has it once more; the last feed of all waits."""
     source = await place.source()
@@ -188,7 +128,7 @@ async def test_what_cannot_be_found_in_a_folder_that_never_rests_is_told_again(
     assert found.content == CLEAN
 
 
-async def test_a_file_that_has_another_name_when_it_is_read_is_found(place: Place) -> None:
+async def test_a_file_that_has_another_name_when_it_is_read_is_found(place: MaildirPlace) -> None:
     source = await place.source()
     base = place.client.deliver(CLEAN)
     (state,) = (await items(source)).values()
@@ -201,7 +141,7 @@ async def test_a_file_that_has_another_name_when_it_is_read_is_found(place: Plac
     assert await session.read(row, [located.server_uid]) == ({}, {})
 
 
-async def test_a_maildir_that_is_not_mounted_is_waited_for(place: Place) -> None:
+async def test_a_maildir_that_is_not_mounted_is_waited_for(place: MaildirPlace) -> None:
     """An empty mount point is no mailbox in which everything was deleted."""
     source = await place.source()
     place.client.deliver(CLEAN)
@@ -222,7 +162,7 @@ async def test_a_maildir_that_is_not_mounted_is_waited_for(place: Place) -> None
 # ---- UIDs
 
 
-async def test_an_item_is_who_its_clients_think_it_is(place: Place) -> None:
+async def test_an_item_is_who_its_clients_think_it_is(place: MaildirPlace) -> None:
     """What came before the server gave UIDs keeps its number where the server gives the same one. Where the server
     gives another, it is another item."""
     source = await place.source()
@@ -245,7 +185,7 @@ async def test_an_item_is_who_its_clients_think_it_is(place: Place) -> None:
     assert await source.account() == await source.recount()
 
 
-async def test_uids_that_two_new_items_have_the_other_way_round(place: Place) -> None:
+async def test_uids_that_two_new_items_have_the_other_way_round(place: MaildirPlace) -> None:
     source = await place.source()
     first, second = place.client.deliver(b"Subject: 1\r\n\r\n"), place.client.deliver(b"Subject: 2\r\n\r\n")
     assert {content[9:10]: state.uid for content, state in (await items(source)).items()} == {b"1": 1, b"2": 2}
@@ -254,7 +194,7 @@ async def test_uids_that_two_new_items_have_the_other_way_round(place: Place) ->
     assert await source.account() == await source.recount()
 
 
-async def test_a_new_uidvalidity_is_followed_without_reading_anything(place: Place) -> None:
+async def test_a_new_uidvalidity_is_followed_without_reading_anything(place: MaildirPlace) -> None:
     source = await place.source()
     base = place.client.deliver(CLEAN)
     uid_list = place.client.root / "dovecot-uidlist"
@@ -275,7 +215,7 @@ def test_clean_is_what_comes_back_with_other_line_ends(content: bytes) -> None:
     assert is_clean(content) == (comes_back and b"\0" not in content and content.count(b"\r") == content.count(b"\n"))
 
 
-async def test_bytes_are_mail_with_crlf(place: Place) -> None:
+async def test_bytes_are_mail_with_crlf(place: MaildirPlace) -> None:
     source = await place.source()
     for content in (b"Subject: lf\n\nx\n", b"Subject: crlf\r\n\r\nx\r\n", b"Subject: mixed\r\n\nx\n", b""):
         place.client.deliver(content)
@@ -291,7 +231,7 @@ async def test_bytes_are_mail_with_crlf(place: Place) -> None:
     assert await source.account() == await source.recount()
 
 
-async def test_a_packed_file_is_unpacked_or_a_bad_item(place: Place) -> None:
+async def test_a_packed_file_is_unpacked_or_a_bad_item(place: MaildirPlace) -> None:
     source = await place.source()
     content = b"Subject: packed\n\n" + b"text\n" * 100
     place.client.append("INBOX", gzip.compress(content), name=f"1.gz,S={len(content)}")
@@ -306,7 +246,7 @@ async def test_a_packed_file_is_unpacked_or_a_bad_item(place: Place) -> None:
     assert sum("by zstd" in why for why in told) == 1
 
 
-async def test_what_is_no_file_holds_nobody_up(place: Place) -> None:
+async def test_what_is_no_file_holds_nobody_up(place: MaildirPlace) -> None:
     source = await place.source()
     os.mkfifo(place.client.root / "cur" / "1.pipe:2,")
     (place.client.root / "cur" / "2.folder:2,").mkdir()
@@ -322,7 +262,7 @@ async def test_what_is_no_file_holds_nobody_up(place: Place) -> None:
 # ---- a target
 
 
-async def test_a_target_keeps_every_byte_and_the_usual_form_of_clean_mail(place: Place) -> None:
+async def test_a_target_keeps_every_byte_and_the_usual_form_of_clean_mail(place: MaildirPlace) -> None:
     target, inbox = await place.target()
     contents = [CLEAN, b"Subject: lf\n\n", b"nul \0 and \r alone\r\n", b"no end", b""]
     written = [an_item(inbox, number, content) for number, content in enumerate(contents, 1)]
@@ -337,7 +277,7 @@ async def test_a_target_keeps_every_byte_and_the_usual_form_of_clean_mail(place:
     assert await target.remarks() == ()
 
 
-async def test_ids_that_are_alike_are_other_items_all_the_same(place: Place) -> None:
+async def test_ids_that_are_alike_are_other_items_all_the_same(place: MaildirPlace) -> None:
     target, inbox = await place.target()
     contents = [b"Subject: %d\r\n\r\n" % number for number in range(4)]
     heads, tails = (bytes(15) + b"a", bytes(15) + b"b"), (b"a" + bytes(15), b"b" + bytes(15))
@@ -350,7 +290,7 @@ async def test_ids_that_are_alike_are_other_items_all_the_same(place: Place) -> 
     assert len(list(place.client.files("INBOX"))) == 4
 
 
-async def test_the_twenty_seventh_keyword_is_left_out_and_told(place: Place) -> None:
+async def test_the_twenty_seventh_keyword_is_left_out_and_told(place: MaildirPlace) -> None:
     target, inbox = await place.target()
     many = tuple(sorted(f"word{number:02}" for number in range(27)))
     await target.write_items([an_item(inbox, 1, keywords=many, flags=9)], token=1)
@@ -362,7 +302,7 @@ async def test_the_twenty_seventh_keyword_is_left_out_and_told(place: Place) -> 
     assert await target.remarks() == ("the server does not keep a keyword",)
 
 
-async def test_a_message_moves_to_a_folder_with_other_letters_and_its_own_name(place: Place) -> None:
+async def test_a_message_moves_to_a_folder_with_other_letters_and_its_own_name(place: MaildirPlace) -> None:
     target, inbox = await place.target()
     other = a_folder("Other")
     await target.apply_folders([FolderStep(StepKind.CREATE, other)], token=1)
@@ -387,7 +327,7 @@ async def test_a_message_moves_to_a_folder_with_other_letters_and_its_own_name(p
 
 
 async def test_what_a_crash_left_in_tmp_is_cleared_and_written_anew(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: MaildirPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, inbox = await place.target()
     item = an_item(inbox, 1)
@@ -409,7 +349,7 @@ async def test_what_a_crash_left_in_tmp_is_cleared_and_written_anew(
 
 
 @pytest.mark.parametrize("name", ["a.b", "a/b", "..", "cur", "Inbox", "x" * 300, "new\nline", "~", "&"])
-async def test_a_name_that_a_maildir_cannot_have_is_another_one_there(place: Place, name: str) -> None:
+async def test_a_name_that_a_maildir_cannot_have_is_another_one_there(place: MaildirPlace, name: str) -> None:
     target, _ = await place.target()
     folder_state = a_folder(name)
     await target.apply_folders([FolderStep(StepKind.CREATE, folder_state)], token=1)
@@ -420,7 +360,7 @@ async def test_a_name_that_a_maildir_cannot_have_is_another_one_there(place: Pla
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "cur", "tmp", "Inbox", "ä.b", "x" * 300])
-async def test_likewise_where_folders_lie_in_each_other(nested: Place, name: str) -> None:
+async def test_likewise_where_folders_lie_in_each_other(nested: MaildirPlace, name: str) -> None:
     target, _ = await nested.target()
     outer, inner = a_folder("outer"), a_folder(name)
     inner = attrs.evolve(inner, parent_id=outer.folder_id)
@@ -434,7 +374,7 @@ async def test_likewise_where_folders_lie_in_each_other(nested: Place, name: str
     assert await target.account() == await target.recount()
 
 
-async def test_nested_folders_are_found_and_those_that_only_hold_folders_too(nested: Place) -> None:
+async def test_nested_folders_are_found_and_those_that_only_hold_folders_too(nested: MaildirPlace) -> None:
     for path in ("", "A/B", "A/B/C", "ä", "D/cur-like"):
         for inner in ("cur", "new", "tmp"):
             (nested.client.root / path / inner).mkdir(parents=True)
@@ -447,7 +387,7 @@ async def test_nested_folders_are_found_and_those_that_only_hold_folders_too(nes
     assert {path_of(state) for state in tree.values()} == {INBOX, "A", "A/B", "A/B/C", "ä", "D", "D/cur-like"}
 
 
-async def test_a_folder_with_somebody_elses_mail_stays_and_is_told_of(place: Place) -> None:
+async def test_a_folder_with_somebody_elses_mail_stays_and_is_told_of(place: MaildirPlace) -> None:
     target, _ = await place.target()
     state = a_folder("Gone")
     await target.apply_folders([FolderStep(StepKind.CREATE, state)], token=1)
@@ -457,7 +397,7 @@ async def test_a_folder_with_somebody_elses_mail_stays_and_is_told_of(place: Pla
     assert await target.remarks() == ("folder 'Gone' is left at the server, for messages in it that no move wrote",)
 
 
-async def test_one_maildir_is_one_mailbox(place: Place) -> None:
+async def test_one_maildir_is_one_mailbox(place: MaildirPlace) -> None:
     await place.source()
     with pytest.raises(RequestRefused, match="is one mailbox"):
         await place.endpoint.adopt(MailboxId(new_id()), InstanceId(new_id()), "bob@example.org")
@@ -465,14 +405,14 @@ async def test_one_maildir_is_one_mailbox(place: Place) -> None:
         await place.endpoint.mailbox(InstanceId(new_id())).create(MailboxId(new_id()), token=1)
 
 
-async def test_what_is_no_maildir_is_not_adopted(place: Place) -> None:
+async def test_what_is_no_maildir_is_not_adopted(place: MaildirPlace) -> None:
     with pytest.raises(RequestRefused, match="there is no mailbox"):
         await place.endpoint.adopt(place.mailbox_id, place.instance, "ada@example.org")
     assert not place.client.root.exists()
     assert await place.endpoint.instances() == []
 
 
-async def test_a_target_need_not_exist(place: Place) -> None:
+async def test_a_target_need_not_exist(place: MaildirPlace) -> None:
     target, _ = await place.target()
     assert (await target.guard()).mode is GuardMode.SEALED
     assert {path.name for path in place.client.root.iterdir()} >= {"cur", "new", "tmp"}

@@ -3,7 +3,6 @@
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -14,78 +13,23 @@ from moverq.endpoints.mbox.endpoint import open_endpoint
 from moverq.endpoints.mbox.layout import Layout
 from moverq.endpoints.mbox.locks import locked
 from moverq.endpoints.mbox.session import MboxSession
-from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import Mirror
-from moverq.endpoints.mirrored.normal_form import content_hash
 from moverq.errors import EndpointBusy, EndpointUnavailable
-from moverq.model.change import INBOX, ChangeBatch, FolderState, Gone, ItemContent, ItemState
-from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
+from moverq.model.change import INBOX, ChangeBatch, Gone, ItemState
+from moverq.model.ids import InstanceId, new_id
+from tests.support.files_place import CLEAN, Place, a_folder, a_place, an_item, gone_since
 from tests.support.killing import Killed
 from tests.support.mbox_client import MboxClient
 
-CLEAN = b"Subject: clean\r\n\r\ntext\r\n"
 FROM = b"From a@b Tue Nov 14 22:13:20 2023 +0000\n"
-
-
-@attrs.frozen
-class Place:
-    """An endpoint, and the mail of its one address."""
-
-    endpoint: MirroredEndpoint
-    client: MboxClient
-    mailbox_id: MailboxId
-    instance: InstanceId
-
-    @property
-    def inbox(self) -> Path:
-        return self.client.path("INBOX")
-
-    async def source(self) -> MirroredMailbox:
-        self.client.make("INBOX")
-        await self.endpoint.adopt(self.mailbox_id, self.instance, "ada@example.org")
-        return self.endpoint.mailbox(self.instance)
-
-    async def target(self) -> tuple[MirroredMailbox, FolderId]:
-        """A sealed one, and its INBOX."""
-        target = self.endpoint.mailbox(self.instance)
-        await target.create(self.mailbox_id, token=1)
-        inbox = a_folder(INBOX)
-        await target.apply_folders([FolderStep(StepKind.CREATE, inbox)], token=1)
-        return target, inbox.folder_id
+MboxPlace = Place[MboxClient]
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    async def address_of(mailbox_id: MailboxId) -> str:
-        return "ada@example.org"
-
-    root = tmp_path / "mail"
-    async with open_endpoint(
-        "here", f"mbox:{root}", mirrors=tmp_path / "mirrors", address_of=address_of, poll_s=0.02
-    ) as endpoint:
-        yield Place(endpoint, MboxClient(root), MailboxId(new_id()), InstanceId(new_id()))
-
-
-def a_folder(name: str, parent_id: FolderId | None = None, **more: Any) -> FolderState:
-    return FolderState(FolderId(new_id()), parent_id, name, modseq=1, uidvalidity=7, uidnext=1, **more)
-
-
-def an_item(folder_id: FolderId, uid: int, content: bytes = CLEAN, **state: Any) -> ItemContent:
-    return ItemContent(
-        ItemState(
-            item_id=ItemId(new_id()),
-            folder_id=folder_id,
-            uid=uid,
-            modseq=10 + uid,
-            received_ms=1_700_000_000_123,
-            size=len(content),
-            content_hash=content_hash(content),
-            flags=0,
-            keywords=(),
-        )._replace(**state),
-        content,
-    )
+async def place(tmp_path: Path) -> AsyncIterator[MboxPlace]:
+    async with a_place(tmp_path, open_endpoint, "mbox:{}", MboxClient) as one:
+        yield one
 
 
 async def items(mailbox: MirroredMailbox) -> list[tuple[bytes, ItemState]]:
@@ -98,8 +42,8 @@ async def contents(mailbox: MirroredMailbox) -> list[bytes]:
     return [content for content, _ in await items(mailbox)]
 
 
-async def gone_since(mailbox: MirroredMailbox, head: Any) -> int:
-    return len((await mailbox.read_feed(head, changes_max=1000)).items_gone)
+def inbox_of(place: MboxPlace) -> Path:
+    return place.client.path("INBOX")
 
 
 def deliver_behind(path: Path, data: bytes) -> None:
@@ -116,26 +60,26 @@ def session_of(mailbox: MirroredMailbox) -> MboxSession:
 # ---- others write
 
 
-async def test_a_file_that_is_being_written_loses_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_is_being_written_loses_nothing(place: MboxPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that moves messages up has the file in pieces meanwhile: who is not met is not said to be gone."""
     monkeypatch.setattr(index, "WAIT_S", 0.01)
     source = await place.source()
     for number in range(3):
         place.client.deliver(b"Subject: %d\n\n" % number)
     head = await source.head()
-    whole = place.inbox.read_bytes()
-    with locked(os.fsencode(place.inbox)):
-        place.inbox.write_bytes(whole[:-40])
+    whole = inbox_of(place).read_bytes()
+    with locked(os.fsencode(inbox_of(place))):
+        inbox_of(place).write_bytes(whole[:-40])
         with pytest.raises(EndpointBusy):
             await source.read_feed(head, changes_max=1000)
         with pytest.raises(EndpointBusy):
             await session_of(source).whole_index(b"INBOX")
-    place.inbox.write_bytes(whole)
+    inbox_of(place).write_bytes(whole)
     assert await gone_since(source, head) == 0
     assert len(await items(source)) == 3
 
 
-async def test_a_message_that_is_not_where_it_was_is_found(place: Place) -> None:
+async def test_a_message_that_is_not_where_it_was_is_found(place: MboxPlace) -> None:
     """Its header grew, another went: behind the back of an index."""
     source = await place.source()
     bases = [place.client.deliver(b"Subject: %d\n\n" % number) for number in range(3)]
@@ -146,13 +90,13 @@ async def test_a_message_that_is_not_where_it_was_is_found(place: Place) -> None
     numbers = {base: at + 1 for at, base in enumerate(bases)}
     place.client.delete("INBOX", bases[0])
     place.client.set_flags("INBOX", bases[1], 31, ["a" * 300])
-    session.note_index(b"INBOX", attrs.evolve(known, stamp=index.stamp_of(os.fsencode(place.inbox))))
+    session.note_index(b"INBOX", attrs.evolve(known, stamp=index.stamp_of(os.fsencode(inbox_of(place)))))
     read, missing = await session.read(row, list(numbers.values()))
     assert (set(read), missing) == ({2, 3}, {})
     assert read[3] == b"Subject: 2\r\n\r\n"
 
 
-async def test_mail_that_is_not_mounted_is_waited_for(place: Place) -> None:
+async def test_mail_that_is_not_mounted_is_waited_for(place: MboxPlace) -> None:
     source = await place.source()
     place.client.deliver(CLEAN)
     place.client.make("Sent")
@@ -170,14 +114,14 @@ async def test_mail_that_is_not_mounted_is_waited_for(place: Place) -> None:
     assert await contents(source) == [CLEAN]
 
 
-async def test_an_empty_inbox_may_have_no_file(place: Place) -> None:
+async def test_an_empty_inbox_may_have_no_file(place: MboxPlace) -> None:
     """Some programs remove it."""
     source = await place.source()
     base = place.client.deliver(CLEAN)
     assert len(await items(source)) == 1
     place.client.delete("INBOX", base)
     assert await items(source) == []
-    place.inbox.unlink()
+    inbox_of(place).unlink()
     (before,) = await source.read_hierarchy()
     place.client.make("INBOX")
     place.client.deliver(CLEAN)
@@ -186,7 +130,7 @@ async def test_an_empty_inbox_may_have_no_file(place: Place) -> None:
     assert after.folder_id == before.folder_id
 
 
-async def test_what_is_no_mbox_is_no_folder(place: Place) -> None:
+async def test_what_is_no_mbox_is_no_folder(place: MboxPlace) -> None:
     source = await place.source()
     for name in ("notes.txt", "Sent.msf", "gone.lock", ".hidden"):
         (place.client.root / name).write_text("something else\n")
@@ -214,13 +158,13 @@ async def test_what_is_no_mbox_is_no_folder(place: Place) -> None:
 # ---- UIDs
 
 
-async def test_an_item_is_who_its_clients_think_it_is(place: Place) -> None:
+async def test_an_item_is_who_its_clients_think_it_is(place: MboxPlace) -> None:
     source = await place.source()
     one, two = FROM + b"Subject: 1\n", FROM + b"Subject: 2\n"
-    place.inbox.write_bytes(one + b"\n\n" + two + b"\n\n")
+    inbox_of(place).write_bytes(one + b"\n\n" + two + b"\n\n")
     before = dict(await items(source))
     assert [state.uid for state in before.values()] == [1, 2]
-    place.inbox.write_bytes(one + b"X-IMAPbase: 77 0000000009\nX-UID: 1\n\n\n" + two + b"X-UID: 9\n\n\n")
+    inbox_of(place).write_bytes(one + b"X-IMAPbase: 77 0000000009\nX-UID: 1\n\n\n" + two + b"X-UID: 9\n\n\n")
     after = dict(await items(source))
     first, second = b"Subject: 1\r\n\r\n", b"Subject: 2\r\n\r\n"
     assert (after[first].item_id, after[first].uid) == (before[first].item_id, 1)
@@ -231,17 +175,17 @@ async def test_an_item_is_who_its_clients_think_it_is(place: Place) -> None:
     assert await source.account() == await source.recount()
 
 
-async def test_uids_that_do_not_rise_are_none(place: Place) -> None:
+async def test_uids_that_do_not_rise_are_none(place: MboxPlace) -> None:
     source = await place.source()
     fields = b"X-IMAPbase: 77 0000000009\nX-UID: 5\n"
-    place.inbox.write_bytes(FROM + fields + b"\n1\n\n" + FROM + b"X-UID: 5\n\n2\n\n" + FROM + b"X-UID: 4\n\n3\n\n")
+    inbox_of(place).write_bytes(FROM + fields + b"\n1\n\n" + FROM + b"X-UID: 5\n\n2\n\n" + FROM + b"X-UID: 4\n\n3\n\n")
     assert sorted(state.uid for _, state in await items(source)) == [5, 10, 11]
 
 
 # ---- a target
 
 
-async def test_a_target_keeps_what_an_mbox_can_keep(place: Place) -> None:
+async def test_a_target_keeps_what_an_mbox_can_keep(place: MboxPlace) -> None:
     target, inbox = await place.target()
     odd = [
         b"Subject: own\r\nStatus: RO\r\nX-UID: 7\r\nX-Keywords: spam\r\n\r\ntext\r\n",
@@ -255,13 +199,13 @@ async def test_a_target_keeps_what_an_mbox_can_keep(place: Place) -> None:
     assert await target.write_items(written, token=1) == ()
     assert await target.account() == await target.recount()
     assert set(kept) <= set(await contents(target))
-    text = place.inbox.read_text()
+    text = inbox_of(place).read_text()
     assert text.count("\nX-IMAPbase: ") == 1
     assert "\n>From a@b Tue Nov 14 22:13:20 2023\n" in text
     assert text.count(" Tue Nov 14 22:13:20 2023 +0000\n") == len(written)
 
 
-async def test_of_equal_messages_each_is_its_own(place: Place) -> None:
+async def test_of_equal_messages_each_is_its_own(place: MboxPlace) -> None:
     """Flags of one change, another goes, one comes: also where they are equal, date and all."""
     target, inbox = await place.target()
     three = [an_item(inbox, uid) for uid in (1, 2, 3)]
@@ -282,12 +226,14 @@ async def test_of_equal_messages_each_is_its_own(place: Place) -> None:
         assert await target.account() == await target.recount()
         found = {state.item_id: (state.flags, state.keywords) for _, state in await items(target)}
         assert found == {second.item_id: (1, ("work",)), third.item_id: (0, ())}
-    entries = index.read_index(os.fsencode(place.inbox)).entries.values()
+    entries = index.read_index(os.fsencode(inbox_of(place))).entries.values()
     assert sorted((entry.flags, entry.keywords) for entry in entries) == [(0, ()), (1, ("work",))]
 
 
 @pytest.mark.parametrize("bytes_kept", [0, 1, 5, 30, 60, 100, 200, 470, 700])
-async def test_an_append_cut_short_is_made_once(bytes_kept: int, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_append_cut_short_is_made_once(
+    bytes_kept: int, place: MboxPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is whole of it stays, what is not goes, and what others delivered since stays too."""
     target, inbox = await place.target()
     await target.write_items([an_item(inbox, 1)], token=1)
@@ -303,17 +249,19 @@ async def test_an_append_cut_short_is_made_once(bytes_kept: int, place: Place, m
         with pytest.raises(Killed):
             await target.write_items(two, token=1)
     session_of(target).forget_files()
-    deliver_behind(place.inbox, FROM + b"Subject: late\n\n\n")
+    deliver_behind(inbox_of(place), FROM + b"Subject: late\n\n\n")
     for _ in range(2):
         assert await target.write_items(two, token=1) == ()
     assert sorted(await contents(target)) == sorted([CLEAN, CLEAN, two[1].content])
     assert await target.account() == await target.recount()
-    entries = index.read_index(os.fsencode(place.inbox)).entries.values()
+    entries = index.read_index(os.fsencode(inbox_of(place))).entries.values()
     assert sum(1 for entry in entries if not entry.token) == 1
     assert len(entries) == 4
 
 
-async def test_a_stranger_in_a_message_that_was_cut_short_stays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stranger_in_a_message_that_was_cut_short_stays(
+    place: MboxPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An agent that does not look whether the file ends with a line writes into ours: then it is nobody's to remove."""
     target, inbox = await place.target()
     item = an_item(inbox, 1)
@@ -327,10 +275,10 @@ async def test_a_stranger_in_a_message_that_was_cut_short_stays(place: Place, mo
         with pytest.raises(Killed):
             await target.write_items([item], token=1)
     session_of(target).forget_files()
-    place.inbox.write_bytes(place.inbox.read_bytes() + FROM + b"Subject: late\n\n\n")
+    inbox_of(place).write_bytes(inbox_of(place).read_bytes() + FROM + b"Subject: late\n\n\n")
     await target.write_items([item], token=1)
     assert await contents(target) == [CLEAN]
-    assert b"Subject: late" in place.inbox.read_bytes()
+    assert b"Subject: late" in inbox_of(place).read_bytes()
 
 
 async def test_a_spool_is_nobodys_and_what_is_made_in_it_the_users(tmp_path: Path) -> None:
@@ -349,7 +297,7 @@ async def test_a_spool_is_nobodys_and_what_is_made_in_it_the_users(tmp_path: Pat
     assert (home / "mail" / "A" / "B").stat().st_uid == 5000
 
 
-async def test_a_folder_that_holds_folders_and_mail(place: Place) -> None:
+async def test_a_folder_that_holds_folders_and_mail(place: MboxPlace) -> None:
     """The one becomes a file, the others lie beside it; also where they were there before."""
     target, _ = await place.target()
     outer = a_folder("A", attributes={"\\Noselect": "1"})
@@ -373,12 +321,39 @@ async def test_a_folder_that_holds_folders_and_mail(place: Place) -> None:
     assert await target.account() == await target.recount()
 
 
-async def test_a_move_between_folders_writes_no_uid_of_the_old_one(place: Place) -> None:
+async def test_what_only_held_folders_is_gone_with_them(place: MboxPlace) -> None:
+    """Also for a mail program, and for a folder that gets the name."""
+    target, _ = await place.target()
+    outer = a_folder("A", attributes={"\\Noselect": "1"})
+    inner = a_folder("B", outer.folder_id)
+    await target.apply_folders([FolderStep(StepKind.CREATE, one) for one in (outer, inner)], token=1)
+    (place.client.root / "A" / ".imap" / "B").mkdir(parents=True)
+    await target.apply_folders([FolderStep(StepKind.REMOVE, one) for one in (inner, outer)], token=1)
+    assert not (place.client.root / "A").exists()
+    other = a_folder("C")
+    within = a_folder("D", other.folder_id)
+    await target.apply_folders([FolderStep(StepKind.CREATE, one) for one in (other, within)], token=1)
+    await target.apply_folders([FolderStep(StepKind.REMOVE, one) for one in (within, other)], token=1)
+    assert not (place.client.root / "C.sbd").exists()
+
+
+async def test_a_directory_with_what_is_no_mail_stays(place: MboxPlace) -> None:
+    target, _ = await place.target()
+    outer = a_folder("A", attributes={"\\Noselect": "1"})
+    inner = a_folder("B", outer.folder_id)
+    await target.apply_folders([FolderStep(StepKind.CREATE, one) for one in (outer, inner)], token=1)
+    (place.client.root / "A" / "notes.txt").write_text("not mail")
+    await target.apply_folders([FolderStep(StepKind.REMOVE, one) for one in (inner, outer)], token=1)
+    assert [path.name for path in (place.client.root / "A").iterdir()] == ["notes.txt"]
+    assert [folder.name for folder in await target.read_hierarchy()] == [INBOX]
+
+
+async def test_a_move_between_folders_writes_no_uid_of_the_old_one(place: MboxPlace) -> None:
     """Back at a mailbox that a server gave UIDs."""
     source = await place.source()
     place.client.make("Sent")
     fields = b"X-IMAPbase: 77 0000000009 work\nX-UID: 5\nX-Keywords: work\nStatus: RO\n"
-    place.inbox.write_bytes(FROM + b"Subject: 1\n" + fields + b"\ntext\n\n" + FROM + b"Subject: 2\nX-UID: 6\n\n\n")
+    inbox_of(place).write_bytes(FROM + b"Subject: 1\n" + fields + b"\ntext\n\n" + FROM + b"Subject: 2\nX-UID: 6\n\n\n")
     head = await source.head()
     state = next(state for content, state in await items(source) if content.startswith(b"Subject: 1"))
     sent = next(folder for folder in await source.read_hierarchy() if folder.name == "Sent")
@@ -397,13 +372,13 @@ async def test_a_move_between_folders_writes_no_uid_of_the_old_one(place: Place)
     there = place.client.path("Sent").read_bytes()
     assert b"X-UID" not in there
     assert b"X-Keywords: work" in there
-    here = index.read_index(os.fsencode(place.inbox))
+    here = index.read_index(os.fsencode(inbox_of(place)))
     assert [entry.uid for entry in here.entries.values()] == [6]
     assert here.base == index.Base(77, 9, ("work",))
     assert await source.account() == await source.recount()
 
 
-async def test_a_target_that_was_opened_is_its_users(place: Place) -> None:
+async def test_a_target_that_was_opened_is_its_users(place: MboxPlace) -> None:
     target, inbox = await place.target()
     await target.write_items([an_item(inbox, 1)], token=1)
     await target.open(1)
@@ -414,16 +389,16 @@ async def test_a_target_that_was_opened_is_its_users(place: Place) -> None:
     assert (content, state.flags) == (CLEAN, 1)
 
 
-async def test_an_inbox_that_holds_only_what_is_no_message_is_empty(place: Place) -> None:
+async def test_an_inbox_that_holds_only_what_is_no_message_is_empty(place: MboxPlace) -> None:
     """UW's programs leave that behind; what it says of the folder is added to."""
     place.client.make("INBOX")
     internal = FROM + b"Subject: DO NOT DELETE\nX-IMAP: 77 0000000009 old\nStatus: RO\n\nnone\n\n"
-    place.inbox.write_bytes(internal)
+    inbox_of(place).write_bytes(internal)
     target, inbox = await place.target()
     await target.write_items([an_item(inbox, 1, keywords=("new",))], token=1)
     ((content, state),) = await items(target)
     assert (content, state.keywords) == (CLEAN, ("new",))
-    found = index.read_index(os.fsencode(place.inbox))
+    found = index.read_index(os.fsencode(inbox_of(place)))
     assert found.base == index.Base(77, 9, ("old", "new"))
     assert await target.account() == await target.recount()
-    assert place.inbox.read_bytes().startswith(FROM + b"Subject: DO NOT DELETE\nX-IMAP: 77 0000000009 old new\n")
+    assert inbox_of(place).read_bytes().startswith(FROM + b"Subject: DO NOT DELETE\nX-IMAP: 77 0000000009 old new\n")
