@@ -1,0 +1,94 @@
+"""Whole moves from one mail system to another: everything arrives, once, as it was, and comes back."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from moverq.model.request import Status
+from tests.support.imap_world import FOLDERS
+from tests.support.mail_site import PATIENCE_S, REFUSED_BY_CYRUS, a_site, count, use
+
+pytestmark = pytest.mark.slow
+
+ALIKE = [("imap-mdbox", "imap-mdbox"), ("maildir", "maildir"), ("mbox", "mbox")]
+PAIRS = [
+    *ALIKE,
+    ("imap-maildir", "imap-mdbox"),
+    ("imap-mdbox", "imap-maildir"),
+    ("imap-mdbox", "imap-cyrus"),
+    ("imap-cyrus", "imap-maildir"),
+    ("mbox", "maildir"),
+    ("maildir", "mbox"),
+    ("maildir", "imap-cyrus"),
+    ("imap-cyrus", "maildir"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), PAIRS)
+async def test_a_mailbox_is_followed_there_and_back(old: str, new: str, tmp_path: Path) -> None:
+    """With flags, keywords, dates and equal copies; its user works on while it is copied, and after the move."""
+    async with a_site(tmp_path, old, new) as site:
+        for _ in range(2):
+            site.old.add("Sent", b"Subject: an equal copy\r\n\r\ntext\r\n")
+        request = await site.ready()
+        assert site.found() == site.expected()
+        assert set(FOLDERS) - {REFUSED_BY_CYRUS} <= site.found().keys()
+        use(site.old)
+        site.old.rename("Sent", "Sent of old")
+        site.old.rename("Archive", "Archives")
+        assert site.found() != site.expected()
+        await site.root.complete(request)
+        done = await site.finish(request)
+        assert (done.status == Status.COMPLETED_WITH_WARNING.value) is site.at_cyrus, await site.told(request)
+        assert site.found() == site.expected()
+        site.new.rename("Sent of old", "Sent")
+        site.new.rename("Archives", "Archive")
+        use(site.new)
+        assert site.found() != site.expected()
+        await site.take_back()
+        assert site.found() == site.expected()
+
+
+@pytest.mark.parametrize("old", ["imap-maildir", "imap-cyrus", "maildir", "mbox"])
+async def test_uids_go_with_the_mailbox_into_our_store(old: str, tmp_path: Path) -> None:
+    async with a_site(tmp_path, old, "imap-mdbox") as site:
+        for _ in range(3):
+            site.old.expunge("INBOX")  # so that UIDs have holes
+        before = site.expected()
+        said = {}
+        for folder in ("INBOX", "Sent"):
+            site.old.client.select(folder, readonly=True)
+            said[folder] = tuple(int(site.old.client.response(word)[1][0]) for word in ("UIDVALIDITY", "UIDNEXT"))
+            site.old.client.unselect()
+        done = await site.finish(await site.ask(to=await site.add_database()))
+        assert done.status == Status.COMPLETED.value
+        shown = await site.root.mailbox_show(site.address)
+        assert {f.path: (f.uidvalidity, f.uidnext) for f in shown.folder_list if f.path in said} == said
+        there = {folder.path: folder.items for folder in shown.folder_list if folder.path in before}
+        assert there["INBOX"] == before["INBOX"].total()
+        assert sum(folder.items for folder in shown.folder_list) == count(before)
+        assert "älter Kram" in {folder.path for folder in shown.folder_list}
+
+
+@pytest.mark.parametrize(("old", "new"), ALIKE)
+async def test_a_mailbox_that_holds_mail_is_no_target(old: str, new: str, tmp_path: Path) -> None:
+    async with a_site(tmp_path, old, new, messages=3) as site:
+        site.new.add("INBOX")
+        failed = await site.at_rest(await site.ask())
+        assert failed.status == Status.FAILED.value
+        assert "holds 1 messages already" in failed.message
+        assert count(site.found()) == 1
+
+
+@pytest.mark.parametrize(("old", "new"), [*ALIKE, ("imap-mdbox", "imap-cyrus")])
+async def test_a_move_given_up_leaves_the_target_as_it_was(old: str, new: str, tmp_path: Path) -> None:
+    async with a_site(tmp_path, old, new, messages=10) as site:
+        before, empty = site.old.mail(), site.new.mail()
+        request = await site.ready()
+        assert count(site.found()) == 10
+        await site.root.remove(request)
+        with trio.fail_after(PATIENCE_S):
+            await site.root.wait_all([request])
+        assert site.new.mail() == empty == {"INBOX": {}}
+        assert site.old.mail() == before
