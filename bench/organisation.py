@@ -1,5 +1,6 @@
 """An organisation in a folder, with one mailbox full of made mail: what the benches move."""
 
+import gc
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 import trio
 
 import store
+from moverq.cli.__main__ import OBJECTS_BETWEEN_COLLECTIONS
 from moverq.limits import Limits
 from moverq.mailmaker import make_mail
 from moverq.model.ids import RequestId
@@ -48,7 +50,10 @@ async def fill(root: Root, *, seed: int, items: int, median_bytes: int, address:
 
 
 async def run(root: Root, request: RequestId) -> MoveStatistics:
-    """The worker runs until nothing is left; the request's figures."""
+    """The worker runs until nothing is left; the request's figures. The collector is set as `moverq worker` sets it."""
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    gc.collect()
+    gc.freeze()
     await root.worker(drain=True)
     return await root.move_show(request)
 

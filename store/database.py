@@ -8,7 +8,8 @@ Any process may open a database, at the same time as others, without a daemon. L
 lock on a file. Work that needs a database alone (rebuild, restore) takes `open.lock` exclusively; everybody else holds
 it shared.
 
-Tasks: the committer's four, and the watch. Readers are connections of their own, handed out one at a time.
+Tasks: the committer's four, the watch, and what folds the catalogue's write-ahead log. Readers are connections of
+their own, handed out one at a time.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,6 +33,7 @@ from store.deciding import first_inbox
 from store.disk import Disk, File
 from store.errors import FeedTrimmed, Refused, StoreBroken, StoreBusy, StoreClosed
 from store.feed import Watch
+from store.folding import Folding
 from store.ids import FolderId, InstanceId, ItemId, LogHead, MailboxId, Signature
 from store.lane import Lane
 from store.layout import Layout, generation_numbers
@@ -358,6 +360,14 @@ async def open_database(
         for reading in resources.readings:
             give_back.send_nowait((offload(), reading))
         watch = Watch(resources.watching)
+        folding = resources.keep(
+            Folding(resources.layout, resources.committing, resources.commit_lock, writer_offload, offload())
+        )
+
+        def committed() -> None:
+            watch.poke()
+            folding.poke()
+
         committer = Committer(
             resources.layout,
             resources.committing,
@@ -367,15 +377,16 @@ async def open_database(
             resources.commit_lock,
             writer_offload,
             clock,
-            watch.poke,
+            committed,
         )
         database = Database(
             path, resources.signature, resources.layout, resources.disk, committer, watch, idle, give_back, clock
         )
-        # The committer and the watch live here; leaving the block ends them.
+        # The committer, the watch and the folding live here; leaving the block ends them.
         async with trio.open_nursery() as nursery:
             await nursery.start(committer.run)
             nursery.start_soon(watch.run)
+            nursery.start_soon(folding.run)
             try:
                 yield database
             finally:
@@ -392,7 +403,7 @@ class _Resources:
         self.layout = Layout(path)
         self.disk = disk
         self._clock = clock
-        self._open: list[File | apsw.Connection | Log | SegmentWriter | SegmentReader] = []
+        self._open: list[File | apsw.Connection | Log | SegmentWriter | SegmentReader | Folding] = []
 
     def open(self) -> None:
         try:
@@ -404,26 +415,26 @@ class _Resources:
     def _open_all(self) -> None:
         layout, disk = self.layout, self.disk
         try:
-            self.open_lock = self._keep(disk.open(layout.open_lock))
-            self.commit_lock = self._keep(disk.open(layout.commit_lock))
+            self.open_lock = self.keep(disk.open(layout.open_lock))
+            self.commit_lock = self.keep(disk.open(layout.commit_lock))
         except FileNotFoundError:
             raise StoreBroken(path=str(layout.root), why="there is no database here") from None
         if not self.open_lock.lock(exclusive=False, wait=False):
             raise StoreBusy(path=str(layout.root), why="another process works on it alone; try again when it is done")
-        self.committing = self._keep(open_catalogue(layout.catalogue, cache_bytes=COMMIT_CACHE_BYTES))
+        self.committing = self.keep(open_catalogue(layout.catalogue, cache_bytes=COMMIT_CACHE_BYTES))
         try:
             self.signature, _ = read_applied(self.committing)
-            self.log = self._keep(Log(disk, layout, self.signature))
+            self.log = self.keep(Log(disk, layout, self.signature))
             self._recover()
-            self.watching = self._keep(open_catalogue(layout.catalogue))
+            self.watching = self.keep(open_catalogue(layout.catalogue))
             self.readings = [
-                Reading(self._keep(open_catalogue(layout.catalogue)), self._keep(SegmentReader(disk, layout)))
+                Reading(self.keep(open_catalogue(layout.catalogue)), self.keep(SegmentReader(disk, layout)))
                 for _ in range(READERS)
             ]
         except apsw.Error as error:
             raise catalogue_error(layout.catalogue, error) from error
-        self.writer = self._keep(SegmentWriter(disk, layout))
-        self.copies_writer = self._keep(SegmentWriter(disk, layout))
+        self.writer = self.keep(SegmentWriter(disk, layout))
+        self.copies_writer = self.keep(SegmentWriter(disk, layout))
 
     def _recover(self) -> LogHead:
         self.commit_lock.lock(exclusive=True, wait=True)
@@ -439,7 +450,7 @@ class _Resources:
         finally:
             self.commit_lock.unlock()
 
-    def _keep(self, resource: T) -> T:
+    def keep(self, resource: T) -> T:
         self._open.append(resource)  # type: ignore[arg-type]  # every kind that is kept has close()
         return resource
 

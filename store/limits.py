@@ -62,6 +62,8 @@ RECOVERABLE_KEPT_S = 14 * 86400
 WATCH_PERIOD_S = 0.005
 COMMIT_CACHE_BYTES = 4 * MIB
 """SQLite's page cache of the connection that commits: the upper levels of every index, and the pages that grow."""
+FOLD_PAGES = 4000
+"""SQLite's write-ahead log is folded into the catalogue's file when it has grown by so many pages, 16 MB."""
 READ_CACHE_BYTES = 2 * MIB
 """That of any other connection."""
 READERS = 2

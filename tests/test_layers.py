@@ -20,7 +20,7 @@ LAYERS = {
         ("store.clock", "store.digest", "store.layout", "store.names", "store.disk", "store.offload"),
         ("store.catalogue",),
         ("store.content", "store.log"),
-        ("store.recovery", "store.snapshot", "store.feed", "store.paging"),
+        ("store.recovery", "store.snapshot", "store.feed", "store.folding", "store.paging"),
         ("store.proposal",),
         ("store.guard", "store.lane"),
         ("store.delivering", "store.deciding"),

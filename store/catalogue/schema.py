@@ -13,7 +13,7 @@ import apsw.sqlite_extra
 
 from store.errors import Corruption, StoreBroken, StoreBusy, StoreError, StoreFull
 from store.ids import LogHead, LogPosition, Signature
-from store.limits import READ_CACHE_BYTES
+from store.limits import FOLD_PAGES, READ_CACHE_BYTES
 
 SCHEMA_VERSION = 1
 _VFS = "cksmvfs"
@@ -105,7 +105,7 @@ def open_catalogue(path: Path, *, cache_bytes: int = READ_CACHE_BYTES) -> apsw.C
         version = connection.execute("PRAGMA user_version").get
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA cache_size={-cache_bytes // 1024}")
-        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.execute(f"PRAGMA wal_autocheckpoint={FOLD_PAGES}")
     except apsw.Error as error:
         raise catalogue_error(path, error) from error
     if version != SCHEMA_VERSION:

@@ -284,6 +284,7 @@ SCENARIOS = (
     Scenario("item verbs", (flag, move, delete, purge)),
     Scenario("folder verbs", (create_folder, move_folder, set_setting, delete_folder)),
     Scenario("a move's target", (make_bob, put_folders, put_items, put_items, apply_changes, open_bob)),
+    Scenario("folded", (deliver(1), deliver(2), deliver(1), flag, delete), {"store.folding.FOLD_PAGES": 1}),
     Scenario("the guard", (lock, unlock, deliver(1), retire)),
     Scenario("generations roll", tuple(deliver(number) for number in range(6)), SMALL_GENERATIONS),
     Scenario("segments roll", tuple(deliver(number, size=200) for number in range(4)), SMALL_SEGMENTS),
