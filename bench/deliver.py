@@ -35,6 +35,14 @@ from store.disk import File
 
 INSTANCE = store.InstanceId(b"instance-of-ada.")
 SIZE = 12 * 1024
+KEPT_KEYS = """
+CREATE TABLE kept_key (
+    mailbox INTEGER NOT NULL, key BLOB NOT NULL, content_digest BLOB NOT NULL, accepted_ms INTEGER NOT NULL,
+    modseq INTEGER NOT NULL, PRIMARY KEY (mailbox, key, content_digest)
+) WITHOUT ROWID;
+CREATE INDEX kept_key_modseq ON kept_key (mailbox, modseq);
+"""
+"""The bare loop's own delivery keys: what one writes down first."""
 
 
 def main() -> None:
@@ -122,6 +130,7 @@ def _make_bare(root: Path) -> None:
     db = apsw.Connection(str(root / "bare.sqlite"))
     db.execute("PRAGMA journal_mode=WAL")
     db.execute(SCHEMA)
+    db.execute(KEPT_KEYS)
     db.execute("INSERT INTO mailbox VALUES (1, ?, ?, 0, 0, '', 0, 0, 0, NULL)", (INSTANCE, INSTANCE))
     db.close()
     (root / "lock").touch()
@@ -169,7 +178,7 @@ def bare(root: Path, at_once: int, seconds: int, *, whole: bool = False) -> floa
         db.executemany("INSERT INTO item VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         if whole:
             keys = [(1, os.urandom(16), digest, 0, done + n) for n, (_, digest) in enumerate(digests)]
-            db.executemany("INSERT INTO delivery_key VALUES (?, ?, ?, ?, ?)", keys)
+            db.executemany("INSERT INTO kept_key VALUES (?, ?, ?, ?, ?)", keys)
             db.execute("UPDATE mailbox SET head = ?", (done + at_once,))
         os.pwrite(log, frame, at % (60 << 20))
         os.fdatasync(log)

@@ -16,7 +16,14 @@ import attrs
 from store.catalogue import queries
 from store.catalogue.apply import Applier
 from store.catalogue.compare import differences
-from store.catalogue.schema import catalogue_error, make_catalogue, open_catalogue, read_applied, write_applied
+from store.catalogue.schema import (
+    bring_up,
+    catalogue_error,
+    make_catalogue,
+    open_catalogue,
+    read_applied,
+    write_applied,
+)
 from store.content.pool import SegmentReader
 from store.content.segment import HEADER_BYTES, decode_header
 from store.digest import MODULUS, equality_digest, instance_digest
@@ -166,6 +173,7 @@ def _replay(
     try:
         applier = Applier(db)
         db.execute("BEGIN")
+        bring_up(db)
         for frame in log.read_all(start):
             if frame.start == until.position:
                 break

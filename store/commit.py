@@ -28,6 +28,7 @@ import attrs
 import outcome
 import trio
 
+from store.catalogue.keys import RecentKeys
 from store.catalogue.schema import catalogue_error, write_applied
 from store.catalogue.view import BrokenRule, View
 from store.content.pool import SHARED, SegmentWriter
@@ -74,6 +75,7 @@ class Committer:
     _now_ms: Callable[[], int]
     _on_commit: Callable[[], None]
     _written: dict[bytes, int] = attrs.Factory(dict)
+    _recent_keys: RecentKeys = attrs.Factory(RecentKeys)
     _stopped: StoreError | None = None
     broken: trio.Event = attrs.Factory(trio.Event)
     """Set when a commit had an unknown outcome: only a fresh opener can go on."""
@@ -260,7 +262,7 @@ class Committer:
         Applying fails only by a bug: records that break a rule of the catalogue. Then the group is rolled back and
         its members go one by one, so that the bug fails its own alone; no savepoint is paid for by all the others.
         """
-        view, now_ms, decided = View(self._db), self._now_ms(), _Decided()
+        view, now_ms, decided = View(self._db, self._recent_keys), self._now_ms(), _Decided()
         try:
             for are_deliveries, run in groupby(group, key=lambda waiting: waiting.received is not None):
                 if are_deliveries:

@@ -25,7 +25,7 @@ import trio
 from store import paging, retention
 from store.catalogue import queries
 from store.catalogue.queries import FeedPage, FolderInfo, MailboxInfo
-from store.catalogue.schema import catalogue_error, is_durable, make_catalogue, open_catalogue, read_applied
+from store.catalogue.schema import bring_up, catalogue_error, is_durable, make_catalogue, open_catalogue, read_applied
 from store.clock import now_ms
 from store.commit import Committer
 from store.content.pool import SegmentReader, SegmentWriter
@@ -441,6 +441,7 @@ class _Resources:
         try:
             self.committing.execute("BEGIN IMMEDIATE")
             try:
+                bring_up(self.committing)
                 head = recover(self.committing, self.log, now_ms=self._clock())
                 self.committing.execute("COMMIT")
             finally:

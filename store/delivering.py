@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import attrs
 
 from store.catalogue import queries
+from store.catalogue.keys import Key
 from store.catalogue.queries import Account, MailboxInfo
 from store.catalogue.view import View
 from store.errors import NoSuchFolder, NoSuchMailbox, QuotaExceeded, StoreError
@@ -25,14 +26,14 @@ def decide_deliveries(
     """The records of all of them together; and each one's answer or refusal."""
     accounts = view.accounts({one.delivery.instance for one in received})
     mailboxes: dict[InstanceId, _Mailbox] = {}
-    keys: list[tuple[int, bytes]] = []
+    keys: set[Key] = set()
     for one in received:
         instance, _, key, _ = one.delivery
         account = accounts.get(instance)
         if account is not None:
             if instance not in mailboxes:
                 mailboxes[instance] = _mailbox(view, account)
-            keys.append((account.info.no, key))
+            keys.add((account.info.no, key, one.digest))
     accepted = view.accepted(keys)
     answers: list[Added | StoreError] = []
     for one in received:
@@ -63,7 +64,7 @@ class _Mailbox:
     rows: list[ItemRow] = attrs.Factory(list)
     keys: list[DeliveryKeyRow] = attrs.Factory(list)
 
-    def take(self, one: Received, accepted: set[tuple[int, bytes, bytes]], now_ms: int) -> Added:
+    def take(self, one: Received, accepted: set[Key], now_ms: int) -> Added:
         """Where it went; or raises why not."""
         require_client(self.info)
         delivery, item_id, ref, digest = one

@@ -224,8 +224,9 @@ class Mover:
             for name, value, modseq in changes.settings:
                 if modseq > queries.setting_modseq(draft.db, no, name):
                     draft.records.append(SettingPut(self.instance, name, value, modseq))
-            accepted = queries.accepted(draft.db, [(no, row.key) for row in changes.delivery_keys])
-            new_keys = [row for row in changes.delivery_keys if (no, row.key, row.content_digest) not in accepted]
+            brought = {(no, row.key, row.content_digest): row for row in changes.delivery_keys}
+            accepted = draft.view.accepted(brought)
+            new_keys = [row for key, row in brought.items() if key not in accepted]
             if new_keys:
                 draft.records.append(DeliveryKeysPut(self.instance, new_keys))
             guard.raise_head(draft, changes.through)

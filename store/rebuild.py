@@ -19,7 +19,7 @@ import apsw
 import attrs
 
 from store.catalogue.apply import Applier
-from store.catalogue.schema import catalogue_error, make_catalogue, open_catalogue, write_applied
+from store.catalogue.schema import bring_up, catalogue_error, make_catalogue, open_catalogue, write_applied
 from store.check import Progress, start_of
 from store.clock import now_ms
 from store.content.segment import FoundContent, scan
@@ -173,6 +173,7 @@ def _replay(db: apsw.Connection, log: Log, start: LogHead, report: RebuildReport
 
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("BEGIN IMMEDIATE")
+    bring_up(db)
     head = replay(db, log, start, now_ms=now_ms(), on_frame=count)
     newest = log.generations()[-1]
     if newest != head.position.generation:

@@ -16,6 +16,7 @@ import attrs
 import msgpack
 
 from store import records as r
+from store.catalogue.keys import add_keys, make_old
 from store.catalogue.rows import values_clauses
 from store.catalogue.schema import FOLDER_TOMBSTONE, ITEM_TOMBSTONE, MAILBOX_TOMBSTONE
 from store.digest import MODULUS, Pack, equality_digest, instance_digest
@@ -85,7 +86,7 @@ class Applier:
     _sums: dict[int, _Sums] = attrs.Factory(dict)
     _heads: dict[int, int] = attrs.Factory(dict)
     _new_items: list[tuple[Any, ...]] = attrs.Factory(list)
-    _new_keys: list[tuple[Any, ...]] = attrs.Factory(list)
+    _new_keys: list[tuple[int, r.DeliveryKeyRow]] = attrs.Factory(list)
     _pack: Pack = attrs.Factory(lambda: msgpack.Packer().pack)
 
     def apply(self, records: Iterable[r.Record]) -> None:
@@ -162,8 +163,7 @@ class Applier:
                 self._db.execute(f"INSERT INTO item {values}", bound)
             self._new_items.clear()
         if self._new_keys:
-            for values, bound in values_clauses(self._new_keys):
-                self._db.execute(f"INSERT INTO delivery_key {values} {_MERGE_KEY}", bound)
+            add_keys(self._db, self._new_keys)
             self._new_keys.clear()
 
     def _raise_head(self, mailbox: int, modseq: int) -> None:
@@ -198,6 +198,7 @@ class Applier:
         mailbox = self.mailbox_no(record.instance)
         del self._mailboxes[record.instance]
         self._folders_of.pop(mailbox, None)
+        make_old(self._db)
         for table in ("item", "folder", "tombstone", "setting", "delivery_key"):
             self._db.execute(f"DELETE FROM {table} WHERE mailbox = ?", (mailbox,))
         deleted = self._db.execute("DELETE FROM mailbox WHERE no = ? RETURNING token", (mailbox,))
@@ -336,7 +337,7 @@ class Applier:
 
     def _delivery_keys_put(self, record: r.DeliveryKeysPut) -> None:
         mailbox = self.mailbox_no(record.instance)
-        self._new_keys += [(mailbox, *row) for row in record.rows]
+        self._new_keys += [(mailbox, row) for row in record.rows]
         if record.rows:
             self._raise_head(mailbox, max([row.modseq for row in record.rows]))
 
@@ -346,6 +347,7 @@ class Applier:
     def _feed_cut(self, record: r.FeedCut) -> None:
         mailbox = self.mailbox_no(record.instance)
         self._db.execute("DELETE FROM tombstone WHERE mailbox = ? AND modseq <= ?", (mailbox, record.horizon))
+        make_old(self._db)
         self._db.execute(
             "DELETE FROM delivery_key WHERE mailbox = ? AND accepted_ms < ?", (mailbox, record.keys_before_ms)
         )
@@ -398,7 +400,3 @@ _APPLY: dict[type[r.Record], Callable[[Applier, r.Record], None]] = {
     r.SegmentsDropped: Applier._segments_dropped,  # type: ignore[dict-item]
 }
 _GATHERED = {r.ItemsPut, r.ItemsReplaced, r.ItemsChanged, r.ItemsGone, r.DeliveryKeysPut}
-_MERGE_KEY = (
-    "ON CONFLICT (mailbox, key, content_digest) DO UPDATE SET "
-    "accepted_ms = max(accepted_ms, excluded.accepted_ms), modseq = max(modseq, excluded.modseq)"
-)

@@ -11,7 +11,6 @@ import apsw
 import attrs
 
 from store.catalogue.apply import ITEM_COLUMNS, item_row, pairs
-from store.catalogue.rows import values_clauses
 from store.catalogue.schema import FOLDER_TOMBSTONE, ITEM_TOMBSTONE, MAILBOX_TOMBSTONE, read_applied
 from store.errors import FeedTrimmed, NoSuchFolder, NoSuchMailbox
 from store.ids import FolderId, InstanceId, ItemId, MailboxId, Signature
@@ -275,18 +274,6 @@ def setting_states(db: apsw.Connection, mailbox_no: int) -> list[tuple[str, str 
 def setting_modseq(db: apsw.Connection, mailbox_no: int, name: str) -> int:
     found = db.execute("SELECT modseq FROM setting WHERE mailbox = ? AND name = ?", (mailbox_no, name)).fetchone()
     return int(found[0]) if found else 0
-
-
-def accepted(db: apsw.Connection, keys: Sequence[tuple[int, bytes]]) -> set[tuple[int, bytes, bytes]]:
-    """What was accepted under these delivery keys, each of a mailbox: (mailbox, key, digest of the content)."""
-    found: list[tuple[Any, ...]] = []
-    for values, bound in values_clauses(keys):
-        found += db.execute(
-            f"SELECT d.mailbox, d.key, d.content_digest FROM ({values}) v "
-            "CROSS JOIN delivery_key d ON d.mailbox = v.column1 AND d.key = v.column2",
-            bound,
-        ).fetchall()
-    return {(no, key, digest) for no, key, digest in found}
 
 
 def delivery_keys(db: apsw.Connection, mailbox_no: int, *, after_modseq: int, limit: int) -> list[DeliveryKeyRow]:

@@ -6,24 +6,39 @@ power loss the catalogue may be behind the log, never ahead of it.
 """
 
 import ctypes
+from itertools import islice
 from pathlib import Path
 
 import apsw
 import apsw.sqlite_extra
 
+from store.catalogue.keys import add_keys
 from store.errors import Corruption, StoreBroken, StoreBusy, StoreError, StoreFull
 from store.ids import LogHead, LogPosition, Signature
-from store.limits import FOLD_PAGES, READ_CACHE_BYTES
+from store.limits import FOLD_PAGES, READ_CACHE_BYTES, RECENT_KEYS_MAX
+from store.records import DeliveryKeyRow
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 had the delivery keys in one table by mailbox, key and digest."""
 _VFS = "cksmvfs"
 _RESERVED_BYTES = 8
 PAGE_BYTES = 4096
 
-SCHEMA = """
+_DELIVERY_KEYS = """
+CREATE TABLE delivery_key (
+    no INTEGER PRIMARY KEY, hash INTEGER NOT NULL, recent INTEGER NOT NULL, mailbox INTEGER NOT NULL,
+    key BLOB NOT NULL, content_digest BLOB NOT NULL, accepted_ms INTEGER NOT NULL, modseq INTEGER NOT NULL
+);
+CREATE INDEX delivery_key_hash ON delivery_key (hash) WHERE recent = 0;
+CREATE INDEX delivery_key_modseq ON delivery_key (mailbox, modseq, accepted_ms);
+"""
+"""See `keys`."""
+
+SCHEMA = f"""
 CREATE TABLE meta (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    signature BLOB NOT NULL, generation INTEGER NOT NULL, offset INTEGER NOT NULL, chain BLOB NOT NULL
+    signature BLOB NOT NULL, generation INTEGER NOT NULL, offset INTEGER NOT NULL, chain BLOB NOT NULL,
+    keys_given INTEGER NOT NULL DEFAULT 0, keys_old INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE mailbox (
     no INTEGER PRIMARY KEY, instance BLOB NOT NULL UNIQUE, mailbox_id BLOB NOT NULL,
@@ -56,12 +71,7 @@ CREATE TABLE setting (
     mailbox INTEGER NOT NULL, name TEXT NOT NULL, value TEXT, modseq INTEGER NOT NULL,
     PRIMARY KEY (mailbox, name)
 ) WITHOUT ROWID;
-CREATE TABLE delivery_key (
-    mailbox INTEGER NOT NULL, key BLOB NOT NULL, content_digest BLOB NOT NULL, accepted_ms INTEGER NOT NULL,
-    modseq INTEGER NOT NULL, PRIMARY KEY (mailbox, key, content_digest)
-) WITHOUT ROWID;
-CREATE INDEX delivery_key_modseq ON delivery_key (mailbox, modseq);
-"""
+{_DELIVERY_KEYS}"""
 
 ITEM_TOMBSTONE = 0
 FOLDER_TOMBSTONE = 1
@@ -82,7 +92,7 @@ def make_catalogue(path: Path, *, signature: Signature, head: LogHead) -> None:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(SCHEMA)
         connection.execute(
-            "INSERT INTO meta VALUES (1, ?, ?, ?, ?)",
+            "INSERT INTO meta (signature, generation, offset, chain) VALUES (?, ?, ?, ?)",
             (signature, head.position.generation, head.position.offset, head.chain),
         )
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
@@ -93,7 +103,8 @@ def make_catalogue(path: Path, *, signature: Signature, head: LogHead) -> None:
 
 
 def open_catalogue(path: Path, *, cache_bytes: int = READ_CACHE_BYTES) -> apsw.Connection:
-    """A connection to an existing catalogue, which keeps so much of it in memory.
+    """A connection to an existing catalogue, which keeps so much of it in memory. One of an older version can be read;
+    whoever applies records brings it up first (`bring_up`).
 
     Raises:
         StoreBroken: there is none, or it is of a newer version, or it is damaged.
@@ -108,7 +119,7 @@ def open_catalogue(path: Path, *, cache_bytes: int = READ_CACHE_BYTES) -> apsw.C
         connection.execute(f"PRAGMA wal_autocheckpoint={FOLD_PAGES}")
     except apsw.Error as error:
         raise catalogue_error(path, error) from error
-    if version != SCHEMA_VERSION:
+    if not 1 <= version <= SCHEMA_VERSION:
         connection.close()
         raise StoreBroken(
             path=str(path),
@@ -116,6 +127,23 @@ def open_catalogue(path: Path, *, cache_bytes: int = READ_CACHE_BYTES) -> apsw.C
             "`moverq store rebuild` makes it anew from the log",
         )
     return connection
+
+
+def bring_up(connection: apsw.Connection) -> None:
+    """The catalogue is of this version. Inside the caller's transaction, which nobody else writes beside."""
+    if connection.execute("PRAGMA user_version").get == 1:
+        connection.execute("ALTER TABLE delivery_key RENAME TO delivery_key_1")
+        connection.execute("DROP INDEX delivery_key_modseq")
+        connection.execute(_DELIVERY_KEYS)
+        connection.execute("ALTER TABLE meta ADD COLUMN keys_given INTEGER NOT NULL DEFAULT 0")
+        connection.execute("ALTER TABLE meta ADD COLUMN keys_old INTEGER NOT NULL DEFAULT 0")
+        rows = connection.execute(
+            "SELECT mailbox, key, content_digest, accepted_ms, modseq FROM delivery_key_1 ORDER BY accepted_ms"
+        )
+        while some := list(islice(rows, RECENT_KEYS_MAX)):
+            add_keys(connection, [(mailbox, DeliveryKeyRow._make(row)) for mailbox, *row in some])
+        connection.execute("DROP TABLE delivery_key_1")
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
 def _connect(path: Path, *, create: bool) -> apsw.Connection:

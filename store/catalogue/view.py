@@ -15,10 +15,11 @@ import apsw
 
 from store.catalogue import queries
 from store.catalogue.apply import Applier
+from store.catalogue.keys import Key, RecentKeys, old_keys
 from store.catalogue.queries import Account, MailboxInfo
 from store.errors import NoSuchMailbox
 from store.ids import InstanceId
-from store.records import DeliveryKeysPut, ItemsPut, Record
+from store.records import DeliveryKeysPut, FeedCut, ItemsPut, MailboxPurged, Record
 
 
 class BrokenRule(Exception):
@@ -32,8 +33,10 @@ class BrokenRule(Exception):
 class View:
     """See the module."""
 
-    def __init__(self, db: apsw.Connection) -> None:
+    def __init__(self, db: apsw.Connection, recent: RecentKeys) -> None:
         self._db = db
+        self._recent = recent
+        self._looked_at_keys = self._gave_keys = self._took_keys = False
         self._applier = Applier(db)
         self._accounts: dict[InstanceId, Account] = {}
 
@@ -61,13 +64,31 @@ class View:
         """Raises `NoSuchMailbox`."""
         return self.account(instance).info
 
-    def accepted(self, keys: Sequence[tuple[int, bytes]]) -> set[tuple[int, bytes, bytes]]:
-        """What was accepted under these delivery keys, each of a mailbox: (mailbox, key, digest of the content)."""
-        return queries.accepted(self.db, keys)
+    def accepted(self, keys: Collection[Key]) -> set[Key]:
+        """Those of these deliveries that were accepted."""
+        self._look_at_keys()
+        found = old_keys(self.db, keys)
+        if not self._took_keys:
+            found |= self._recent.known(keys)
+        if self._gave_keys:
+            found |= self._recent.later(self.db).intersection(keys)
+        return found
+
+    def _look_at_keys(self) -> None:
+        """Before this commit changes any."""
+        if not self._looked_at_keys:
+            self._recent.look(self._db)
+            self._looked_at_keys = True
 
     def apply(self, records: Sequence[Record]) -> None:
         """The catalogue is as these records say, for all who ask here. Raises `BrokenRule`."""
         for record in records:
+            if isinstance(record, DeliveryKeysPut | FeedCut | MailboxPurged):
+                self._look_at_keys()
+                if isinstance(record, DeliveryKeysPut):
+                    self._gave_keys = True
+                else:
+                    self._took_keys = True
             if isinstance(record, ItemsPut | DeliveryKeysPut):
                 self._carry(record)
             else:

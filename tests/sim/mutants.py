@@ -8,7 +8,7 @@ The first ten are those of the model of the cutover, in its names.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -33,8 +33,10 @@ from moverq.phases import clean_up, finalize
 from moverq.phases.follow import drain, forward
 from moverq.plan.verification import check_accounts, digests_of
 from moverq.session import Place, Session
-from store import delivering, guard, mover
+from store import guard, mover
+from store.catalogue.keys import Key
 from store.catalogue.schema import read_applied
+from store.catalogue.view import View
 from store.commit import Committer
 from store.database import _Resources
 from store.feed import Watch
@@ -467,13 +469,13 @@ def replay_without_rewriting(patches: ExitStack) -> None:
 def envelope_key(patches: ExitStack) -> None:
     """A delivery is known by its key alone, and other bytes under it are taken for the same."""
 
-    take = delivering._Mailbox.take
+    accepted = View.accepted
 
-    def by_key(self: Any, one: Any, accepted: set[tuple[int, bytes, bytes]], now_ms: int) -> Any:
-        known = {digest for no, key, digest in accepted if (no, key) == (self.info.no, one.delivery.key)}
-        return take(self, one._replace(digest=min(known, default=one.digest)), accepted, now_ms)
+    def by_key(self: View, keys: Collection[Key]) -> set[Key]:
+        known = set(self.db.execute("SELECT mailbox, key FROM delivery_key"))
+        return accepted(self, keys) | {key for key in keys if key[:2] in known}
 
-    patches.enter_context(patch.object(delivering._Mailbox, "take", by_key))
+    patches.enter_context(patch.object(View, "accepted", by_key))
 
 
 @mutant("no_folder_sync", caught=(I1, I11, I12, I16, I17, I19, I20, I22, LIVENESS), faults=("power",) * 4, first=20)

@@ -111,7 +111,7 @@ def empty_catalogue(signature: Signature, head: LogHead) -> apsw.Connection:
     db = apsw.Connection(":memory:")
     db.execute(SCHEMA)
     db.execute(
-        "INSERT INTO meta VALUES (1, ?, ?, ?, ?)",
+        "INSERT INTO meta (signature, generation, offset, chain) VALUES (?, ?, ?, ?)",
         (signature, head.position.generation, head.position.offset, head.chain),
     )
     return db
