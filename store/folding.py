@@ -62,19 +62,18 @@ class Folding:
             await self._due.wait()
             self._due = trio.Event()
             self._tried_at = self._pages
-            if not await self._offload(self._fold_beside):
-                await self._offload_log(self._fold_alone)
+            await self._offload(self._fold_beside)
+            await self._offload_log(self._fold_alone)
 
-    def _fold_beside(self) -> bool:
-        """Blocking: what was in the log when this began is in the file; was that all?"""
+    def _fold_beside(self) -> None:
+        """Blocking: what was in the log when this began is in the file."""
         with suppress(apsw.Error, StoreError):
             if self._beside is None:
                 self._beside = open_catalogue(self._layout.catalogue)
-            return is_durable(self._beside)
-        return False
+            is_durable(self._beside)
 
     def _fold_alone(self) -> None:
-        """Blocking: the same with the mutex held, so nothing is added meanwhile and the next commit begins anew."""
+        """Blocking: what has come since is, too, with the mutex held: so the next commit begins the log anew."""
         self._commit_lock.lock(exclusive=True, wait=True)
         try:
             with suppress(apsw.Error):

@@ -58,10 +58,10 @@ async def test_commits_go_on_while_a_pass_is_going_on(tmp_path: Path, monkeypatc
     begun, go_on = threading.Event(), threading.Event()
     fold_beside = Folding._fold_beside
 
-    def held_up(self: Folding) -> bool:
+    def held_up(self: Folding) -> None:
         begun.set()
         assert go_on.wait(10)
-        return fold_beside(self)
+        fold_beside(self)
 
     monkeypatch.setattr(Folding, "_fold_beside", held_up)
     store.create_database(tmp_path / "DB")
