@@ -35,12 +35,13 @@ from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Serv
 from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
 from moverq.endpoints.kinds import checked_location, is_mail_system
-from moverq.errors import EndpointBroken, NotFound, RequestRefused
+from moverq.errors import EndpointBroken, EndpointUnavailable, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
 from moverq.flow.clock import now_ms
 from moverq.flow.folders import make_folder
 from moverq.flow.nursery import open_own_nursery
 from moverq.flow.offload import InThread
+from moverq.flow.trouble import Trouble
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
 from moverq.model.delivery import delivery_key
@@ -593,10 +594,12 @@ class Root:
     async def wait_all(
         self, requests: Sequence[RequestId], *, work: bool = True, on_look: OnLook | None = None
     ) -> None:
-        """All of them have come to rest, or are gone. `on_look` sees them on the way.
+        """All of them have come to rest, or are gone. `on_look` sees them on the way. While the ledger is busy with
+        others, it waits on.
 
         Cancelled: they go on with the next worker.
         """
+        trouble = Trouble("moverq.wait", "looking how the moves stand", random.Random())
         # In the nursery: a worker that cares for these requests alone, ended by its `stop`.
         async with trio.open_nursery() as nursery:
             service: Service | None = None
@@ -610,7 +613,12 @@ class Root:
                 nursery.start_soon(service.run)
             while True:
                 seen = self.ledger.version
-                found = await self.look(requests, service)
+                try:
+                    found = await self.look(requests, service)
+                except EndpointUnavailable as unavailable:
+                    await trio.sleep(trouble.met(unavailable))
+                    continue
+                trouble.is_over()
                 if on_look is not None:
                     on_look(found)
                 if all(is_at_rest(look.standing) for look in found):

@@ -342,7 +342,7 @@ class Watcher:
         self._turn = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<Watcher {self._connection.filename} version {self._version}{', asking' if self._asking else ''}>"
+        return f"<Watcher version {self._version}{', asking' if self._asking else ''}>"
 
     @property
     def version(self) -> int:

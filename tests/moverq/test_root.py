@@ -1,8 +1,9 @@
 """The library's root: what a script sees of an organisation, its errors and its ends."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog.testing
@@ -11,12 +12,15 @@ import trio
 import moverq
 from moverq import Root, init_root, open_root
 from moverq.errors import EndpointBroken, EndpointUnavailable, MailboxLocked, NotFound, RequestRefused
+from moverq.flow import trouble
 from moverq.limits import Limits
 from moverq.mailbox_files import Imported, import_mail
 from moverq.mailfiles import MailItem
 from moverq.mailmaker import make_mail
+from moverq.model.ids import RequestId
 from moverq.model.request import Status
 from moverq.session import Place
+from moverq.shown import Look
 from store.log.log import Log
 
 ADA = "ada@example.org"
@@ -159,6 +163,21 @@ async def test_wait_only_watches_where_it_is_told_to(root: Root) -> None:
         nursery.start_soon(root.worker)
         assert (await root.wait(request, work=False)).status == "Completed"
         nursery.cancel_scope.cancel()
+
+
+async def test_wait_outlives_a_ledger_that_is_busy(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    look, looks = Root.look, count()
+
+    async def sometimes(root: Root, requests: Iterable[RequestId], *more: Any) -> list[Look]:
+        if next(looks) in (1, 2):
+            raise EndpointUnavailable(endpoint="ledger", why="others write")
+        return await look(root, requests, *more)
+
+    monkeypatch.setattr(Root, "look", sometimes)
+    monkeypatch.setattr(trouble, "FIRST_S", 0.01)
+    done = await root.wait(await root.move(ADA, to="DB2"))
+    assert done.status == "Completed"
+    assert next(looks) > 2
 
 
 async def test_waiting_for_one_move_leaves_the_others_alone(root: Root) -> None:
