@@ -52,6 +52,10 @@ class Limits:
     max_active_moves_per_target_server: int = 5
     max_total_moves_per_mrs: int = 100
 
+    worker_processes_max: int = 4
+    """Of one `moverq worker`. More than the limits above would give each a part of would have nothing to do, and the
+    databases' writers nothing to spare."""
+
     max_retries: int = 60
     """Times in a row a job enters again without getting on before it is Failed."""
     retry_delay_s: float = 30.0

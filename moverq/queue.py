@@ -7,6 +7,7 @@ from moverq.model.ids import RequestId
 from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.plan.scheduling import Candidate, Choice, choose
+from moverq.plan.sharing import WHOLE, Share
 
 
 def choose_requests(
@@ -17,6 +18,7 @@ def choose_requests(
     server_of: Mapping[str, str],
     now_ms: int,
     limits: Limits,
+    share: Share = WHOLE,
 ) -> Choice:
     """`running`: the jobs of this worker and whether each is quiet. `resting`: not to be started now."""
     by_id = {standing.request.request_id: standing for standing in due}
@@ -30,7 +32,7 @@ def choose_requests(
         and standing.request.request_id not in resting
         and is_startable(standing, now_ms=now_ms)
     ]
-    return choose(queued, at_work, server_of=server_of, limits=limits)
+    return choose(queued, at_work, server_of=server_of, limits=limits, share=share)
 
 
 def is_startable(standing: Standing, *, now_ms: int) -> bool:

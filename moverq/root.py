@@ -52,6 +52,7 @@ from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.model.statistics import MoveStatistics
 from moverq.plan.explanation import Explanation
+from moverq.plan.sharing import WHOLE, Share
 from moverq.shown import FolderShown, InstanceShown, Look, MailboxShown, Rebuilt
 
 if TYPE_CHECKING:
@@ -551,8 +552,10 @@ class Root:
         *,
         only: Callable[[Standing], bool] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        share: Share = WHOLE,
     ) -> "Service":
-        """A worker on this root; `run` it. `only`: the requests that it cares for."""
+        """A worker on this root; `run` it. `only`: the requests that it cares for. `share`: its part, where several
+        processes are one worker."""
         from moverq.service import Service
 
         return Service(
@@ -564,6 +567,7 @@ class Root:
             limits=self.limits,
             on_progress=on_progress,
             only=only,
+            share=share,
         )
 
     async def worker(self, *, drain: bool = False) -> None:

@@ -9,12 +9,12 @@ the ledger at the next start. So does all that a killed worker leaves: there is 
 Neither a busy or broken ledger nor a directory that is away ends a worker: it would take its moves with it. The intake
 says what it met, once, and looks again later; the jobs do the same, each for its move.
 
-Two workers may share a ledger. A file lock for each move keeps them out of each other's way, for efficiency alone:
-where it fails, the higher token wins and the other stops.
+Several workers may share a ledger, and several processes be one worker (`share`). A file lock for each move keeps them
+out of each other's way, for efficiency alone: where it fails, the higher token wins and the other stops.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -33,6 +33,7 @@ from moverq.model.ids import RequestId
 from moverq.model.progress import Progress
 from moverq.model.standing import Standing
 from moverq.phases.tenure import OnProgress, Tools
+from moverq.plan.sharing import WHOLE, Share
 from moverq.queue import choose_requests, next_date_ms
 
 INTAKE_INTERVAL_S = 0.05
@@ -43,7 +44,7 @@ directory that was slow, and nobody waits ten times as long for a worker because
 INTAKE_SHARE = 0.1
 """Of the time, at most, goes into looking: with thousands of requests a look takes a while."""
 SOON_S = 1.0
-"""Between two looks while another worker has a move: its death writes nothing, only the file lock tells of it. Also
+"""Between two tries of a move that another worker has: its death writes nothing, only the file lock tells of it. Also
 where a look has just worked again: it is not over before waiting works, too."""
 
 
@@ -61,14 +62,17 @@ class Service:
         limits: Limits | None = None,
         on_progress: OnProgress | None = None,
         only: Callable[[Standing], bool] | None = None,
+        share: Share = WHOLE,
     ) -> None:
-        """`only`: the requests that this worker cares for; the others wait for another one."""
+        """`only`: the requests that this worker cares for; the others wait for another one. `share`: its part, where
+        several processes are one worker; `limits` are those of the whole worker."""
         self._ledger = ledger
         self._directory = directory
         self._endpoints = endpoints
         self._offload = make_offload()
         self._rng = rng
-        self._limits = limits if limits is not None else Limits()
+        self._limits = share.limits(limits if limits is not None else Limits())
+        self._share = share
         self._budget = ByteBudget(self._limits.process_bytes_max)
         self._on_progress = on_progress
         self._only = only
@@ -76,8 +80,8 @@ class Service:
         self._jobs: dict[RequestId, Job] = {}
         self._told: dict[RequestId, tuple[object, object]] = {}
         self._resting: set[RequestId] = set()
-        self._elsewhere = False
-        """Another worker had one of the moves, as of the last look."""
+        self._elsewhere: dict[RequestId, float] = {}
+        """Moves that another worker had, and until when that is believed."""
         self._trouble = Trouble("moverq.worker", "looking for moves to run", rng)
         self.waiting: dict[RequestId, str] = {}
         """Why requests that could run are not run now, as of the last look."""
@@ -139,20 +143,20 @@ class Service:
         asked, freed = self._ledger.asked, tools.freed.version
         due = [standing for standing in await self._ledger.due() if self._only is None or self._only(standing)]
         self._tell(due)
+        self._elsewhere = {i: until for i, until in self._elsewhere.items() if until > begun}
         choice = choose_requests(
             due,
             running={i: job.is_quiet for i, job in self._jobs.items()},
-            resting=self._resting,
+            resting=self._resting | self._elsewhere.keys(),
             server_of={entry.name: entry.server for entry in await self._directory.databases()},
             now_ms=self._ledger.now_ms(),
             limits=self._limits,
+            share=self._share,
         )
         looked_s = trio.current_time() - begun
         self.waiting = dict(choice.waiting)
-        self._elsewhere = False
-        for request_id in choice.start:
-            await self._start(request_id, jobs, tools)
-        if tools.drain and not self._jobs and not choice.start:
+        await self._start(choice.start, jobs, tools)
+        if tools.drain and not self._jobs:
             intake.cancel()
         await wait_first(
             partial(self._ledger.wait_asked, asked),
@@ -164,15 +168,19 @@ class Service:
             self._resting.clear()
         return looked_s
 
-    async def _start(self, request_id: RequestId, jobs: trio.Nursery, tools: Tools) -> None:
-        lock = FileLock(self._ledger.lock_path(request_id))
-        if not await self._offload(lock.try_acquire):
-            self._resting.add(request_id)
-            self._elsewhere = True
+    async def _start(self, chosen: Sequence[RequestId], jobs: trio.Nursery, tools: Tools) -> None:
+        """Of those chosen the jobs run that no other worker has."""
+        if not chosen:
             return
-        job = Job(request_id=request_id, tools=tools, endpoints=self._endpoints, rng=self._rng)
-        self._jobs[request_id] = job
-        jobs.start_soon(self._run, job, lock)
+        locks = {request_id: FileLock(self._ledger.lock_path(request_id)) for request_id in chosen}
+        held = await self._offload(lambda: _acquire(locks))
+        for request_id, lock in locks.items():
+            if request_id not in held:
+                self._elsewhere[request_id] = trio.current_time() + SOON_S
+                continue
+            job = Job(request_id=request_id, tools=tools, endpoints=self._endpoints, rng=self._rng)
+            self._jobs[request_id] = job
+            jobs.start_soon(self._run, job, lock)
 
     async def _run(self, job: Job, lock: FileLock) -> None:
         try:
@@ -195,9 +203,19 @@ class Service:
 
     def _rest_s(self, due: list[Standing]) -> float:
         date = next_date_ms(due)
-        is_soon = self._elsewhere or self._trouble.lasts
+        is_soon = bool(self._elsewhere) or self._trouble.lasts
         most = min(self._limits.poll_wishes_s, SOON_S) if is_soon else self._limits.poll_wishes_s
         return most if date is None else min(most, max(0.0, (date - self._ledger.now_ms()) / 1000))
+
+
+def _acquire(locks: Mapping[RequestId, FileLock]) -> set[RequestId]:
+    """Blocking: which of them are ours now. Where one cannot be made, none are."""
+    try:
+        return {request_id for request_id, lock in locks.items() if lock.try_acquire()}
+    except BaseException:
+        for lock in locks.values():
+            lock.release()
+        raise
 
 
 __all__ = ["Service"]

@@ -3,6 +3,9 @@
 Priority first, then age; a request whose source or target is at its limit is passed over and keeps its place, so a
 full database holds up nobody else, and nobody starves: running moves end, and of those that wait for one database
 the first in order is the next. A mailbox is moved by one request at a time.
+
+Where several processes are one worker, each takes its own requests in that order, and then the others', the newest
+first: so it seldom reaches for what another is about to take.
 """
 
 from collections import Counter
@@ -13,6 +16,7 @@ import attrs
 from moverq.limits import Limits
 from moverq.model.ids import MailboxId, RequestId
 from moverq.model.request import Priority
+from moverq.plan.sharing import WHOLE, Share
 
 _RANK = {priority: rank for rank, priority in enumerate(Priority)}
 
@@ -40,9 +44,14 @@ class Choice:
 
 
 def choose(
-    queued: Iterable[Candidate], running: Sequence[Candidate], *, server_of: Mapping[str, str], limits: Limits
+    queued: Iterable[Candidate],
+    running: Sequence[Candidate],
+    *,
+    server_of: Mapping[str, str],
+    limits: Limits,
+    share: Share = WHOLE,
 ) -> Choice:
-    """Pure: the same requests give the same choice."""
+    """Pure: the same requests give the same choice. `limits`: those of this share already."""
     total = len(running)
     mailboxes = {r.mailbox_id for r in running}
     source_mdb: Counter[str] = Counter()
@@ -63,16 +72,21 @@ def choose(
             return f"this worker has its {limits.max_total_moves_per_mrs} moves"
         if r.quiet:
             return None
+        target_most = share.target_part(limits.max_active_moves_per_target_mdb, r.target_database)
         from_server = server_of.get(r.source_database, r.source_database)
         to_server = server_of.get(r.target_database, r.target_database)
         for name, taken, most, role in (
             (r.source_database, source_mdb[r.source_database], limits.max_active_moves_per_source_mdb, "from"),
-            (r.target_database, target_mdb[r.target_database], limits.max_active_moves_per_target_mdb, "to"),
+            (r.target_database, target_mdb[r.target_database], target_most, "to"),
             (f"server {from_server}", source_server[from_server], limits.max_active_moves_per_source_server, "from"),
             (f"server {to_server}", target_server[to_server], limits.max_active_moves_per_target_server, "to"),
         ):
             if taken >= most:
-                return f"{most} moves {role} {name} are at work, its limit"
+                return (
+                    f"{most} moves {role} {name} are at work, its limit"
+                    if most
+                    else f"other processes of this worker move {role} {name}"
+                )
         return None
 
     for r in running:
@@ -80,7 +94,12 @@ def choose(
             count(r)
     start: list[RequestId] = []
     waiting: dict[RequestId, str] = {}
-    for candidate in sorted(queued, key=lambda r: (-_RANK[r.priority], r.queued_ms, r.request_id)):
+
+    def turn(r: Candidate) -> tuple[int, bool, int, RequestId]:
+        first = share.comes_first(r.mailbox_id)
+        return -_RANK[r.priority], not first, r.queued_ms if first else -r.queued_ms, r.request_id
+
+    for candidate in sorted(queued, key=turn):
         why = full(candidate)
         if why is not None:
             waiting[candidate.request_id] = why
