@@ -579,11 +579,13 @@ class Root:
             await self.service().run(drain=drain)
             nursery.cancel_scope.cancel()
 
-    async def upkeep(self) -> None:
-        """Keep the databases that are open here in order, until cancelled; see `upkeep`."""
-        from moverq.upkeep import keep_in_order
+    async def upkeep(self, share: Share = WHOLE) -> None:
+        """Keep the databases that are open here in order, until cancelled; see `upkeep`. Of several processes each
+        does so, but not all at the same time."""
+        from moverq.upkeep import UPKEEP_INTERVAL_S, keep_in_order
 
-        await keep_in_order(self._databases.stores)
+        first_s = UPKEEP_INTERVAL_S * (share.number + 1) / share.of
+        await keep_in_order(self._databases.stores, first_s=first_s)
 
     async def wait(self, request: RequestId, *, work: bool = True) -> MoveStatistics:
         """The request has come to rest: completed, suspended as asked, failed. With `work` this process moves it,

@@ -20,13 +20,17 @@ UPKEEP_INTERVAL_S = 900.0
 
 
 async def keep_in_order(
-    opened: "Callable[[], Iterable[StoreEndpoint]]", *, interval_s: float = UPKEEP_INTERVAL_S
+    opened: "Callable[[], Iterable[StoreEndpoint]]",
+    *,
+    first_s: float = UPKEEP_INTERVAL_S,
+    interval_s: float = UPKEEP_INTERVAL_S,
 ) -> None:
-    """Look after what is open, every so often, until cancelled. The first round comes after one interval."""
+    """Look after what is open, every so often, until cancelled. The first round comes after `first_s`."""
+    await trio.sleep(first_s)
     while True:
-        await trio.sleep(interval_s)
         for endpoint in list(opened()):
             await _maintain(endpoint)
+        await trio.sleep(interval_s)
 
 
 async def _maintain(endpoint: "StoreEndpoint") -> None:

@@ -3,7 +3,6 @@
 import gc
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
@@ -100,39 +99,10 @@ def run(arguments: Sequence[str]) -> int:
     except common.Exit as done:
         return done.code
     except (Exception, BaseExceptionGroup, KeyboardInterrupt) as error:
-        return _failed(error, words)
+        from moverq.cli.failing import failed
+
+        return failed(error, words)
     return common.OK
-
-
-def _failed(error: BaseException, words: Sequence[str]) -> int:
-    """What went wrong, in a sentence; its exit code."""
-    from moverq.endpoints.store import StoreError, move_error
-    from moverq.errors import leaves
-
-    found = [move_error("?", leaf) if isinstance(leaf, StoreError) else leaf for leaf in leaves(error)]
-    for leaf in found:
-        if isinstance(leaf, common.Exit):
-            return leaf.code
-    if any(isinstance(leaf, KeyboardInterrupt) for leaf in found):
-        common.say(
-            "moverq: interrupted. Nothing that was acknowledged is lost; what was begun goes on when it is asked for "
-            "again, and queued moves with `moverq worker`."
-        )
-        return common.INTERRUPTED
-    code = max(common.error_code(leaf) for leaf in found)
-    if code == common.BUG:
-        traceback.print_exception(error)
-        common.say(
-            "moverq: this is a bug in moverq, and not something you did. Nothing that was acknowledged is lost. "
-            "Please report it with the lines above."
-        )
-    else:
-        for leaf in found:
-            said = f"{leaf.filename}: {leaf.strerror}" if isinstance(leaf, OSError) and leaf.filename else str(leaf)
-            common.say(f"moverq: {said}", *getattr(leaf, "__notes__", ()))
-    if words[:1] == ["deliver"] and code not in (common.NOT_FOUND, common.REFUSED):
-        return common.TEMPORARY  # the MTA keeps the message: whatever this is, it is not the message's fault
-    return code
 
 
 def _root_first(words: list[str]) -> list[str]:

@@ -21,13 +21,15 @@ LINE_EVERY_S = 5.0
 class Display:
     """Give it looks; it shows what is new in them. Enter it before."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, live: bool = True) -> None:
+        """`live` False: no table, for others write to this terminal too."""
         self._quiet = quiet
+        self._may_be_live = live and not quiet
         self._live: Any = None
         self._said: dict[str, tuple[tuple[str, str], float]] = {}
 
     def __enter__(self) -> "Display":
-        if not self._quiet and sys.stderr.isatty():
+        if self._may_be_live and sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
 

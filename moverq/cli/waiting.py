@@ -6,6 +6,7 @@ short. Either way the ledger has everything, and the next worker goes on.
 
 import ctypes
 import gc
+import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from moverq.cli.common import INTERRUPTED, Exit, say
 from moverq.cli.progress import Display
 from moverq.errors import MoveError
 from moverq.model.ids import RequestId
+from moverq.plan.sharing import WHOLE, Share
 
 if TYPE_CHECKING:
     from moverq.root import Root
@@ -58,8 +60,9 @@ async def wait_shown(root: "Root", requests: Sequence[RequestId], *, quiet: bool
         raise Exit(INTERRUPTED)
 
 
-async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
-    """Run until stopped, or drained.
+async def run_worker(root: "Root", *, drain: bool, quiet: bool, share: Share = WHOLE, line: int | None = None) -> None:
+    """Run until stopped, or drained. `line`: to a parent that counts the signals, and says what there is to say of
+    them (`processes`).
 
     Raises:
         Exit: interrupted.
@@ -67,20 +70,34 @@ async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
     gc.freeze()  # as above
     got: list[int] = []
     news: set[RequestId] = set()
-    service = root.service(on_progress=lambda progress: news.add(progress.request_id))
-    with Display(quiet=quiet) as display:
-        # In the nursery: the worker, what shows it, the upkeep, and the watch for signals; the worker's end ends all.
+    service = root.service(on_progress=lambda progress: news.add(progress.request_id), share=share)
+    with Display(quiet=quiet, live=line is None) as display:
+        # In the nursery: the worker, what shows it, the upkeep, the watches for signals and for what the parent says;
+        # the worker's end ends all.
         async with trio.open_nursery() as nursery:
 
             async def watch_signals() -> None:
                 with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                     async for number in signals:
+                        service.stop()
+                        if line is not None:
+                            continue
                         got.append(number)
                         if len(got) > 1:
                             nursery.cancel_scope.cancel()
                         else:
-                            service.stop()
                             say("moverq: stopping; moves leave at their next safe point")
+
+            async def watch_line(line: int) -> None:
+                told = 0
+                while told < 2:
+                    await trio.lowlevel.wait_readable(line)
+                    said = os.read(line, 2)
+                    service.stop()
+                    if not said:
+                        return  # there is no parent any more: at a safe point, but for certain
+                    told += len(said)
+                nursery.cancel_scope.cancel()
 
             async def show() -> None:
                 while True:
@@ -93,8 +110,10 @@ async def run_worker(root: "Root", *, drain: bool, quiet: bool) -> None:
                     await trio.sleep(LOOK_S)
 
             nursery.start_soon(watch_signals)
+            if line is not None:
+                nursery.start_soon(watch_line, line)
             nursery.start_soon(show)
-            nursery.start_soon(root.upkeep)
+            nursery.start_soon(root.upkeep, share)
             await service.run(drain=drain)
             nursery.cancel_scope.cancel()
         with suppress(MoveError):

@@ -83,7 +83,7 @@ def test_a_whole_life(cli: There, tmp_path: Path) -> None:
 async def test_a_second_worker_finishes_what_a_killed_one_began(cli: There) -> None:
     await fill(cli.root)
     cli.ok("move", "new", ADA, "--to", "DB2")
-    with cli.start("worker") as worker:
+    with cli.start("worker", "--processes", "1") as worker:
         await wait_stage(cli.root, SyncStage.COPYING_MESSAGES)
         worker.kill()
         worker.communicate()
@@ -134,7 +134,7 @@ async def test_wait_takes_over_from_a_worker_that_is_killed(cli: There) -> None:
     """Its death writes nothing that would ring: only its file lock is free again."""
     await fill(cli.root)
     cli.ok("move", "new", ADA, "--to", "DB2")
-    with cli.start("worker") as worker, cli.start("move", "resume", ADA, "--wait") as waiting:
+    with cli.start("worker", "--processes", "1") as worker, cli.start("move", "resume", ADA, "--wait") as waiting:
         await wait_stage(cli.root, SyncStage.COPYING_MESSAGES)
         os.kill(worker.pid, signal.SIGSTOP)  # whichever has it: the other one does not, and must notice
         worker.kill()
@@ -144,7 +144,7 @@ async def test_wait_takes_over_from_a_worker_that_is_killed(cli: There) -> None:
     assert cli.ok("mailbox", "show", ADA, "--json").json["database"] == "DB2"
 
 
-@pytest.mark.parametrize("words", [("worker",), ("move", "resume", ADA, "--wait")])
+@pytest.mark.parametrize("words", [("worker",), ("worker", "--processes", "1"), ("move", "resume", ADA, "--wait")])
 async def test_an_interrupted_move_goes_on(cli: There, words: tuple[str, ...]) -> None:
     await fill(cli.root)
     cli.ok("move", "new", ADA, "--to", "DB2")

@@ -60,14 +60,20 @@ class There:
     root: Path
 
     def start(
-        self, *words: str, stdin: int | None = subprocess.DEVNULL, stderr: int | IO[bytes] = subprocess.PIPE
+        self,
+        *words: str,
+        stdin: int | None = subprocess.DEVNULL,
+        stderr: int | IO[bytes] = subprocess.PIPE,
+        own_group: bool = False,
     ) -> "subprocess.Popen[bytes]":
+        """`own_group`: what is sent to its process group reaches it and its children alone."""
         return subprocess.Popen(
             [sys.executable, "-m", "moverq", *words],
             env={**os.environ, "MOVERQ_ROOT": str(self.root)},
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
+            process_group=0 if own_group else -1,
         )
 
     def __call__(self, *words: str, stdin: bytes = b"", timeout: float = 60.0) -> Answer:

@@ -84,7 +84,7 @@ def test_moves_are_listed_newest_first_with_the_documented_keys(cli: Here) -> No
 def test_the_worker_drains_what_is_queued(cli: Here) -> None:
     cli.ok("move", "new", ADA, "--to", "DB2")
     assert cli.ok("move", "show", ADA, "--json").json["status"] == "Queued"
-    assert "status=Completed" in cli.ok("worker", "--drain").err
+    assert "status=Completed" in cli.ok("worker", "--drain", "--processes", "1").err
     found = cli.ok("move", "show", ADA, "--json").json
     assert found["status"] == "Completed"
     assert found["digest_source"] == found["digest_target"] == found["digest_ledger"]
@@ -244,7 +244,7 @@ def test_the_same_key_asks_for_the_same_move(cli: Here) -> None:
     assert cli.ok("move", "new", ADA, "--to", "DB2", "--key", "k", "--json").json["request_id"] == first["request_id"]
 
 
-@pytest.mark.parametrize("words", [["mailbox", "list"], ["move", "list"], ["worker", "--drain"]])
+@pytest.mark.parametrize("words", [["mailbox", "list"], ["move", "list"], ["worker", "--processes", "1"]])
 def test_a_missing_root_is_said_with_what_to_do(tmp_path: Path, words: list[str]) -> None:
     answer = Here(tmp_path / "nothing")(*words)
     assert answer.code == common.NOT_FOUND
@@ -538,6 +538,6 @@ def test_on_a_terminal_progress_is_a_table(cli: Here) -> None:
     terminal = Terminal()
     with redirect_stderr(terminal):
         assert run(["move", "new", ADA, "--to", "DB2", "--wait", "--root", str(cli.root)]) == 0
-        assert run(["worker", "--drain", "--root", str(cli.root)]) == 0
+        assert run(["worker", "--drain", "--processes", "1", "--root", str(cli.root)]) == 0
     assert "stage" in terminal.getvalue()
     assert "status=Completed" in terminal.getvalue()
