@@ -119,7 +119,7 @@ async def test_a_full_disk_loses_nothing_and_the_move_goes_on_when_there_is_room
 
 @contextmanager
 def worker_of(path: Path, said: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """`moverq worker`, as an administrator starts it, but in one process, killed at the end; its words are in the file."""
+    """`moverq worker`, as an administrator starts it, but in one process; its words are in the file."""
     command = [sys.executable, "-m", "moverq", "worker", "--processes", "1", "--quiet", "--root", str(path)]
     with open(said, "ab") as file:
         process = subprocess.Popen(command, cwd=REPOSITORY, stderr=file)
