@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -131,7 +132,7 @@ class Parent:
             self.due[child.share.number] = self.deaths[-1] + seconds
             say(f"moverq: {who}. Its moves go on; it is started again in {seconds:.0f} s.")
             return
-        say(f"moverq: {who}, and its like have died {len(self.deaths)} times: the worker stops. Nothing is lost.")
+        say(f"moverq: {who}, as others have: too often, so the worker stops. Nothing is lost.")
         self.code = _bad(code)
         self.stop()
 
@@ -168,6 +169,8 @@ def be_child(work: Callable[[], int]) -> None:
         code = work()
         sys.stdout.flush()
         sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)  # nothing of the parent's is to be ended here, neither its callers nor its exit handlers
 

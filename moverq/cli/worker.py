@@ -19,7 +19,7 @@ def worker(
         int | None,
         Parameter(
             help="How many processes share the work, 1 to 4; as many as there are processors if not given. Each takes "
-            "65 to 80 MiB. Together they keep to the limits of one worker. One that dies is started again, and said.",
+            "about 85 MiB. Together they keep to the limits of one worker. One that dies is started again, and said.",
         ),
     ] = None,
     quiet: Annotated[bool, Parameter(help="Show no progress.")] = False,
