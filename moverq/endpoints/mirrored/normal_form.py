@@ -9,12 +9,12 @@ mailbox that gives back still other forms has a normal form of its own (`session
 
 import re
 from collections.abc import Callable
+from io import IncrementalNewlineDecoder
 from typing import Final
 
 import xxhash
 
 Normal = Callable[[bytes], bytes]
-_ELSE: Final = bytes(set(range(256)) - {0, 10, 13})
 _LINE_END: Final = re.compile(rb"\r*\n")
 _AS_X: Final = bytes(range(128)) + b"X" * 128
 
@@ -26,11 +26,15 @@ def content_hash(content: bytes) -> bytes:
 
 def is_clean(content: bytes) -> bool:
     """Only CRLF, no NUL: its lines can be kept with other ends and be given back as they came."""
-    ends = content.translate(
-        None, _ELSE
-    )  # half the time of counting each; but a CR and the LF of a later line look alike
-    lines = len(ends) // 2
-    return ends == b"\r\n" * lines and content.count(b"\r\n") == lines
+    return b"\0" not in content and _line_ends(content) in (None, "\r\n")
+
+
+def _line_ends(content: bytes) -> str | tuple[str, ...] | None:
+    """Which of LF, CR and CRLF end lines in it. By what Python's text files do with line ends: one pass in C, a third
+    of the time of counting them in bytes."""
+    ends = IncrementalNewlineDecoder(None, translate=False)
+    ends.decode(content.decode("latin-1"), final=True)
+    return ends.newlines
 
 
 def has_ascii_header(content: bytes) -> bool:
