@@ -251,18 +251,23 @@ def transaction(connection: apsw.Connection) -> Iterator[apsw.Connection]:
 INSERT_ROWS = 64
 
 
-def insert_rows(connection: apsw.Connection, insert: str, rows: Sequence[Sequence[Any]], *, after: str = "") -> None:
+def insert_rows(
+    connection: apsw.Connection, insert: str, rows: Sequence[Sequence[Any]], *, after: str = ""
+) -> list[tuple[Any, ...]]:
     """Many rows a statement: SQLite takes the interpreter's lock up again after each statement, and beside a busy
     thread that costs more than the row. `insert` is what stands before VALUES, `after` what stands behind them; so
-    `WITH given(seq, size) AS (` and `) UPDATE … FROM given WHERE …` change many rows."""
+    `WITH given(seq, size) AS (` and `) UPDATE … FROM given WHERE …` change many rows. What RETURNING gives is returned,
+    in no order."""
     at, size = 0, INSERT_ROWS
+    returned: list[tuple[Any, ...]] = []
     while at < len(rows):
         while size > len(rows) - at:
             size //= 2  # a handful of statements, which SQLite keeps prepared, whatever the number of rows
         marks = f"({','.join('?' * len(rows[at]))})"
         values = [value for row in rows[at : at + size] for value in row]
-        connection.execute(f"{insert} VALUES {','.join([marks] * size)}{after}", values)
+        returned += connection.execute(f"{insert} VALUES {','.join([marks] * size)}{after}", values)
         at += size
+    return returned
 
 
 @contextmanager

@@ -26,16 +26,9 @@ Pack = Callable[[object], bytes]
 
 def item_digest(item: ItemState, pack: Pack = msgpack.packb) -> int:
     """What both sides keep of one item, as a number below 2^128."""
-    canonical = (
-        item.content_hash,
-        item.received_ms,
-        item.size,
-        item.flags,
-        item.keywords,
-        item.item_class,
-        sorted(item.properties.items()) if item.properties else (),
-    )
-    return xxhash.xxh3_128_intdigest(pack(canonical))
+    _, _, _, _, received_ms, size, content_hash, flags, keywords, item_class, properties = item
+    held = sorted(properties.items()) if properties else ()
+    return xxhash.xxh3_128_intdigest(pack((content_hash, received_ms, size, flags, keywords, item_class, held)))
 
 
 @attrs.frozen(slots=True)

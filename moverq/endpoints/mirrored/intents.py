@@ -97,10 +97,10 @@ def merge_items(
     with mirror.changing():
         mirror.check_mover(token)
         folders = mirror.places()
-        present = _present(mirror, [item.state.item_id for item in items])
-        dead = _dead(mirror, [item.state.item_id for item in items])
+        asked = [state.item_id for state, _ in items]
+        present, dead = _present(mirror, asked), _dead(mirror, asked)
         uids: dict[FolderId, int] = {}
-        taken = _uids_taken(mirror, [item.state for item in items])
+        taken = _uids_taken(mirror, [state for state, _ in items])
         fresh: list[tuple[Any, ...]] = []
         for state, content in items:
             found_hash = content_hash(content)
@@ -358,27 +358,19 @@ def place(mirror: Mirror, placed: Sequence[Placed]) -> set[ItemId]:
     wanted, and had no place already."""
     if not placed:
         return set()
-    uids = dict(placed)
-    there: set[ItemId] = set()
-    rows: list[tuple[int, int]] = []
-    taken: list[tuple[FolderId, int]] = []
-    for seq, item_id, folder_id, size, digest in mirror.db.execute(
-        "SELECT seq, item_id, folder_id, size, digest FROM items WHERE item_id IN carray(?) AND server_uid IS NULL",
-        (apsw.carray(tuple(uids)),),
-    ):
-        mirror.count(folder_id, 1, size, digest)
-        there.add(item_id)
-        rows.append((seq, uids[item_id]))
-        taken.append((folder_id, uids[item_id]))
-    insert_rows(
+    rows = insert_rows(
         mirror.db,
-        "WITH given(seq, uid) AS (",
-        rows,
-        after=") UPDATE items SET server_uid = given.uid, intent = 0 FROM given WHERE items.seq = given.seq",
+        "WITH given(item_id, uid) AS (",
+        placed,
+        after=") UPDATE items SET server_uid = given.uid, intent = 0 FROM given "
+        "WHERE items.item_id = given.item_id AND items.server_uid IS NULL "
+        "RETURNING item_id, folder_id, size, digest, server_uid",
     )
+    mirror.count_rows(1, [row[1:4] for row in rows])
     if mirror.db.execute("SELECT 1 FROM strangers LIMIT 1").get is not None:
+        taken = [(folder_id, uid) for _, folder_id, _, _, uid in rows]
         mirror.db.executemany("DELETE FROM strangers WHERE folder_id = ? AND server_uid = ?", taken)
-    return there
+    return {row[0] for row in rows}
 
 
 def _left(mirror: Mirror, item_id: ItemId) -> tuple[Any, ...] | None:

@@ -23,6 +23,7 @@ from moverq.endpoints.mirrored.mirror import (
     Located,
     Mirror,
     item_state,
+    joined,
     state_columns,
 )
 from moverq.errors import SourceChanged
@@ -92,7 +93,7 @@ class Difference:
 
 def compare(mirror: Mirror, look: Look) -> Difference:
     """Reads only."""
-    folder = next(row for row in mirror.folders() if row.folder_id == look.folder_id)
+    folder = mirror.folder(look.folder_id)
     reset = folder.server_validity not in (0, look.validity)
     known = _known(mirror, look, everything=look.whole or reset)
     strangers = {
@@ -125,7 +126,9 @@ def compare(mirror: Mirror, look: Look) -> Difference:
             renumbered.append(_located(row))
             new.append(seen)
             continue
-        if row.server_flags != seen.flags or _are_others(row.server_keywords, seen.keywords):
+        if row.server_flags != seen.flags or (
+            row.server_keywords != joined(seen.keywords) and _are_others(row.server_keywords, seen.keywords)
+        ):
             changed.append((row.seq, seen))
         if not row.verified:
             if _fits(row, seen):
@@ -157,8 +160,6 @@ def compare(mirror: Mirror, look: Look) -> Difference:
 
 def _are_others(known: str, keywords: Sequence[str]) -> bool:
     """Keywords are the same in any case, and so in any order."""
-    if known == "\n".join(keywords):
-        return False
     return sorted(known.lower().split("\n")) != sorted("\n".join(keywords).lower().split("\n"))
 
 
@@ -190,10 +191,7 @@ def _known(mirror: Mirror, look: Look, *, everything: bool) -> dict[int, _Known]
         if not asked:
             return {}
         rows = mirror.db.execute(sql + "IN carray(?)", (look.folder_id, apsw.carray(array("q", sorted(asked)))))
-    return {
-        uid: _Known(seq, uid, flags, keywords, verified, normal, tuple(state))
-        for seq, uid, flags, keywords, verified, normal, *state in rows
-    }
+    return {row[1]: tuple.__new__(_Known, (*row[:6], row[6:])) for row in rows}
 
 
 def _within(uids: Iterable[int], runs: Sequence[tuple[int, int]]) -> set[int]:
@@ -308,25 +306,27 @@ def _follow(
         uid = (seen.client_uid if look.uids_are_ours else seen.uid) if folder.native else 0
         uid = uid or uidnext
         uidnext = max(uidnext, uid + 1)
-        was = lost.get(pairs.get((folder.folder_id, seen.uid), ItemId(b"")))
-        item = ItemState(
-            was.state.item_id if was is not None else ItemId(next(ids)),
-            folder.folder_id,
-            uid,
-            modseq,
-            seen.received_ms if was is None else was.state.received_ms,
-            seen.size if was is None else was.state.size,
-            b"" if was is None else was.state.content_hash,
-            seen.flags,
-            seen.keywords,
+        was = lost.get(pairs.get((folder.folder_id, seen.uid), ItemId(b""))) if pairs else None
+        if was is None:
+            item = ItemState(
+                ItemId(next(ids)),
+                folder.folder_id,
+                uid,
+                modseq,
+                seen.received_ms,
+                seen.size,
+                b"",
+                seen.flags,
+                seen.keywords,
+            )
+            modseq += 1
+            columns = state_columns(item)
+            fresh.append((*columns, mirror.digest_of(item), seen.uid, seen.flags, columns[8], 1, 0, 0))
+            continue
+        item = was.state._replace(
+            folder_id=folder.folder_id, uid=uid, modseq=modseq, flags=seen.flags, keywords=seen.keywords
         )
         modseq += 1
-        if was is None:
-            digest = mirror.digest_of(item)
-            fresh.append((*state_columns(item), digest, seen.uid, seen.flags, "\n".join(seen.keywords), 1, 0, 0))
-            mirror.count(folder.folder_id, 1, item.size, digest)
-            continue
-        item = item._replace(item_class=was.state.item_class, properties=was.state.properties)
         digest = mirror.digest_of(item)
         mirror.db.execute(
             "UPDATE items SET folder_id = ?, uid = ?, modseq = ?, flags = ?, keywords = ?, digest = ?, server_uid = ?, "
@@ -350,10 +350,11 @@ def _follow(
         f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, verified, due, intent)",
         fresh,
     )
+    mirror.count_rows(1, [(row[1], row[5], row[11]) for row in fresh])
     for seq, seen in difference.changed:
         _set_flags(mirror, seq, seen, modseq=mirror.next_modseq())
     if difference.verified:
-        mirror.db.executemany("UPDATE items SET verified = 1 WHERE seq = ?", [(seq,) for seq in difference.verified])
+        _note_verified(mirror, difference.verified)
     if folder.native:
         uidnext = max(uidnext, difference.look.uidnext)
     return attrs.evolve(folder, state=attrs.evolve(state, uidnext=uidnext))
@@ -400,11 +401,15 @@ def _mend(
         [(folder.folder_id, uid) for uid in difference.strangers_gone],
     )
     if difference.verified:
-        mirror.db.executemany("UPDATE items SET verified = 1 WHERE seq = ?", [(seq,) for seq in difference.verified])
+        _note_verified(mirror, difference.verified)
     for seq, seen in difference.changed:
         (due,) = next(mirror.db.execute("SELECT due FROM items WHERE seq = ?", (seq,)), (1,))
         if not due:
             _set_flags(mirror, seq, seen, modseq=DAMAGED)
+
+
+def _note_verified(mirror: Mirror, seqs: Sequence[int]) -> None:
+    mirror.db.execute("UPDATE items SET verified = 1 WHERE seq IN carray(?)", (apsw.carray(array("q", seqs)),))
 
 
 def _set_flags(mirror: Mirror, seq: int, seen: Seen, *, modseq: int) -> None:

@@ -194,9 +194,10 @@ class MirroredMailbox:
     async def recount(self) -> MailboxAccount:
         account = await self.account()
         digests = {folder.folder_id: FolderDigest() for folder in account.folders}
-        after = 0
-        while rows := await self._mirror.ask(partial(Mirror.seed_rows, after=after, limit=RECOUNT_ITEMS)):
-            page = that_fit(rows, RECOUNT_BYTES)
+        after, done = 0, False
+        seed_rows = partial(Mirror.seed_rows, items_max=RECOUNT_ITEMS, bytes_max=RECOUNT_BYTES)
+        while not done:
+            page, done = await self._mirror.ask(partial(seed_rows, after=after))
             read, _ = await self._read(page)
             known = {row.state.item_id: row for row in page}
             for item in read:
@@ -204,7 +205,7 @@ class MirroredMailbox:
                 same = self._is_same(item.content, row)
                 state = row.state if same else item.state
                 digests[state.folder_id] = digests[state.folder_id].plus(state)
-            after = page[-1].seq
+            after = page[-1].seq if page else after
         return attrs.evolve(await self._mirror.ask(Mirror.account), digests=tuple(sorted(digests.items())))
 
     # ---- the guard

@@ -39,14 +39,8 @@ class PageRead(NamedTuple):
 
 def page_rows(mirror: Mirror, *, after: int, bytes_max: int, items_max: int) -> PageRows:
     """The items behind `after` that fit."""
-    rows = mirror.seed_rows(after, limit=items_max)
-    page = that_fit(rows, bytes_max)
-    return PageRows(
-        rows=page,
-        places=mirror.places(),
-        is_movers=mirror.standing().is_movers,
-        done=len(page) == len(rows) < items_max,
-    )
+    rows, done = mirror.seed_rows(after, items_max=items_max, bytes_max=bytes_max)
+    return PageRows(rows=rows, places=mirror.places(), is_movers=mirror.standing().is_movers, done=done)
 
 
 def that_fit(rows: Sequence[Located], bytes_max: int) -> Sequence[Located]:
