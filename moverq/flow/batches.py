@@ -13,11 +13,12 @@ def in_batches(
     batch: list[T] = []
     size = 0
     for item in items:
-        if batch and (len(batch) == items_max or size + size_of(item) > bytes_max):
+        one = size_of(item)
+        if batch and (len(batch) == items_max or size + one > bytes_max):
             yield batch
             batch, size = [], 0
         batch.append(item)
-        size += size_of(item)
+        size += one
     if batch:
         yield batch
 

@@ -148,11 +148,11 @@ class Connection:
             if type(piece) is bytes:
                 out.append(piece)
                 continue
-            if isinstance(piece, MailboxName):
+            if type(piece) is MailboxName:
                 name_there = from_utf7(piece).encode(errors="surrogatepass") if self.is_utf8 else bytes(piece)
                 piece = quoted(name_there) if is_quotable(name_there) else Literal(name_there)
             length = len(piece)
-            if not isinstance(piece, (Literal, memoryview)):
+            if type(piece) is not memoryview and not isinstance(piece, Literal):
                 out.append(piece)
             elif length <= unasked_bytes_max:
                 out += (b"{%d+}\r\n" % length, piece)

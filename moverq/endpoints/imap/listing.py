@@ -214,9 +214,10 @@ class _Looking:
         if together is None:
             return at
         seen, two = self.seen, _TWO_DIGITS
-        for uid, flags, day, hour, minute, second, zone, size in _AS_ASKED.findall(buffer, at, together.end()):
+        for uid_word, flags, day, hour, minute, second, zone, size in _AS_ASKED.findall(buffer, at, together.end()):
             received_ms = midnight_ms(day, zone) + (two[hour] * 3600 + two[minute] * 60 + two[second]) * 1000
-            seen[int(uid)] = Seen(int(uid), *_flags_said(flags), received_ms, int(size))
+            uid = int(uid_word)
+            seen[uid] = tuple.__new__(Seen, (uid, *_flags_said(flags), received_ms, int(size), 0))
         return together.end()
 
     def take_fetch(self, response: Response) -> None:

@@ -16,7 +16,9 @@ from moverq.endpoints.imap.wire import Literal, Response, number, pairs, uid_set
 from moverq.endpoints.mirrored.mirror import FolderPlace, Located
 from moverq.model.ids import FolderId
 
-_AS_ASKED: Final = re.compile(rb"\* \d+ FETCH \(UID (\d+) BODY\[\] \{(\d{1,9})\}\r\n")
+_HEAD: Final = rb"\* \d+ FETCH \(UID (\d{1,10}) BODY\[\] "
+_AS_ASKED: Final = re.compile(_HEAD + rb"\{(\d{1,9})\}\r\n")
+_AS_ASKED_IN_PARTS: Final = re.compile(_HEAD)
 _END: Final = b")\r\n"
 
 
@@ -93,6 +95,11 @@ class Reading:
         return at
 
     def _take(self, response: Response) -> None:
+        head = _AS_ASKED_IN_PARTS.fullmatch(response.head) if response.parts[2:] == (b")",) else None
+        if head is not None:
+            # One that came in pieces, so mostly a large one: its bytes are not copied once more.
+            self.found[int(head[1])] = response.parts[1]
+            return
         if len(response.parts) == 1 and b"BODY[]" not in response.head.upper():
             return
         values = pairs(words(response)[2])

@@ -22,7 +22,7 @@ from moverq.endpoints.mirrored.paging import PageRead, PageRows, page_rows
 if TYPE_CHECKING:
     from moverq.endpoints.imap.session import ImapSession
 
-PAGE_BYTES: Final = 4 << 20
+PAGE_BYTES: Final = 6 << 20
 """Two small pages under way keep a server busier than a large one, and the move holds less."""
 AHEAD_S: Final = 60.0
 

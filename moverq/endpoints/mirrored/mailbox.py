@@ -170,17 +170,15 @@ class MirroredMailbox:
         bad: list[BadItem] = []
         news: list[tuple[Located, ItemState]] = []
         for row in rows:
-            if row.seq in missing:
-                bad.append(BadItem(row.state, "CorruptItem", missing[row.seq]))
+            state, content = row.state, contents.get(row.seq)
+            if content is None:
+                if row.seq in missing:
+                    bad.append(BadItem(state, "CorruptItem", missing[row.seq]))
                 continue
-            if row.seq not in contents:
-                continue
-            content = contents[row.seq]
-            found_hash = content_hash(content)
-            state = row.state
-            if state.content_hash != found_hash:
-                state = ItemState(*state[:5], len(content), found_hash, *state[7:])
-                is_its_form = row.state.content_hash and self._is_same(content, row)
+            found_hash, known_hash = content_hash(content), state.content_hash
+            if known_hash != found_hash:
+                state = tuple.__new__(ItemState, (*state[:5], len(content), found_hash, *state[7:]))
+                is_its_form = known_hash and self._is_same(content, row)
                 if not (is_its_form and is_movers):
                     news.append((row, state))
             read.append(ItemContent(state, content))
