@@ -341,7 +341,8 @@ class ItemMap:
 
     def _row(self, state: ItemState, bad: str | None, seen: int) -> _Row:
         digest = item_digest(state, self._pack).to_bytes(16, "big")
-        return _Row(state.item_id, state.folder_id, state.modseq, False, digest, state.size, bad, seen)
+        row = (state.item_id, state.folder_id, state.modseq, False, digest, state.size, bad, seen)
+        return tuple.__new__(_Row, row)
 
     def _merge(self, rows: Mapping[bytes, _Row], seen: int) -> None:
         present = self._present(rows)

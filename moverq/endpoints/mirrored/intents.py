@@ -106,26 +106,28 @@ def merge_items(
             found_hash = content_hash(content)
             if not state.content_hash:
                 state = state._replace(content_hash=found_hash)
-            was = present.get(state.item_id)
-            if state.item_id in dead or (was is not None and was.state.modseq >= state.modseq):
+            item_id, folder_id, uid, modseq = state[:4]
+            was = present.get(item_id)
+            if item_id in dead or (was is not None and was.state.modseq >= modseq):
                 continue
-            folder = folders.get(state.folder_id)
+            folder = folders.get(folder_id)
             if folder is None or not folder.selectable:
                 continue
             refusal = _refusal(taken, state, content, found_hash, item_bytes_max)
             if refusal is not None:
                 bad.append(refusal)
                 continue
-            uids[state.folder_id] = max(uids.get(state.folder_id, 0), state.uid + 1)
-            same = was is not None and was.state.content_hash == state.content_hash and was.server_uid
-            if was is not None and same and (can_move or was.state.folder_id == state.folder_id):
-                _give_round(taken, was.state, state)
-                _restate(mirror, was, state, folders)
-                continue
+            if uid >= uids.get(folder_id, 0):
+                uids[folder_id] = uid + 1
             if was is not None:
+                _give_round(taken, was.state, state)
+                same = was.state.content_hash == state.content_hash and was.server_uid
+                if same and (can_move or was.state.folder_id == folder_id):
+                    _restate(mirror, was, state, folders)
+                    continue
                 _leave_place(mirror, was, folders)
                 mirror.db.execute("DELETE FROM items WHERE seq = ?", (was.seq,))
-            _give_round(taken, was.state if was is not None else None, state)
+            taken[folder_id, uid] = item_id
             keywords = sayable(state.keywords)
             if len(keywords) < len(state.keywords):
                 mirror.remark("a keyword that IMAP cannot say was left out")
@@ -133,7 +135,8 @@ def merge_items(
             said = _said(keywords)
             digest = mirror.digest_of(state)
             fresh.append((*state_columns(state), digest, None, state.flags, said, other_form, 0, 0, intent))
-            appends.append(ToAppend(state, content if other_form is None else as_kept(content), keywords))
+            kept = content if other_form is None else as_kept(content)
+            appends.append(tuple.__new__(ToAppend, (state, kept, keywords)))
         insert_rows(
             mirror.db,
             f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, normal_hash, verified, "
@@ -225,9 +228,8 @@ def _uids_taken(mirror: Mirror, states: Sequence[ItemState]) -> dict[tuple[Folde
     }
 
 
-def _give_round(taken: dict[tuple[FolderId, int], ItemId], was: ItemState | None, state: ItemState) -> None:
-    if was is not None:
-        taken.pop((was.folder_id, was.uid), None)
+def _give_round(taken: dict[tuple[FolderId, int], ItemId], was: ItemState, state: ItemState) -> None:
+    taken.pop((was.folder_id, was.uid), None)
     taken[state.folder_id, state.uid] = state.item_id
 
 
