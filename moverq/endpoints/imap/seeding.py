@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from moverq.endpoints.imap.session import ImapSession
 
 PAGE_BYTES: Final = 6 << 20
-"""Two small pages under way keep a server busier than a large one, and the move holds less."""
+"""Two small pages under way keep a server busier than a large one, and the move holds less: of 8 MiB each it would hold
+12 MiB more than of 4, of 6 it is 4 MiB for half of what that saves."""
 AHEAD_S: Final = 60.0
 
 
