@@ -5,6 +5,8 @@ import hashlib
 import hmac
 import imaplib
 import json
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -58,17 +60,17 @@ KEY = b"the key of those who make tokens"
 
 
 @pytest.fixture(scope="module")
-def dovecot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
-    folder = tmp_path_factory.mktemp("dovecot")
-    for above in (folder, *folder.parents[:3]):
-        if above.owner() == "root" and above != Path("/"):
-            above.chmod(0o755)
+def dovecot() -> Iterator[Dovecot]:
+    # Not in pytest's folder: the next session that starts beside this one closes that to everybody but root.
+    folder = Path(tempfile.mkdtemp(prefix="moverq-dovecot-"))
+    folder.chmod(0o755)
     (folder / "oauth2.conf").write_text(TOKENS.replace("{folder}", str(folder)))
     (folder / "keys" / "default" / "HS256").mkdir(parents=True)
     (folder / "keys" / "default" / "HS256" / "default").write_bytes(base64.b64encode(KEY))
     server = start_dovecot("mdbox", name="extended", folder=folder, more=EXTENDED)
     yield server
     server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
