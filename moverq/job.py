@@ -45,12 +45,13 @@ from moverq.phases.abort import abort, unlock_source
 from moverq.phases.clean_up import clean_up, finish, purge, taken_back
 from moverq.phases.create import create_checkpoint, create_target, lock_for_offline
 from moverq.phases.finalize import finalize
-from moverq.phases.incremental_sync import incremental_sync
+from moverq.phases.incremental_sync import incremental_sync, still_waits
 from moverq.phases.preflight import preflight
 from moverq.phases.seed import create_hierarchy, reseed, seed
 from moverq.phases.settle import claim_sides, give_source_back, settle_register
 from moverq.phases.soak import soak
 from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure, Tools
+from moverq.plan.scheduling import NEVER
 
 Endpoints = Callable[[str], Awaitable[Endpoint]]
 """The endpoint of a database, by the name it has in the directory."""
@@ -81,9 +82,18 @@ class Job:
         return f"<Job {self.request_id[:8]} {self.tenure!r}>"
 
     @property
-    def is_quiet(self) -> bool:
-        """Waiting for changes, a date, an operator or the next try: it takes nothing from anybody."""
-        return self.waiting or (self.tenure is not None and self.tenure.quiet)
+    def quiet_since(self) -> float | None:
+        """Waiting since then for changes, a date or an operator; `NEVER` for the next try: so it takes nothing from
+        anybody. None: it does more than wait."""
+        if self.waiting:
+            return NEVER
+        return self.tenure.resting_since if self.tenure is not None and self.tenure.quiet else None
+
+    def dismiss(self) -> None:
+        """Its turn is over, if it still only waits."""
+        if self.tenure is not None:
+            self.tenure.dismissed = True
+            self.bell.ring()
 
     async def run(self) -> None:
         """The request is done, at rest, or somebody else's.
@@ -360,7 +370,7 @@ async def _to_the_lock(t: Tenure) -> None:
     if not t.facts.has(Preflighted):
         await preflight(t)
         await t.safe_point()
-    elif t.standing.status is not Status.IN_PROGRESS or t.standing.wishes.retry:
+    elif t.standing.wishes.retry or not (t.standing.status is Status.IN_PROGRESS or still_waits(t)):
         await t.write(status=Status.IN_PROGRESS, taken_wishes=("retry",), message="")
     if t.facts.has(Differed):
         await reseed(t)

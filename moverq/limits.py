@@ -51,6 +51,11 @@ class Limits:
     max_active_moves_per_source_server: int = 50
     max_active_moves_per_target_server: int = 5
     max_total_moves_per_mrs: int = 100
+    max_quiet_moves_per_mrs: int = 100
+    """Likewise of those that only wait: soak, or follow until an operator's word or date. Where there are more they
+    take turns; those that copy are held up by none of them."""
+    quiet_turn_s: float = 30.0
+    """How long one of them has its turn at least, where others want theirs."""
 
     worker_processes_max: int = 4
     """Of one `moverq worker`. More than the limits above would give each a part of would have nothing to do, and the

@@ -80,6 +80,8 @@ class Service:
         self._jobs: dict[RequestId, Job] = {}
         self._told: dict[RequestId, tuple[object, object]] = {}
         self._resting: set[RequestId] = set()
+        self._turns: dict[RequestId, float] = {}
+        """When moves that only wait were at work last."""
         self._elsewhere: dict[RequestId, float] = {}
         """Moves that another worker had, and until when that is believed."""
         self._trouble = Trouble("moverq.worker", "looking for moves to run", rng)
@@ -146,15 +148,21 @@ class Service:
         self._elsewhere = {i: until for i, until in self._elsewhere.items() if until > begun}
         choice = choose_requests(
             due,
-            running={i: job.is_quiet for i, job in self._jobs.items()},
+            running={i: job.quiet_since for i, job in self._jobs.items()},
+            turns=self._turns,
             resting=self._resting | self._elsewhere.keys(),
             server_of={entry.name: entry.server for entry in await self._directory.databases()},
             now_ms=self._ledger.now_ms(),
             limits=self._limits,
             share=self._share,
+            now_s=begun,
         )
         looked_s = trio.current_time() - begun
         self.waiting = dict(choice.waiting)
+        self._turns = {i: ended for i, ended in self._turns.items() if i in self._told}
+        for request_id in choice.dismiss:
+            if request_id in self._jobs:
+                self._jobs[request_id].dismiss()
         await self._start(choice.start, jobs, tools)
         if tools.drain and not self._jobs:
             intake.cancel()
@@ -188,23 +196,29 @@ class Service:
         finally:
             lock.release()
             del self._jobs[job.request_id]
+            if job.tenure is not None and job.tenure.dismissed:
+                self._turns[job.request_id] = trio.current_time()
             if not job.was_taken_over:
                 self._resting.add(job.request_id)
             job.tools.freed.ring()
 
     def _tell(self, due: list[Standing]) -> None:
         """Jobs whose request an operator has changed look at it."""
+        told: dict[RequestId, tuple[object, object]] = {}
         for standing in due:
             request_id = standing.request.request_id
             wanted = (standing.wishes, standing.request)
             if request_id in self._jobs and self._told.get(request_id) != wanted:
                 self._jobs[request_id].bell.ring()
-            self._told[request_id] = wanted
+            told[request_id] = wanted
+        self._told = told
 
     def _rest_s(self, due: list[Standing]) -> float:
         date = next_date_ms(due)
         is_soon = bool(self._elsewhere) or self._trouble.lasts
         most = min(self._limits.poll_wishes_s, SOON_S) if is_soon else self._limits.poll_wishes_s
+        if self.waiting:
+            most = min(most, self._limits.quiet_turn_s)
         return most if date is None else min(most, max(0.0, (date - self._ledger.now_ms()) / 1000))
 
 

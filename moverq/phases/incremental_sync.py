@@ -35,8 +35,11 @@ async def incremental_sync(t: Tenure) -> Readiness:
         RequestRefused: the final steps alone are longer than the lock budget.
         SourceChanged, VerificationFailed: the sides differ although everything was carried.
     """
-    done = {"seeding_completed_ms": t.now_ms()} if t.standing.counters.seeding_completed_ms is None else {}
-    await t.enter(SyncStage.INCREMENTAL_SYNC, status=Status.IN_PROGRESS, counters=done)
+    if still_waits(t):
+        t.begin_stage(SyncStage.INCREMENTAL_SYNC)
+    else:
+        done = {"seeding_completed_ms": t.now_ms()} if t.standing.counters.seeding_completed_ms is None else {}
+        await t.enter(SyncStage.INCREMENTAL_SYNC, status=Status.IN_PROGRESS, counters=done)
     carrier = forward(t)
     await retry_bad_items(t, carrier)
     rounds: list[Round] = []
@@ -99,6 +102,12 @@ def _promote(t: Tenure, found: tuple[str, ...]) -> None:
     raise SourceChanged(why=f"source and target differ although everything was carried: {found[0]}")
 
 
+def still_waits(t: Tenure) -> bool:
+    """It waited for an operator's word or its date when the last tenure ended, and goes on waiting."""
+    why = _why_wait(t)
+    return why is not None and why[:2] == (t.standing.status, t.standing.message) and not t.standing.wishes.retry
+
+
 def _why_wait(t: Tenure) -> tuple[Status, str, int | None] | None:
     """What keeps a ready move from its cutover: the status to show, the sentence, and the date if there is one."""
     request, wishes = t.request, t.standing.wishes
@@ -139,5 +148,5 @@ async def _wait(t: Tenure, status: Status, message: str, until_ms: int | None) -
         t.tools.stopping.wait,
         at_most_s=at_most,
     )
-    t.quiet = False
     await t.safe_point()
+    t.quiet = False

@@ -44,7 +44,7 @@ class Reason(Enum):
     SUSPEND = "suspend"
     REMOVE = "remove"
     STOP = "stop"
-    """The service stops, or drains and this move only waits."""
+    """The service stops, or drains and this move only waits, or others that wait have their turn."""
 
 
 class LeaveAtSafePoint(Exception):
@@ -116,6 +116,10 @@ class Tenure:
     """Of the source, as preflight saw it in this tenure."""
     quiet: bool = False
     """Waiting for changes, a date or an operator: the scheduler does not count it."""
+    resting_since: float | None = None
+    """When it first came to wait so, by trio's clock."""
+    dismissed: bool = False
+    """Others that only wait have their turn now: it leaves, unless it does more than wait."""
     _stage_since_ms: int = 0
     _stage_items: int = 0
     _stage_bytes: int = 0
@@ -164,6 +168,8 @@ class Tenure:
         """From now on it only waits: for changes, a date or an operator."""
         if not self.quiet:
             self.quiet = True
+            if self.resting_since is None:
+                self.resting_since = trio.current_time()
             self.tools.freed.ring()
 
     # --- writing ----------------------------------------------------------------------------------------------
@@ -302,7 +308,7 @@ class Tenure:
         Raises: LeaveAtSafePoint.
         """
         await trio.lowlevel.checkpoint()
-        if self.tools.stopping.is_set():
+        if self.tools.stopping.is_set() or (self.dismissed and self.quiet):
             raise LeaveAtSafePoint(Reason.STOP)
         if self._bell_at_standing != self.bell.version:
             self.standing = self._with_noted(await self.ledger.get(self.request_id))

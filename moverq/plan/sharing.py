@@ -55,6 +55,7 @@ class Share:
             max_active_moves_per_source_server=part(whole.max_active_moves_per_source_server),
             max_active_moves_per_target_server=part(whole.max_active_moves_per_target_server),
             max_total_moves_per_mrs=part(whole.max_total_moves_per_mrs),
+            max_quiet_moves_per_mrs=part(whole.max_quiet_moves_per_mrs),
         )
 
 

@@ -36,6 +36,11 @@ async def people(world: World, count: int) -> list[str]:
     return addresses
 
 
+async def deliver_at_home(world: World, address: str, content: bytes) -> None:
+    home = (await world.directory.locate(address)).register.home
+    await MemoryEndpoint(home.database, world.databases[home.database]).mailbox(home.instance).deliver(content)
+
+
 async def test_draining_moves_everybody_and_ends(tmp_path: Path, autojump_clock: object) -> None:
     world = await World.make(tmp_path)
     engine = world.engine()
@@ -57,6 +62,76 @@ async def test_a_failed_move_holds_up_nobody(tmp_path: Path, autojump_clock: obj
     instance.unreadable[next(iter(instance.items))] = "gone bad"
     await (await engine.service()).run(drain=True)
     assert [(await moves.get(ledger, i)).status for i in ids] == ["Failed", "Completed", "Completed"]
+
+
+async def test_moves_that_soak_hold_up_no_others_and_each_is_looked_after(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    world = await World.make(tmp_path)
+    limits = attrs.evolve(SMALL, max_quiet_moves_per_mrs=2, max_total_moves_per_mrs=2)
+    engine = world.engine(limits=limits)
+    service, ledger = await engine.service(), await engine.ledger()
+    addresses = await people(world, 7)
+    ids = [(await moves.new_move(ledger, engine.directory, a, "DB2")).request.request_id for a in addresses]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        await trio.sleep(60)
+        assert {(await moves.get(ledger, i)).status for i in ids} == {"Completed"}
+        assert len(service.progress) <= 3
+        said = [len(await ledger.entries(i)) for i in ids]
+        # What comes to the new homes is carried back to each of the old ones, by turns.
+        for address in addresses:
+            await deliver_at_home(world, address, b"Subject: at the new home\r\n\r\n")
+        await trio.sleep(4 * 2 * limits.quiet_turn_s)
+        for i in ids:
+            source = world.databases["DB1"].instances[(await ledger.get(i)).request.source.instance]
+            assert len(source.items) == 2
+        assert [len(await ledger.entries(i)) for i in ids] == said
+        # And what an operator wants is not waited for.
+        await moves.complete(ledger, ids[-1])
+        await trio.sleep(limits.quiet_turn_s / 3)
+        assert (await moves.get(ledger, ids[-1])).sync_stage == "SyncFinished"
+        service.stop()
+
+
+@pytest.mark.parametrize("for_what", ["a word", "a date"])
+async def test_moves_that_wait_to_be_completed_take_turns_and_say_nothing_of_it(
+    for_what: str, tmp_path: Path, autojump_clock: object
+) -> None:
+    world = await World.make(tmp_path)
+    limits = attrs.evolve(SMALL, max_quiet_moves_per_mrs=1, max_total_moves_per_mrs=1)
+    engine = world.engine(limits=limits)
+    service, ledger = await engine.service(), await engine.ledger()
+    addresses = await people(world, 4)
+    date = world.now + 3_600_000
+    wait: dict[str, Any] = (
+        {"complete_after_ms": date} if for_what == "a date" else {"suspend_when_ready_to_complete": True}
+    )
+    ids = [(await moves.new_move(ledger, engine.directory, a, "DB2", **wait)).request.request_id for a in addresses]
+    ready = {"InProgress" if for_what == "a date" else "AutoSuspended"}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        await trio.sleep(200)
+        assert {(await moves.get(ledger, i)).status for i in ids} == ready
+        said = [len(await ledger.entries(i)) for i in ids]
+        for address in addresses:
+            await deliver_at_home(world, address, b"Subject: later\r\n\r\n")
+        for _ in range(60):
+            await trio.sleep(10)
+            assert {(await moves.get(ledger, i)).status for i in ids} == ready
+        for i in ids:
+            target = world.databases["DB2"].instances[(await ledger.get(i)).request.target_instance]
+            assert len(target.items) == 2
+        assert [len(await ledger.entries(i)) for i in ids] == said
+        if for_what == "a date":
+            world.now = date
+            await trio.sleep(limits.poll_wishes_s)
+        else:
+            for i in ids:
+                await moves.complete(ledger, i)
+        await trio.sleep(limits.quiet_turn_s)
+        assert {(await moves.get(ledger, i)).status for i in ids} == {"Completed"}
+        service.stop()
 
 
 async def test_the_limits_of_a_target_are_kept(tmp_path: Path, autojump_clock: object) -> None:

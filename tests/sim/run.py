@@ -27,6 +27,7 @@ import store
 from moverq.directory.directory import DatabaseEntry, Server
 from moverq.directory.memory import MemoryDirectory
 from moverq.endpoints.base import Home
+from moverq.job import Job
 from moverq.ledger.ledger import Ledger
 from moverq.model.digest import MODULUS
 from moverq.model.ids import InstanceId, MailboxId
@@ -187,6 +188,12 @@ def _patch(patches: ExitStack, world: World) -> None:
             world.machine.rely_on_catalogue(Path(connection.filename).parent.name)  # type: ignore[attr-defined]
         return durable
 
+    dismiss = Job.dismiss
+
+    def make_room(job: Job) -> None:
+        world.reach("a move that only waits made room for another")
+        dismiss(job)
+
     def told(_logger: object, level: str, event: MutableMapping[str, object]) -> NoReturn:
         world.say(f"{level}:", event.pop("event"), dict(event))
         raise structlog.DropEvent
@@ -195,6 +202,7 @@ def _patch(patches: ExitStack, world: World) -> None:
     structlog.configure(processors=[told])
     patches.enter_context(patch("store.database.is_durable", noted))
     patches.enter_context(patch("store.retention.TOMBSTONES_KEPT", world.scenario.tombstones))
+    patches.enter_context(patch("moverq.job.Job.dismiss", make_room))
     if not world.scenario.file_locks:
         patches.enter_context(patch("moverq.service.FileLock", _NoLock))
 

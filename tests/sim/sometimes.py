@@ -37,6 +37,7 @@ SOMETIMES = (
     "waited for another's lock",
     "the intake found the ledger busy",
     "the intake found the directory away",
+    "a move that only waits made room for another",
 )
 """A straggler cannot be met here: our own store's fence is of class A. `weak_fence` has runs of its own for them."""
 

@@ -26,7 +26,14 @@ from tests.support.move_world import SMALL
 EPOCH_MS = 1_700_000_000_000
 
 LIMITS = attrs.evolve(
-    SMALL, poll_wishes_s=5.0, reverse_interval_s=2.0, progress_interval_s=5.0, stop_deadline_s=3.0, max_retries=6
+    SMALL,
+    poll_wishes_s=5.0,
+    reverse_interval_s=2.0,
+    progress_interval_s=5.0,
+    stop_deadline_s=3.0,
+    max_retries=6,
+    max_quiet_moves_per_mrs=1,
+    quiet_turn_s=2.0,
 )
 
 

@@ -1,7 +1,7 @@
 from moverq.limits import Limits
 from moverq.model.ids import MailboxId, RequestId
 from moverq.model.request import Priority
-from moverq.plan.scheduling import Candidate, Choice, choose
+from moverq.plan.scheduling import NEVER, Candidate, Choice, choose
 
 LIMITS = Limits(
     max_active_moves_per_source_mdb=2,
@@ -9,13 +9,15 @@ LIMITS = Limits(
     max_active_moves_per_source_server=3,
     max_active_moves_per_target_server=3,
     max_total_moves_per_mrs=4,
+    max_quiet_moves_per_mrs=3,
+    quiet_turn_s=30.0,
 )
 SERVERS = {"S1": "A", "S2": "A", "T1": "B", "T2": "B"}
 
 
 def request(
     name: str, source: str = "S1", target: str = "T1", *, priority: Priority = Priority.NORMAL, at: int = 0,
-    mailbox: str | None = None, quiet: bool = False,
+    mailbox: str | None = None, quiet: bool = False, wanted: bool = False, turn: float = NEVER,
 ) -> Candidate:  # fmt: skip
     return Candidate(
         request_id=RequestId(name),
@@ -25,11 +27,13 @@ def request(
         priority=priority,
         queued_ms=at,
         quiet=quiet,
+        wanted=wanted,
+        turn_s=turn,
     )
 
 
-def run(queued: list[Candidate], running: list[Candidate] | None = None) -> Choice:
-    return choose(queued, running or [], server_of=SERVERS, limits=LIMITS)
+def run(queued: list[Candidate], running: list[Candidate] | None = None, now: float = 0.0) -> Choice:
+    return choose(queued, running or [], server_of=SERVERS, limits=LIMITS, now_s=now)
 
 
 def test_priority_goes_before_age_and_age_before_the_rest() -> None:
@@ -64,3 +68,39 @@ def test_one_mailbox_is_moved_by_one_request_at_a_time() -> None:
 def test_a_quiet_move_takes_nothing_from_its_databases() -> None:
     running = [request("a", quiet=True), request("b", quiet=True), request("c")]
     assert run([request("d")], running).start == ("d",)
+
+
+def soaking(names: str, turn: float = NEVER) -> list[Candidate]:
+    return [request(name, f"X{name}", f"Y{name}", quiet=True, turn=turn, at=at) for at, name in enumerate(names)]
+
+
+def test_moves_that_only_wait_hold_up_none_that_copies() -> None:
+    assert run([request("new")], soaking("abcdefgh")).start == ("new",)
+
+
+def test_moves_that_only_wait_take_turns() -> None:
+    """Who has been without longest comes next, and who has had his turn leaves only when another wants it."""
+    choice = run(soaking("abcd"))
+    assert choice.start == ("a", "b", "c")
+    assert choice.waiting == {"d": "3 other moves that only wait have their turn"}
+    at_work = soaking("abc", turn=100.0)
+    assert run([], at_work, now=1000.0).dismiss == ()
+    assert run(soaking("d"), at_work, now=129.0).dismiss == ()
+    assert run(soaking("d"), at_work, now=130.0).dismiss == ("a",)
+    assert run(soaking("defgh"), at_work, now=130.0).dismiss == ("a", "b", "c")
+    back = [*soaking("a", turn=130.0), *soaking("b", turn=131.0), *soaking("d")]
+    assert run(back, soaking("c", turn=100.0)).start == ("d", "a")
+    assert run([], soaking("abcde", turn=100.0), now=101.0).dismiss == ("a", "b")
+
+
+def test_who_waits_for_his_next_try_is_not_sent_away() -> None:
+    assert run(soaking("d"), soaking("abc"), now=1000.0).dismiss == ()
+
+
+def test_what_an_operator_wants_of_a_move_that_waits_is_done_at_once() -> None:
+    wanted = request("wanted", "S1", "T1", quiet=True, wanted=True, turn=500.0, at=9)
+    at_work = [*soaking("abc", turn=100.0), request("x"), request("y")]
+    assert run([wanted], at_work).start == ("wanted",)
+    assert run([wanted], [*soaking("abc"), *(request(str(n)) for n in range(4))]).waiting == {
+        "wanted": "this worker has its 7 moves"
+    }

@@ -17,6 +17,7 @@ TOGETHER = (
     "max_active_moves_per_source_server",
     "max_active_moves_per_target_server",
     "max_total_moves_per_mrs",
+    "max_quiet_moves_per_mrs",
     "pages_at_once_max",
     "cutovers_at_once_max",
 )
