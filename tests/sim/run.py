@@ -383,6 +383,8 @@ class Theatre:
         """Faults have stopped. Every move ends, all mail is delivered."""
         world = self.world
         world.windows.clear()
+        for process in self.alive.values():
+            process.dies_in_calls = 0
         world.is_calm = True
         world.say("calm")
         process = Process("operator", world, self.observer, random.Random(f"{world.scenario.seed} operator"))
