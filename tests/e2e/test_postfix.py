@@ -71,9 +71,12 @@ async def submit(postfix: Postfix, name: str, sent: list[str]) -> None:
 
 async def empty(postfix: Postfix) -> None:
     with trio.move_on_after(PATIENCE_S):
-        while postfix.queued():  # noqa: ASYNC110 (another process, nothing here tells)
-            await trio.sleep(0.1)
-        return
+        while True:
+            with trio.move_on_after(10):
+                while postfix.queued():  # noqa: ASYNC110 (another process, nothing here tells)
+                    await trio.sleep(0.1)
+                return
+            postfix.look_again()
     raise AssertionError(postfix.log()[-5000:])
 
 
