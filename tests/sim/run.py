@@ -394,10 +394,12 @@ class Theatre:
         world = self.world
         ledger = await process.open_ledger()
         until = max(trio.current_time(), self._last_act_at()) + LIVENESS_S
+        before = False
         while True:
-            ended = await operate(self.people, process, ledger)
-            if ended and self.people.is_over and self._is_delivered():
+            ended = await operate(self.people, process, ledger) and self.people.is_over and self._is_delivered()
+            if ended and before:  # twice: an act that was under way the first time, a new move say, is seen now
                 break
+            before = ended
             if trio.current_time() > until:
                 world.violate("liveness: all ends once faults stop", await self._what_is_left(ledger))
                 return
