@@ -29,11 +29,12 @@ from moverq.endpoints.mirrored.hooks import run_hook
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.mirror import Located, Mirror, Standing
 from moverq.endpoints.mirrored.normal_form import content_hash, is_same
-from moverq.endpoints.mirrored.paging import read_rows, that_fit
+from moverq.endpoints.mirrored.paging import read_rows
 from moverq.endpoints.mirrored.refresh import refresh
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.errors import NotFound, RequestRefused
 from moverq.flow import clock
+from moverq.flow.batches import in_batches
 from moverq.model.change import BadItem, ChangeBatch, FolderState, ItemContent, ItemState, Watermark
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, ItemId, MailboxId
@@ -149,7 +150,7 @@ class MirroredMailbox:
         await self._look()
         found = await self._mirror.ask(partial(Mirror.find, item_ids=item_ids))
         rows = [found[item_id] for item_id in item_ids if item_id in found]
-        page = that_fit(rows, bytes_max)
+        page = next(in_batches(rows, lambda row: row.state.size, bytes_max=bytes_max), [])
         read, bad = await self._read(page)
         return read, bad, tuple(row.state.item_id for row in rows[len(page) :])
 

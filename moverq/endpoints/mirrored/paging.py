@@ -43,16 +43,6 @@ def page_rows(mirror: Mirror, *, after: int, bytes_max: int, items_max: int) -> 
     return PageRows(rows=rows, places=mirror.places(), is_movers=mirror.standing().is_movers, done=done)
 
 
-def that_fit(rows: Sequence[Located], bytes_max: int) -> Sequence[Located]:
-    """The first of them, one at least."""
-    size = 0
-    for at, row in enumerate(rows):
-        size += row.state.size
-        if at and size > bytes_max:
-            return rows[:at]
-    return rows
-
-
 async def read_page(session: "MailSession", after: int, *, bytes_max: int, items_max: int) -> PageRead:
     """The page behind `after`, for a session that does not read ahead."""
     page = await session.mirror.ask(partial(page_rows, after=after, bytes_max=bytes_max, items_max=items_max))
@@ -76,4 +66,4 @@ async def read_rows(session: "MailSession", rows: Sequence[Located]) -> tuple[di
     return contents, missing
 
 
-__all__ = ["PageRead", "PageRows", "page_rows", "read_page", "read_rows", "that_fit"]
+__all__ = ["PageRead", "PageRows", "page_rows", "read_page", "read_rows"]
