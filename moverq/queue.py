@@ -34,8 +34,8 @@ def choose_requests(
     queued = [
         _candidate(
             standing,
-            quiet=_is_quiet(standing),
-            wanted=_is_quiet(standing) and _is_wanted(standing, now_ms),
+            quiet=(quiet := _is_quiet(standing)),
+            wanted=quiet and _is_wanted(standing, now_ms),
             turn_s=turns.get(standing.request.request_id, NEVER),
         )
         for standing in due
