@@ -69,17 +69,6 @@ async def submit(postfix: Postfix, name: str, sent: list[str]) -> None:
             nursery.start_soon(some)
 
 
-async def empty(postfix: Postfix) -> None:
-    with trio.move_on_after(PATIENCE_S):
-        while True:
-            with trio.move_on_after(10):
-                while postfix.queued():  # noqa: ASYNC110 (another process, nothing here tells)
-                    await trio.sleep(0.1)
-                return
-            postfix.look_again()
-    raise AssertionError(postfix.log()[-5000:])
-
-
 async def fill(root: Root) -> None:
     place = await root.session(ADA).place()
     _, (inbox,), _ = await place.database.account(place.mailbox.instance)
@@ -139,7 +128,7 @@ async def test_what_postfix_took_arrives_once_whatever_the_mailbox_does_meanwhil
                 await root.complete(rollback)
                 await root.wait(rollback)
                 await moved_while_submitting(root, postfix, "offline", sent, to="DB2", offline=True)
-                await empty(postfix)
+                await trio.to_thread.run_sync(postfix.wait_until_empty, PATIENCE_S)
         log = postfix.log()
         assert "status=bounced" not in log
         assert len(sent) == (4 + KILLS) * EACH

@@ -12,7 +12,6 @@ nothing. After the move everything that the user did and everything that Postfix
 import imaplib
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -260,10 +259,7 @@ def test_a_user_at_work_and_his_deliveries_go_on_at_the_new_home(site: Site) -> 
     finally:
         client.stop.set()
         user.join(60)
-    deadline = time.monotonic() + 60
-    while site.postfix.queued():
-        assert time.monotonic() < deadline, site.postfix.log()[-3000:]
-        time.sleep(0.1)
+    site.postfix.wait_until_empty(60)
     report = moverq.ok("move", "report", ADA).out
     assert "Completed" in report
     assert client.reconnected >= 2, "the lock ends the session, and the next one is at the new home"

@@ -69,6 +69,7 @@ scache    unix - - n - 1 scache
 postlog   unix-dgram n - n - 1 postlogd
 """
 
+LOOK_AGAIN_S = 10
 QUEUES = ("maildrop", "incoming", "active", "deferred", "hold")
 
 
@@ -88,10 +89,25 @@ class Postfix:
         """Messages that it still has."""
         return sum(len(files) for name in QUEUES for _, _, files in os.walk(self.folder / "queue" / name))
 
-    def look_again(self) -> None:
-        """Its queue manager starts anew. A message that comes to its next try while the agent of the last one still has
-        it is "skipped, still being delivered", and lies until then: with tries a second apart that happens."""
-        os.kill(int((self.folder / "queue" / "pid" / "master.pid").read_text()), signal.SIGHUP)
+    def wait_until_empty(self, seconds: float) -> None:
+        """It has nothing any more.
+
+        Its queue manager is started anew now and then. A message that comes to its next try while the agent of the last
+        one still has it is "skipped, still being delivered", and lies until then: with tries a second apart that
+        happens.
+        """
+        deadline = time.monotonic() + seconds
+        look_again = time.monotonic() + LOOK_AGAIN_S
+        while self.queued():
+            now = time.monotonic()
+            assert now < deadline, self.log()[-5000:]
+            if now >= look_again:
+                self.signal_master(signal.SIGHUP)
+                look_again = now + LOOK_AGAIN_S
+            time.sleep(0.1)
+
+    def signal_master(self, number: signal.Signals) -> None:
+        os.kill(int((self.folder / "queue" / "pid" / "master.pid").read_text()), number)
 
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
@@ -139,5 +155,5 @@ def real_postfix(folder: Path, *, transport: str, more: str = "") -> Iterator[Po
     finally:
         with suppress(FileNotFoundError, ProcessLookupError):
             # The master, which ends its own; `process` is the script that waits for it.
-            os.kill(int((folder / "queue" / "pid" / "master.pid").read_text()), signal.SIGTERM)
+            Postfix(folder, port).signal_master(signal.SIGTERM)
         process.wait(timeout=30)
