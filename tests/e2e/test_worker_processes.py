@@ -69,11 +69,14 @@ async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
             await trio.sleep(0.02)
 
 
-async def people(root: Root, count: int, *, items: int) -> list[str]:
+async def to_be_moved(root: Root, count: int, *, items: int) -> list[str]:
+    """Mailboxes, and a request for each."""
     addresses = [f"user{number}@example.org" for number in range(count)]
     for number, address in enumerate(addresses):
         await root.mailbox_add(address, database="DB1")
         await import_mail(root.session(address), iter(make_mail(number, items)))
+    for address in addresses:
+        await root.move(address, to="DB2")
     return addresses
 
 
@@ -115,9 +118,7 @@ async def ended(process: "subprocess.Popen[bytes]", seconds: float = 30) -> int:
 
 async def test_twenty_mailboxes_are_moved_once_each_while_mail_comes(cli: There, tmp_path: Path) -> None:
     async with open_root(cli.root) as root:
-        addresses = await people(root, 20, items=30)
-        for address in addresses:
-            await root.move(address, to="DB2")
+        addresses = await to_be_moved(root, 20, items=30)
         delivered: Counter[str] = Counter()
         # In the nursery: one that delivers to each in turn, until the worker has drained.
         async with trio.open_nursery() as nursery:
@@ -153,9 +154,7 @@ async def test_a_signal_to_all_of_them_stops_them_at_safe_points(
     """As a terminal sends it, and systemd: the children get it from there and hear of it from their parent, and that
     is no second signal."""
     async with open_root(cli.root) as root:
-        addresses = await people(root, 2, items=4000)
-        for address in addresses:
-            await root.move(address, to="DB2")
+        addresses = await to_be_moved(root, 2, items=4000)
         with worker(cli, log=tmp_path / "log") as process:
             await at_work(root, 1, *COPYING)
             children = children_of(process.pid)
@@ -174,9 +173,7 @@ async def test_a_signal_to_all_of_them_stops_them_at_safe_points(
 
 async def test_children_end_where_their_parent_is_killed(cli: There, tmp_path: Path) -> None:
     async with open_root(cli.root) as root:
-        addresses = await people(root, 2, items=4000)
-        for address in addresses:
-            await root.move(address, to="DB2")
+        addresses = await to_be_moved(root, 2, items=4000)
         with worker(cli, log=tmp_path / "log") as process:
             await at_work(root, 1, *COPYING)
             children = children_of(process.pid)
@@ -193,9 +190,7 @@ async def test_a_process_that_is_killed_is_started_again_and_no_move_waits_for_i
     cli: There, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     async with open_root(cli.root) as root:
-        addresses = await people(root, 6, items=1500)
-        for address in addresses:
-            await root.move(address, to="DB2")
+        addresses = await to_be_moved(root, 6, items=1500)
         with worker(cli, *words, log=tmp_path / "log") as process:
             killed = holder_of(root, await at_work(root, 1, *COPYING))
             assert killed in children_of(process.pid)
@@ -230,9 +225,7 @@ async def test_a_child_that_is_told_to_end_by_somebody_else_ends_well_and_is_rep
 async def test_a_second_signal_cuts_short(cli: There, tmp_path: Path) -> None:
     """Each process is given something that it cannot leave soon: a stopped one, which no safe point is reached in."""
     async with open_root(cli.root) as root:
-        addresses = await people(root, 2, items=4000)
-        for address in addresses:
-            await root.move(address, to="DB2")
+        addresses = await to_be_moved(root, 2, items=4000)
         with worker(cli, log=tmp_path / "log") as process:
             await at_work(root, 1, *COPYING)
             children = children_of(process.pid)

@@ -1,7 +1,7 @@
 """Mail in the files of one user, and the endpoint on it: where tests of odd files begin, whatever the format."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,11 +13,10 @@ from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.normal_form import content_hash
 from moverq.model.change import INBOX, FolderState, ItemContent, ItemState
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
-from tests.support.files_kit import MailClient
+from tests.support.files_kit import MailClient, OpenEndpoint
 
 CLEAN = b"Subject: clean\r\n\r\ntext\r\n"
 C = TypeVar("C", bound=MailClient)
-OpenEndpoint = Callable[..., AbstractAsyncContextManager[MirroredEndpoint]]
 
 
 @attrs.frozen
