@@ -44,6 +44,7 @@ async def main() -> None:
         for processes, into in found.items():
             with workplace(asked.dir) as root:
                 size = await many(root, asked.mailboxes, asked.items, asked.median_bytes)
+                os.sync()  # what was deleted and filled before is not this run's to write
                 command = [sys.executable, "-m", "bench.many_worker", str(root), str(processes), str(asked.at_once)]
                 done = await trio.run_process(command, capture_stdout=True)
                 told = json.loads(done.stdout)
@@ -57,6 +58,7 @@ async def main() -> None:
                 large = await fill(
                     made, seed=number, items=asked.mailboxes * asked.items, median_bytes=asked.median_bytes
                 )
+                os.sync()
                 start = trio.current_time()
                 moved = await run(made, await made.move(ADDRESS, to="DB2"))
                 assert moved.status == "Completed", moved.message
