@@ -117,6 +117,8 @@ def open_catalogue(path: Path, *, cache_bytes: int = READ_CACHE_BYTES) -> apsw.C
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA cache_size={-cache_bytes // 1024}")
         connection.execute(f"PRAGMA wal_autocheckpoint={FOLD_PAGES}")
+        if cache_bytes > READ_CACHE_BYTES:
+            connection.execute("PRAGMA temp_store=MEMORY")
     except apsw.Error as error:
         raise catalogue_error(path, error) from error
     if not 1 <= version <= SCHEMA_VERSION:
