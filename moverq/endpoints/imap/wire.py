@@ -96,8 +96,9 @@ class Incoming:
             self._searched = max(0, self._searched - self._at)
             self._at, self._end = 0, held
             if len(self._buffer) - held < ROOM_BYTES_MIN:
-                missing = (self._literal_bytes or len(self._buffer) + held) - held
-                self._buffer += bytes(min(len(self._buffer), missing + ROOM_BYTES_MIN))
+                # Of a literal that is due, its rest; it may be here in whole, and more behind it.
+                wanted = len(self._buffer) if self._literal_bytes is None else max(0, self._literal_bytes - held)
+                self._buffer += bytes(min(len(self._buffer), wanted + ROOM_BYTES_MIN))
         return memoryview(self._buffer)[self._end :]
 
     def came(self, size: int) -> None:
