@@ -38,7 +38,6 @@ from store.ids import FolderId, InstanceId, ItemId, LogHead, MailboxId, Signatur
 from store.lane import Lane
 from store.layout import Layout, generation_numbers
 from store.limits import (
-    COMMIT_CACHE_BYTES,
     COPIED_ITEMS_MAX,
     FEED_CHANGES_MAX,
     FETCH_BYTES_MAX,
@@ -222,6 +221,18 @@ class Database:
         """
 
         return await self.read(lambda reading: paging.fetch(reading, instance, paging.fitting(rows, bytes_max)))
+
+    async def fetch_by_id(
+        self, instance: InstanceId, item_ids: Sequence[ItemId], *, bytes_max: int = FETCH_BYTES_MAX
+    ) -> tuple[list[Fetched], list[ItemId]]:
+        """The same of those of these items that are there; and the others of them, which did not fit."""
+
+        def look(reading: Reading) -> tuple[list[Fetched], list[ItemId]]:
+            rows = queries.find_items(reading.db, queries.mailbox(reading.db, instance).no, item_ids)
+            some = paging.fitting(rows, bytes_max)
+            return paging.fetch(reading, instance, some), [row.item_id for row in rows[len(some) :]]
+
+        return await self.read(look)
 
     async def feed(self, instance: InstanceId, *, after: int, limit: int = FEED_CHANGES_MAX) -> FeedPage:
         """What differs since `after`, oldest first. Never waits. Raises `FeedTrimmed`."""
@@ -421,7 +432,7 @@ class _Resources:
             raise StoreBroken(path=str(layout.root), why="there is no database here") from None
         if not self.open_lock.lock(exclusive=False, wait=False):
             raise StoreBusy(path=str(layout.root), why="another process works on it alone; try again when it is done")
-        self.committing = self.keep(open_catalogue(layout.catalogue, cache_bytes=COMMIT_CACHE_BYTES))
+        self.committing = self.keep(open_catalogue(layout.catalogue, applies=True))
         try:
             self.signature, _ = read_applied(self.committing)
             self.log = self.keep(Log(disk, layout, self.signature))

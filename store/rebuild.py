@@ -28,7 +28,7 @@ from store.errors import Corruption, StoreBroken, StoreBusy, StoreError
 from store.frame import Frame
 from store.ids import FolderId, InstanceId, LogHead, MailboxId, Signature
 from store.layout import Layout, segment_numbers
-from store.limits import BLOCK, COMMIT_CACHE_BYTES
+from store.limits import BLOCK
 from store.log.checkpoint import checkpoints, verify
 from store.log.generation import GenerationHeader, decode_header, make_generation
 from store.log.log import Log
@@ -118,7 +118,7 @@ def _from_log(disk: Disk, layout: Layout, fresh: Path, report: RebuildReport, te
     log = Log(disk, layout, signature)
     try:
         head, report.source = _start(disk, layout, log, signature, fresh, report)
-        db = open_catalogue(fresh, cache_bytes=COMMIT_CACHE_BYTES)
+        db = open_catalogue(fresh, applies=True)
         try:
             _replay(db, log, head, report, tell)
             _complete(db, report)
@@ -196,7 +196,7 @@ def _from_content(disk: Disk, layout: Layout, fresh: Path, report: RebuildReport
     header = GenerationHeader(signature=signature, number=1, created_ms=now_ms(), chain=bytes(16))
     make_generation(disk, layout, header)
     make_catalogue(fresh, signature=signature, head=header.head)
-    db = open_catalogue(fresh, cache_bytes=COMMIT_CACHE_BYTES)
+    db = open_catalogue(fresh, applies=True)
     log = Log(disk, layout, signature)
     try:
         salvage = _Salvage(db, log, header.head)

@@ -310,10 +310,10 @@ class StoreMailbox:
         self, item_ids: Sequence[ItemId], *, bytes_max: int
     ) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...], tuple[ItemId, ...]]:
         with translated(self.database_name):
-            rows = await self.database.find(self._id, [store.ItemId(item_id) for item_id in item_ids])
-            fetched = await self.database.fetch(self._id, rows, bytes_max=bytes_max)
+            asked = [store.ItemId(item_id) for item_id in item_ids]
+            fetched, left = await self.database.fetch_by_id(self._id, asked, bytes_max=bytes_max)
         read, bad = _sorted_out(fetched)
-        return read, bad, tuple(ItemId(row.item_id) for row in rows[len(fetched) :])
+        return read, bad, tuple(ItemId(item_id) for item_id in left)
 
     async def account(self) -> MailboxAccount:
         with translated(self.database_name):

@@ -110,8 +110,8 @@ def _set_up(connection: apsw.Connection, synchronous: str, busy_ms: int) -> None
         )
     connection.pragma("synchronous", synchronous)
     connection.pragma("foreign_keys", True)
-    # What a statement of many rows would undo is kept in memory. Left to itself SQLite writes more than 64 KiB of that to
-    # a file in /var/tmp, which was half of all writes of a move between IMAP servers.
+    # What a statement of many rows would undo is kept in memory. Left to itself SQLite writes more than 64 KiB of that
+    # to a file in /var/tmp, which was half of all writes of a move between IMAP servers.
     connection.pragma("temp_store", "memory")
 
 

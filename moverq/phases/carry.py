@@ -71,7 +71,7 @@ class Carrier:
         """The same, from the writer's and the map's folders as they were just read. False: they were so already."""
         changed = await self._shape(present, wanted)
         self._tree = tuple(wanted)
-        if noted is None or tuple(noted) != self._tree:
+        if noted is None or _as_noted(noted) != _as_noted(wanted):
             await self.item_map.record(self.token, hierarchy=wanted)
             changed = True
         return changed
@@ -179,3 +179,8 @@ class Carrier:
         refused = await self.writer.write_items(contents, self.token)
         bad_ids = {bad.state.item_id for bad in refused}
         return [state for state, _ in contents if state.item_id not in bad_ids], refused
+
+
+def _as_noted(tree: Sequence[FolderState]) -> list[FolderState]:
+    """What the map is told of folders for. Their UIDNEXT rises with each delivery, and no digest has it."""
+    return [attrs.evolve(folder, uidnext=0) for folder in tree]

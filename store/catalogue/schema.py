@@ -15,7 +15,7 @@ import apsw.sqlite_extra
 from store.catalogue.keys import add_keys
 from store.errors import Corruption, StoreBroken, StoreBusy, StoreError, StoreFull
 from store.ids import LogHead, LogPosition, Signature
-from store.limits import FOLD_PAGES, READ_CACHE_BYTES, RECENT_KEYS_MAX
+from store.limits import COMMIT_CACHE_BYTES, FOLD_PAGES, READ_CACHE_BYTES, RECENT_KEYS_MAX
 from store.records import DeliveryKeyRow
 
 SCHEMA_VERSION = 2
@@ -102,9 +102,10 @@ def make_catalogue(path: Path, *, signature: Signature, head: LogHead) -> None:
         connection.close()
 
 
-def open_catalogue(path: Path, *, cache_bytes: int = READ_CACHE_BYTES) -> apsw.Connection:
-    """A connection to an existing catalogue, which keeps so much of it in memory. One of an older version can be read;
-    whoever applies records brings it up first (`bring_up`).
+def open_catalogue(path: Path, *, applies: bool = False) -> apsw.Connection:
+    """A connection to an existing catalogue. One of an older version can be read; whoever applies records brings it up
+    first (`bring_up`), and says so: more of it is kept in memory then, and what a statement of many rows would undo,
+    which SQLite otherwise writes to /var/tmp.
 
     Raises:
         StoreBroken: there is none, or it is of a newer version, or it is damaged.
@@ -115,9 +116,10 @@ def open_catalogue(path: Path, *, cache_bytes: int = READ_CACHE_BYTES) -> apsw.C
         connection = _connect(path, create=False)
         version = connection.execute("PRAGMA user_version").get
         connection.execute("PRAGMA synchronous=NORMAL")
+        cache_bytes = COMMIT_CACHE_BYTES if applies else READ_CACHE_BYTES
         connection.execute(f"PRAGMA cache_size={-cache_bytes // 1024}")
         connection.execute(f"PRAGMA wal_autocheckpoint={FOLD_PAGES}")
-        if cache_bytes > READ_CACHE_BYTES:
+        if applies:
             connection.execute("PRAGMA temp_store=MEMORY")
     except apsw.Error as error:
         raise catalogue_error(path, error) from error
