@@ -19,6 +19,7 @@ from typing import Any, Final
 import attrs
 import trio
 
+from moverq.endpoints.imap.tls import TlsStream
 from moverq.endpoints.imap.wire import (
     Incoming,
     Literal,
@@ -296,10 +297,11 @@ class Connection:
             raise EndpointUnavailable(endpoint=self.endpoint, why=f"it does not speak IMAP: {error}") from error
 
     async def _take_in(self) -> int:
-        """How much came; 0: the other side has ended. From a socket it goes where it is read, without a copy."""
-        if isinstance(self.stream, trio.SocketStream):
+        """How much came; 0: the other side has ended. From a socket, or decrypted, it goes where it is read."""
+        if isinstance(self.stream, trio.SocketStream | TlsStream):
+            receive = self.stream.receive_into if isinstance(self.stream, TlsStream) else self.stream.socket.recv_into
             with self._incoming.room() as room:
-                size = await self.stream.socket.recv_into(room)
+                size = await receive(room)
             self._incoming.came(size)
             return size
         data = await self.stream.receive_some(RECEIVE_BYTES)

@@ -9,13 +9,12 @@ for reading.
 """
 
 import ssl
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 RECEIVE_BYTES: Final = 256 << 10
 SEND_BYTES: Final = 256 << 10
-_RECORD: Final = 16 << 10
 
 
 class TlsStream(trio.abc.Stream):
@@ -26,6 +25,7 @@ class TlsStream(trio.abc.Stream):
         self._transport = transport
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._encrypted = memoryview(bytearray(RECEIVE_BYTES))
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
 
     async def handshake(self) -> None:
@@ -58,35 +58,44 @@ class TlsStream(trio.abc.Stream):
         await self._transport.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """What has come, `max_bytes` and a record at most; b"": the other side has ended, with or without a word."""
-        most = max_bytes or RECEIVE_BYTES
+        """What has come, `max_bytes` at most; b"": the other side has ended, with or without a word."""
+        room = bytearray(max_bytes or RECEIVE_BYTES)
+        return bytes(memoryview(room)[: await self.receive_into(memoryview(room))])
+
+    async def receive_into(self, room: memoryview) -> int:
+        """The same, decrypted to where it is read; 0 is the end."""
         while True:
-            found: list[bytes] = []
-            size = 0
+            filled = 0
             try:
-                while size < most:
-                    data = self._tls.read(_RECORD)
-                    if not data:
-                        return b"".join(found)
-                    found.append(data)
-                    size += len(data)
+                while filled < len(room):
+                    size: Any = self._tls.read(len(room) - filled, room[filled:])  # a number, with a buffer
+                    if not size:
+                        return filled
+                    filled += size
             except ssl.SSLWantReadError:
                 pass
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b"".join(found)
+                return filled
             except ssl.SSLError as error:
                 raise trio.BrokenResourceError(str(error)) from error
-            if found:
+            if filled:
                 await trio.lowlevel.checkpoint()
-                return b"".join(found)
+                return filled
             await self._flush()  # a key update is answered
             if not await self._take_in():
-                return b""
+                return 0
 
     async def aclose(self) -> None:
         await self._transport.aclose()
 
     async def _take_in(self) -> bool:
+        if isinstance(self._transport, trio.SocketStream):
+            try:
+                size = await self._transport.socket.recv_into(self._encrypted)
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
+            self._incoming.write(self._encrypted[:size])
+            return size > 0
         data = await self._transport.receive_some(RECEIVE_BYTES)
         self._incoming.write(data)
         return bool(data)

@@ -2,6 +2,7 @@
 
 import random
 import ssl
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -26,10 +27,18 @@ def contexts(authority: trustme.CA, version: ssl.TLSVersion) -> tuple[ssl.SSLCon
     return ours, theirs
 
 
+def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    near, far = trio.socket.socketpair()
+    return trio.SocketStream(near), trio.SocketStream(far)
+
+
+@pytest.mark.parametrize("pair", [trio.testing.lockstep_stream_pair, socket_pair], ids=["lockstep", "sockets"])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_what_is_sent_arrives_both_ways(authority: trustme.CA, version: ssl.TLSVersion) -> None:
+async def test_what_is_sent_arrives_both_ways(
+    authority: trustme.CA, version: ssl.TLSVersion, pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]
+) -> None:
     ours, theirs = contexts(authority, version)
-    near, far = trio.testing.lockstep_stream_pair()
+    near, far = pair()
     server = trio.SSLStream(far, theirs, server_side=True)
     client = TlsStream(near, ours, server_hostname="mail.example.org")
     sent = [random.Random(size).randbytes(size) for size in SIZES]
@@ -53,6 +62,7 @@ async def test_what_is_sent_arrives_both_ways(authority: trustme.CA, version: ss
                     came += await client.receive_some(100_000)
             assert came == data
         await client.aclose()
+    await far.aclose()
 
 
 @pytest.mark.parametrize("politely", [True, False])
