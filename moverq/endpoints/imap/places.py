@@ -1,18 +1,22 @@
 """The folders of a mailbox on an IMAP server: CREATE, RENAME, DELETE, SUBSCRIBE; repeated, each does no harm."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from moverq.endpoints.imap.connection import Connection, MailboxName, Refused, error_of, words
+from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
 from moverq.endpoints.imap.metadata import write_annotations
 from moverq.endpoints.imap.wire import Response, number, pairs, quoted
 from moverq.endpoints.mirrored.mirror import FolderRow
 from moverq.endpoints.mirrored.session import Places
 from moverq.errors import MoveError
 from moverq.model.change import FolderState
+
+FOLDERS_AT_ONCE: Final = 100
+"""Whose commands are on their way together: what is said to them fits into a socket, so neither side waits for the
+other to read."""
 
 
 @attrs.frozen
@@ -22,21 +26,61 @@ class ImapPlaces:
     connection: Connection
     remarks: list[str] = attrs.field(factory=list)
 
-    async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
-        if wire == b"INBOX":
-            return None
-        use = b""
-        if folder.special_use and self.connection.has(b"CREATE-SPECIAL-USE"):
-            use = b" (USE (" + folder.special_use.encode() + b"))"
-        for extra in (use, b"") if use else (b"",):
+    async def make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
+        made: list[tuple[int, int] | MoveError] = []
+        for at in range(0, len(wanted), FOLDERS_AT_ONCE):
+            made += await self._make(wanted[at : at + FOLDERS_AT_ONCE])
+        return made
+
+    async def _make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
+        """Three times out and back, however many folders: what one command says of a folder the next must not meet on
+        its way (RFC 3501, section 5.5)."""
+        uses = [self._use(folder) for _, folder in wanted]
+        refusals = await self._refusals(
+            [
+                await self.connection.start(b"CREATE ", MailboxName(wire), use) if wire != b"INBOX" else None
+                for (wire, _), use in zip(wanted, uses, strict=True)
+            ]
+        )
+        for number_, ((wire, _), use) in enumerate(zip(wanted, uses, strict=True)):
+            if use and refusals[number_] is not None:
+                (refusals[number_],) = await self._refusals(
+                    [await self.connection.start(b"CREATE ", MailboxName(wire))]
+                )
+        asked = [await self._ask_status(wire, b"UIDVALIDITY UIDNEXT") for wire, _ in wanted]
+        unknown = await self._refusals([command for command, _ in asked])
+        made: list[tuple[int, int] | MoveError] = []
+        for (_, folder), refused, lacks, (_, found) in zip(wanted, refusals, unknown, asked, strict=True):
+            if lacks is None:  # one that was refused was there already
+                made.append((found.get(b"UIDVALIDITY", 0), found.get(b"UIDNEXT", 1)))
+            else:
+                made.append(self._error(refused or lacks, doing=f"make folder {folder.name!r}"))
+        # Some servers refuse to unsubscribe what is not subscribed; nothing depends on it.
+        await self._refusals(
+            [
+                await self.connection.start(_subscribe(folder.subscribed), MailboxName(wire))
+                for (wire, folder), one in zip(wanted, made, strict=True)
+                if not isinstance(one, MoveError)
+            ]
+        )
+        return made
+
+    def _use(self, folder: FolderState) -> bytes:
+        if not folder.special_use or not self.connection.has(b"CREATE-SPECIAL-USE"):
+            return b""
+        return b" (USE (" + folder.special_use.encode() + b"))"
+
+    async def _refusals(self, commands: Sequence[Command | None]) -> list[Refused | None]:
+        """What was said to each of these commands, where that was no."""
+        found: list[Refused | None] = []
+        for command in commands:
             try:
-                await self.connection.run(b"CREATE ", MailboxName(wire), extra)
-                return None
+                if command is not None:
+                    await self.connection.done(command)
+                found.append(None)
             except Refused as refused:
-                if refused.answer.code == b"ALREADYEXISTS" or await self._exists(wire):
-                    return None
-                last = refused
-        return self._error(last, doing=f"make folder {folder.name!r}")
+                found.append(refused)
+        return found
 
     async def rename(self, folder: FolderRow, wire: bytes) -> MoveError | None:
         rename = (b"RENAME ", MailboxName(folder.wire), b" ", MailboxName(wire))
@@ -54,18 +98,8 @@ class ImapPlaces:
             return self._error(refused, doing=f"rename folder {folder.state.name!r}")
         return None
 
-    async def look(self, folder: FolderRow) -> tuple[int, int]:
-        try:
-            found = await self._status(folder.wire, b"UIDVALIDITY UIDNEXT")
-        except Refused as refused:
-            raise self._error(refused, doing=f"look at folder {folder.state.name!r}") from refused
-        return found.get(b"UIDVALIDITY", 0), found.get(b"UIDNEXT", 1)
-
     async def subscribe(self, wire: bytes, wanted: bool) -> None:
-        try:
-            await self.connection.run(b"SUBSCRIBE " if wanted else b"UNSUBSCRIBE ", MailboxName(wire))
-        except Refused:
-            return  # some servers refuse to unsubscribe what is not subscribed; nothing depends on it
+        await self._refusals([await self.connection.start(_subscribe(wanted), MailboxName(wire))])
 
     async def annotate(self, wire: bytes, wanted: Mapping[str, str], present: Mapping[str, str]) -> None:
         refused = await write_annotations(self.connection, wire, wanted, present)
@@ -108,6 +142,12 @@ class ImapPlaces:
 
     async def _status(self, wire: bytes, asked: bytes) -> dict[bytes, int]:
         """Raises `Refused`."""
+        command, found = await self._ask_status(wire, asked)
+        await self.connection.done(command)
+        return found
+
+    async def _ask_status(self, wire: bytes, asked: bytes) -> tuple[Command, dict[bytes, int]]:
+        """What was asked is there when the command is done."""
         found: dict[bytes, int] = {}
 
         def take(response: Response) -> None:
@@ -115,13 +155,17 @@ class ImapPlaces:
             if bytes(said[0]).upper() == b"STATUS":
                 found.update((name, number(value)) for name, value in pairs(said[2]).items())
 
-        await self.connection.run(b"STATUS ", MailboxName(wire), b" (" + asked + b")", take=take)
-        return found
+        status = (b"STATUS ", MailboxName(wire), b" (" + asked + b")")
+        return await self.connection.start(*status, take=take), found
 
     def _error(self, refused: Refused, *, doing: str) -> MoveError:
         error = error_of(self.connection.endpoint, refused, doing=doing)
         error.__cause__ = refused
         return error
+
+
+def _subscribe(wanted: bool) -> bytes:
+    return b"SUBSCRIBE " if wanted else b"UNSUBSCRIBE "
 
 
 if TYPE_CHECKING:

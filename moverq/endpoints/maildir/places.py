@@ -1,6 +1,6 @@
 """The folders of a Maildir: made, renamed, deleted, subscribed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,10 @@ class MaildirPlaces:
     session: "MaildirSession"
     remarks: list[str] = attrs.field(factory=list)
 
-    async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
+    async def make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
+        return [await self._make(wire, folder) for wire, folder in wanted]
+
+    async def _make(self, wire: bytes, folder: FolderState) -> tuple[int, int] | MoveError:
         layout = await self.session.layout()
         if not layout.is_sayable(wire):
             return RequestRefused(why=f"a Maildir has no place for a folder {folder.name!r}")
@@ -32,7 +35,8 @@ class MaildirPlaces:
             await self.session.work(partial(layout.make, wire), doing=f"make folder {folder.name!r}")
         except RequestRefused as refused:
             return refused
-        return None
+        await self.subscribe(wire, folder.subscribed)
+        return self.session.validity, 0
 
     async def rename(self, folder: FolderRow, wire: bytes) -> MoveError | None:
         layout = await self.session.layout()
@@ -45,9 +49,6 @@ class MaildirPlaces:
             return refused
         self.session.forget_files()
         return None
-
-    async def look(self, folder: FolderRow) -> tuple[int, int]:
-        return self.session.validity, 0
 
     async def annotate(self, wire: bytes, wanted: Mapping[str, str], present: Mapping[str, str]) -> None:
         missing = len(wanted.items() - present.items())

@@ -1,6 +1,6 @@
 """The folders of a mailbox in mbox files: made, renamed, deleted, subscribed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,10 @@ class MboxPlaces:
     session: "MboxSession"
     remarks: list[str] = attrs.field(factory=list)
 
-    async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
+    async def make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
+        return [await self._make(wire, folder) for wire, folder in wanted]
+
+    async def _make(self, wire: bytes, folder: FolderState) -> tuple[int, int] | MoveError:
         layout = await self.session.layout()
 
         def run() -> bytes:
@@ -39,7 +42,8 @@ class MboxPlaces:
             return refused
         if SBD in path and wire != b"INBOX":
             self.remarks.append("an mbox file holds no folders: those in one lie in a directory .sbd beside it")
-        return None
+        await self.subscribe(wire, folder.subscribed)
+        return self.session.validity, 0
 
     async def annotate(self, wire: bytes, wanted: Mapping[str, str], present: Mapping[str, str]) -> None:
         missing = len(wanted.items() - present.items())
@@ -60,9 +64,6 @@ class MboxPlaces:
             return refused
         self.session.forget_files()
         return None
-
-    async def look(self, folder: FolderRow) -> tuple[int, int]:
-        return self.session.validity, 0
 
     async def subscribe(self, wire: bytes, wanted: bool) -> None:
         layout = await self.session.layout()

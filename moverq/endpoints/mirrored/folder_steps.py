@@ -5,8 +5,9 @@ rename that is at its new place already is noted, one to delete that is gone is 
 tried in plainer forms; the mirror keeps the real one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import attrs
@@ -30,27 +31,33 @@ async def take_steps(session: "MailSession", steps: Sequence[FolderStep], token:
         return
     async with session.places() as places:
         rows = {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)}
-        for step in steps:
-            folder_id = step.folder.folder_id
-            present = rows.get(folder_id)
-            if step.kind is StepKind.CREATE:
-                if present is None:
-                    _check_place(rows, step.folder)
-                    rows[folder_id] = await _create(session, places, rows, step.folder, token)
-            elif present is None:
-                continue
-            elif step.kind is StepKind.REMOVE:
-                await _remove(session, places, rows, present, token)
-                del rows[folder_id]
-            elif step.kind is StepKind.MOVE:
-                _check_place(rows, step.folder)
-                present = await _rename(session, places, rows, present, step.folder, token)
-                await _update(session, places, present, step.folder, token)
-                # What is below it has other names there now.
-                rows = {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)}
+        for is_create, run in groupby(steps, key=lambda step: step.kind is StepKind.CREATE):
+            if is_create:
+                rows = await _create(session, places, rows, [step.folder for step in run], token)
             else:
-                wanted = attrs.evolve(step.folder, parent_id=present.state.parent_id, name=present.state.name)
-                rows[folder_id] = await _update(session, places, present, wanted, token)
+                for step in run:
+                    rows = await _step(session, places, rows, step, token)
+
+
+async def _step(
+    session: "MailSession", places: "Places", rows: dict[FolderId, FolderRow], step: FolderStep, token: int
+) -> dict[FolderId, FolderRow]:
+    """Any step but CREATE; the folders as they are then."""
+    folder_id = step.folder.folder_id
+    present = rows.get(folder_id)
+    if present is None:
+        return rows
+    if step.kind is StepKind.REMOVE:
+        await _remove(session, places, rows, present, token)
+        return {row.folder_id: row for row in rows.values() if row.folder_id != folder_id}
+    if step.kind is StepKind.MOVE:
+        _check_place(rows, step.folder)
+        present = await _rename(session, places, rows, present, step.folder, token)
+        await _update(session, places, present, step.folder, token)
+        # What is below it has other names there now.
+        return {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)}
+    wanted = attrs.evolve(step.folder, parent_id=present.state.parent_id, name=present.state.name)
+    return rows | {folder_id: await _update(session, places, present, wanted, token)}
 
 
 def _check(mirror: Mirror, token: int) -> None:
@@ -72,72 +79,117 @@ def _check_place(rows: dict[FolderId, FolderRow], folder: FolderState) -> None:
             raise RequestRefused(why=f"there is a folder {folder.name!r} already")
 
 
-def _put(mirror: Mirror, row: FolderRow, token: int, remarks: Sequence[str]) -> None:
+def _put(mirror: Mirror, rows: Sequence[FolderRow], token: int, remarks: Sequence[str]) -> None:
     with mirror.changing():
         mirror.check_mover(token)
-        before = mirror.db.execute("SELECT uidnext FROM folders WHERE folder_id = ?", (row.folder_id,)).get
-        uidnext = max(row.state.uidnext, before or 0)
-        mirror.put_folder(attrs.evolve(row, state=attrs.evolve(row.state, uidnext=uidnext)))
-        mirror.raise_head(row.state.modseq, hierarchy=True)
+        for row in rows:
+            before = mirror.db.execute("SELECT uidnext FROM folders WHERE folder_id = ?", (row.folder_id,)).get
+            uidnext = max(row.state.uidnext, before or 0)
+            mirror.put_folder(attrs.evolve(row, state=attrs.evolve(row.state, uidnext=uidnext)))
+            mirror.raise_head(row.state.modseq, hierarchy=True)
         for remark in remarks:
             mirror.remark(remark)
 
 
-def _told(places: "Places") -> tuple[str, ...]:
-    told = tuple(places.remarks)
-    places.remarks.clear()
-    return told
-
-
-# ---- one step each
+# ---- new folders
 
 
 async def _create(
     session: "MailSession",
     places: "Places",
     rows: dict[FolderId, FolderRow],
-    folder: FolderState,
+    folders: Sequence[FolderState],
     token: int,
-) -> FolderRow:
-    parent = rows[folder.parent_id].wire if folder.parent_id is not None else None
+) -> dict[FolderId, FolderRow]:
+    """These folders are there, a level of the tree at a time: a far server is waited for as often as the tree is deep.
+    All folders as they are then."""
+    left = [folder for folder in folders if folder.folder_id not in rows]
+    while left:
+        level = [folder for folder in left if folder.parent_id is None or folder.parent_id in rows] or left[:1]
+        left = [folder for folder in left if folder not in level]
+        planned, refused = _plan(session, rows, level)
+        made, failed = await _make(session, places, planned)
+        for row in made:
+            await places.annotate(row.wire, annotations_of(row.state.attributes), {})
+        await session.mirror.ask(partial(_put, rows=made, token=token, remarks=_told(session, places, made)))
+        why = failed or refused
+        if why is not None:
+            raise why
+        rows = rows | {row.folder_id: row for row in made}
+    return rows
+
+
+Names = Iterator[bytes]
+
+
+def _plan(
+    session: "MailSession", rows: dict[FolderId, FolderRow], level: Sequence[FolderState]
+) -> tuple[list[tuple[FolderRow, Names]], RequestRefused | None]:
+    """Each folder with the name it is to have there, and those to try after it; up to one that can have no place, and
+    why."""
+    planned: list[tuple[FolderRow, Names]] = []
+    there = dict(rows)
     taken = {row.wire for row in rows.values()}
-    selectable = not NOSELECT.items() <= dict(folder.attributes).items()
-    wire: bytes | None = None
-    refused: MoveError | None = None
-    for candidate in session.known_naming.candidates(parent, folder.name, mark=folder.folder_id.hex()[:8]):
-        if candidate in taken:
-            continue
-        refused = None if not selectable else await places.make(candidate, folder)
-        if refused is None:
-            wire = candidate
-            break
-    if wire is None:
-        assert refused is not None
-        raise refused
-    row = FolderRow(
-        state=folder,
-        wire=wire,
-        native=False,
-        selectable=selectable,
-        server_special=folder.special_use,
-        server_subscribed=folder.subscribed,
-    )
-    if selectable:
-        row = await _look_at_new(places, row)
-        await places.subscribe(wire, folder.subscribed)
-        await places.annotate(wire, annotations_of(folder.attributes), {})
-    remarks = _told(places)
-    if folder.name != INBOX and session.known_naming.levels(wire)[-1] != folder.name:
-        there = wire.decode("ascii", "replace")
-        remarks += (f"the server does not take the folder name {folder.name!r}; there it is called {there}",)
-    await session.mirror.ask(partial(_put, row=row, token=token, remarks=remarks))
-    return row
+    for folder in level:
+        try:
+            _check_place(there, folder)
+        except RequestRefused as refused:
+            return planned, refused
+        parent = rows[folder.parent_id].wire if folder.parent_id is not None else None
+        known = session.known_naming.candidates(parent, folder.name, mark=folder.folder_id.hex()[:8])
+        names = (wire for wire in known if wire not in taken)
+        wire = next(names, None)
+        if wire is None:
+            return planned, RequestRefused(why=f"every name for folder {folder.name!r} is taken at the target")
+        row = FolderRow(
+            state=folder,
+            wire=wire,
+            native=False,
+            selectable=not NOSELECT.items() <= dict(folder.attributes).items(),
+            server_special=folder.special_use,
+            server_subscribed=folder.subscribed,
+        )
+        taken.add(wire)
+        there[row.folder_id] = row
+        planned.append((row, names))
+    return planned, None
 
 
-async def _look_at_new(places: "Places", row: FolderRow) -> FolderRow:
-    """UIDVALIDITY and UIDNEXT before anything is written there: where what we write begins."""
-    validity, uidnext = await places.look(row)
-    return attrs.evolve(row, server_validity=validity, server_uidnext=uidnext)
+async def _make(
+    session: "MailSession", places: "Places", planned: Sequence[tuple[FolderRow, Names]]
+) -> tuple[list[FolderRow], MoveError | None]:
+    """Those that are there now, under a name that was taken; and why the first that is not is not."""
+    rows: list[FolderRow] = []
+    failed: MoveError | None = None
+    made = iter(await places.make([(row.wire, row.state) for row, _ in planned if row.selectable]))
+    for row, names in planned:
+        if row.selectable:
+            told = next(made)
+            while isinstance(told, MoveError) and (wire := next(names, None)) is not None:
+                row = attrs.evolve(row, wire=wire)
+                (told,) = await places.make([(wire, row.state)])
+            if isinstance(told, MoveError):
+                failed = failed or told
+                continue
+            # Before anything is written there: where what we write begins.
+            row = attrs.evolve(row, server_validity=told[0], server_uidnext=told[1])
+        rows.append(row)
+    return rows, failed
+
+
+def _told(session: "MailSession", places: "Places", made: Sequence[FolderRow]) -> list[str]:
+    """What the report should tell of these."""
+    told = list(places.remarks)
+    places.remarks.clear()
+    for row in made:
+        name = row.state.name
+        if name != INBOX and session.known_naming.levels(row.wire)[-1] != name:
+            there = row.wire.decode("ascii", "replace")
+            told.append(f"the server does not take the folder name {name!r}; there it is called {there}")
+    return told
+
+
+# ---- one step each
 
 
 async def _rename(
@@ -203,15 +255,15 @@ async def _update(
     selectable = not NOSELECT.items() <= dict(wanted.attributes).items()
     row = attrs.evolve(present, state=wanted, selectable=selectable)
     if selectable and not present.selectable:
-        refused = await places.make(present.wire, wanted)
-        if refused is not None:
-            raise refused
-        row = await _look_at_new(places, row)
-    if selectable and (wanted.subscribed != present.state.subscribed or not present.selectable):
+        made, failed = await _make(session, places, [(row, iter(()))])
+        if failed is not None:
+            raise failed
+        (row,) = made
+    elif selectable and wanted.subscribed != present.state.subscribed:
         await places.subscribe(present.wire, wanted.subscribed)
     if selectable:
         await places.annotate(present.wire, annotations_of(wanted.attributes), present.state.attributes)
-    await session.mirror.ask(partial(_put, row=row, token=token, remarks=_told(places)))
+    await session.mirror.ask(partial(_put, rows=[row], token=token, remarks=_told(session, places, ())))
     return row
 
 

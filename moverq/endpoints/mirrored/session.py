@@ -33,16 +33,13 @@ class Places(Protocol):
         """What the report should tell of what is otherwise there than it was wanted; who has read it empties it."""
         ...
 
-    async def make(self, wire: bytes, folder: FolderState) -> MoveError | None:
-        """The folder is there under this name; or why it cannot be, to raise if no other name will do."""
+    async def make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
+        """Each folder is there under its name, subscribed or not as it is wanted: its (UIDVALIDITY, UIDNEXT) now. Or
+        why it cannot be, to raise if no other name will do. None of them is inside another."""
         ...
 
     async def rename(self, folder: FolderRow, wire: bytes) -> MoveError | None:
         """The folder, with all below it, has this name; or why it cannot have it."""
-        ...
-
-    async def look(self, folder: FolderRow) -> tuple[int, int]:
-        """(UIDVALIDITY, UIDNEXT) as they are now."""
         ...
 
     async def subscribe(self, wire: bytes, wanted: bool) -> None: ...
