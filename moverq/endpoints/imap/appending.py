@@ -13,11 +13,15 @@ What always holds: a batch waits only for one that has its connection already, s
 that locks the folder from the first byte of an APPEND to its last would make the first wait for the second's lock: a
 batch that has waited for `GATE_S` with all its bytes sent gives up its connection, and with it what it sent, waits
 without one, and from then on no two are sent to one folder at once.
+
+Of a far server each batch of a folder costs the way there and back, since it ends when the one before is answered: so a
+page is one batch then. Two pages are written at a time, so the server has work all the same.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -37,10 +41,13 @@ if TYPE_CHECKING:
     from moverq.endpoints.imap.session import ImapSession
 
 BATCH_ITEMS: Final = 100
-"""Messages in one MULTIAPPEND. Beyond 50 the server gains nothing, but a far one is asked half as often."""
+"""Messages in one MULTIAPPEND. Beyond 50 the server gains nothing."""
 BATCH_ITEMS_MIN: Final = 25
 """A page is not cut up smaller than this, however many connections there are."""
 BATCH_BYTES: Final = 4 << 20
+FAR_S: Final = 0.003
+"""There and back. In this time a server takes a few dozen messages."""
+FAR_BATCH_BYTES: Final = 8 << 20
 APPENDS_AHEAD: Final = 4
 """Without MULTIAPPEND: APPENDs sent on one connection before the first is answered."""
 GATE_S: Final = 5.0
@@ -78,13 +85,12 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     for one in merged.appends:
         by_folder[one.state.folder_id].append(one)
     order = session.append_order
-    share = max(BATCH_ITEMS_MIN, -(-len(merged.appends) // session.settings.connections))
     batches: list[_Batch] = []
     # In the nursery: one task a batch, each until its messages are there.
     async with trio.open_nursery() as nursery, order.handing_out:
         for folder_id, some in by_folder.items():
-            for items in in_batches(
-                some, lambda one: one.state.size, bytes_max=BATCH_BYTES, items_max=min(share, BATCH_ITEMS)
+            for items in cut(
+                some, of=len(merged.appends), by=session.settings.connections, round_trip_s=session.round_trip_s
             ):
                 batch = _Batch(session, merged.places[folder_id], items, *order.follow(folder_id))
                 batches.append(batch)
@@ -96,6 +102,18 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     if bad:
         await session.mirror.ask(partial(intents.forget, item_ids=[item.state.item_id for item in bad], token=token))
     return tuple(bad)
+
+
+def cut(appends: Sequence[ToAppend], *, of: int, by: int, round_trip_s: float) -> Iterator[Sequence[ToAppend]]:
+    """The batches of one folder; `of` so many messages in all, for so many connections."""
+    if FAR_S <= round_trip_s < inf:
+        return in_batches(appends, _size, bytes_max=FAR_BATCH_BYTES)
+    share = max(BATCH_ITEMS_MIN, -(-of // by))
+    return in_batches(appends, _size, bytes_max=BATCH_BYTES, items_max=min(share, BATCH_ITEMS))
+
+
+def _size(one: ToAppend) -> int:
+    return one.state.size
 
 
 @attrs.define(eq=False)

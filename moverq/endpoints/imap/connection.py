@@ -14,6 +14,7 @@ closes it. The mailbox's bytes are never looked into.
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from typing import Any, Final
 
 import attrs
@@ -98,6 +99,8 @@ class Connection:
     _may_continue: bool = False
     bytes_in: int = 0
     bytes_out: int = 0
+    round_trip_s: float = inf
+    """The shortest time in which a command was answered: hardly more than the way there and back."""
 
     def __repr__(self) -> str:
         return f"<Connection {self.endpoint} {len(self._waiting)} commands on their way>"
@@ -190,7 +193,10 @@ class Connection:
         return command.answer
 
     async def run(self, *pieces: Piece, take: Take | None = None) -> Said:
-        return await self.done(await self.start(*pieces, take=take))
+        begun = trio.current_time()
+        answer = await self.done(await self.start(*pieces, take=take))
+        self.round_trip_s = min(self.round_trip_s, trio.current_time() - begun)
+        return answer
 
     async def greeting(self) -> Said:
         """What the server says first. Raises `EndpointUnavailable` where it says BYE."""

@@ -7,6 +7,7 @@ way, is closed and not lent again; one that lay idle for long is closed before t
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -69,6 +70,8 @@ class ImapSession:
         self.can_move = False
         """Messages can be moved between folders there, and it is told what they are called then."""
         self.item_bytes_max: int | None = None
+        self.round_trip_s = inf
+        """The shortest of any connection's."""
         self._are_annotations_known = False
         self._watch = Watch(self)
         self._greeted = False
@@ -174,6 +177,7 @@ class ImapSession:
             await connection.aclose()
         connection = await self.connect()
         self.can_move = connection.has(b"UIDPLUS")
+        self.round_trip_s = min(self.round_trip_s, connection.round_trip_s)
         for word in connection.capabilities:
             name, _, most = word.partition(b"=")
             if name == b"APPENDLIMIT" and most.isdigit():

@@ -1,11 +1,13 @@
 """What is under way at once to an IMAP server: batches of one folder on several connections, pages asked for ahead."""
 
+import math
 import random
 from pathlib import Path
 
 import pytest
 
 from moverq.endpoints.imap import appending
+from moverq.endpoints.mirrored.intents import ToAppend
 from moverq.endpoints.mirrored.normal_form import content_hash
 from moverq.model.change import ItemContent, ItemState
 from moverq.model.ids import InstanceId, ItemId, MailboxId
@@ -43,12 +45,23 @@ def in_order(server: FakeImap, name: str) -> list[bytes]:
     return [mail.content for mail in sorted(server.folders[name].mail, key=lambda mail: mail.uid)]
 
 
+def test_a_page_is_cut_for_a_near_server_and_whole_for_a_far_one() -> None:
+    written = [ToAppend(state, content, ()) for state, content in many(120, seed=3)]
+    bytes_ = sum(one.state.size for one in written)
+    for round_trip_s, at_least in ((0.0002, 4), (0.02, 1), (math.inf, 4)):
+        batches = list(appending.cut(written, of=len(written), by=4, round_trip_s=round_trip_s))
+        assert [one for batch in batches for one in batch] == written
+        assert at_least <= len(batches) <= at_least + bytes_ // appending.BATCH_BYTES
+
+
 @pytest.mark.parametrize("capabilities", [RICH, RICH.replace(" LITERAL+", ""), RICH.replace(" MULTIAPPEND", "")])
 @pytest.mark.parametrize("locks", [False, True], ids=["", "locks for an APPEND"])
+@pytest.mark.parametrize("is_far", [False, True], ids=["", "far"])
 async def test_a_folder_keeps_its_order_over_several_connections(
-    capabilities: str, locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capabilities: str, locks: bool, is_far: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(appending, "GATE_S", 0.2)
+    monkeypatch.setattr(appending, "FAR_S", 0 if is_far else 3600)
     written = many(120, seed=7)
     server = FakeImap(capabilities, locks_for_append=locks)
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
