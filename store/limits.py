@@ -67,7 +67,7 @@ RECENT_KEYS_MAX = 1024
 mutex is held some 5 ms longer once in so many deliveries."""
 FOLD_PAGES = 4000
 """SQLite's write-ahead log is folded into the catalogue's file when it has grown by so many pages, 16 MB."""
-READ_CACHE_BYTES = 2 * MIB
+READ_CACHE_BYTES = 1 * MIB
 """That of any other connection."""
 READERS = 2
 """Reading connections of one open database, each a thread at most."""
