@@ -61,6 +61,7 @@ class FakeImap:
     quirk: Quirk = attrs.field(factory=Quirk)
     folders: dict[str, Folder] = attrs.field(factory=lambda: {"INBOX": Folder(1)})
     refuse_append: Callable[[bytes], str | None] = lambda content: None
+    refuse_name: Callable[[str], bool] = lambda name: False
     is_unicode: bool = False
     """`folders` have their names in Unicode, said as each connection wants it; else as they are on the wire."""
     locks_for_append: bool = False
@@ -277,6 +278,8 @@ class _Session:
         name = self._name(rest, literals)
         if name in self.server.folders:
             return b"", b"NO [ALREADYEXISTS] it is there"
+        if self.server.refuse_name(name):
+            return b"", b"NO [CANNOT] no such name here"
         self.server._validity += 1
         self.server.folders[name] = Folder(self.server._validity)
         return b"", b"OK done"

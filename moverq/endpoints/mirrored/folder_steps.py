@@ -107,10 +107,12 @@ async def _create(
     while left:
         level = [folder for folder in left if folder.parent_id is None or folder.parent_id in rows] or left[:1]
         left = [folder for folder in left if folder not in level]
-        planned, refused = _plan(session, rows, level)
-        made, failed = await _make(session, places, planned)
+        taken = {row.wire for row in rows.values()}
+        planned, refused = _plan(session, rows, level, taken)
+        made, failed = await _make(places, planned, taken)
         for row in made:
-            await places.annotate(row.wire, annotations_of(row.state.attributes), {})
+            if row.selectable:
+                await places.annotate(row.wire, annotations_of(row.state.attributes), {})
         await session.mirror.ask(partial(_put, rows=made, token=token, remarks=_told(session, places, made)))
         why = failed or refused
         if why is not None:
@@ -123,13 +125,12 @@ Names = Iterator[bytes]
 
 
 def _plan(
-    session: "MailSession", rows: dict[FolderId, FolderRow], level: Sequence[FolderState]
+    session: "MailSession", rows: dict[FolderId, FolderRow], level: Sequence[FolderState], taken: set[bytes]
 ) -> tuple[list[tuple[FolderRow, Names]], RequestRefused | None]:
-    """Each folder with the name it is to have there, and those to try after it; up to one that can have no place, and
-    why."""
+    """Each folder with the name it is to have there, which is taken then, and those to try after it; up to one that can
+    have no place, and why."""
     planned: list[tuple[FolderRow, Names]] = []
     there = dict(rows)
-    taken = {row.wire for row in rows.values()}
     for folder in level:
         try:
             _check_place(there, folder)
@@ -156,7 +157,7 @@ def _plan(
 
 
 async def _make(
-    session: "MailSession", places: "Places", planned: Sequence[tuple[FolderRow, Names]]
+    places: "Places", planned: Sequence[tuple[FolderRow, Names]], taken: set[bytes]
 ) -> tuple[list[FolderRow], MoveError | None]:
     """Those that are there now, under a name that was taken; and why the first that is not is not."""
     rows: list[FolderRow] = []
@@ -166,6 +167,7 @@ async def _make(
         if row.selectable:
             told = next(made)
             while isinstance(told, MoveError) and (wire := next(names, None)) is not None:
+                taken.add(wire)  # by this one: two names may have the same plainer form
                 row = attrs.evolve(row, wire=wire)
                 (told,) = await places.make([(wire, row.state)])
             if isinstance(told, MoveError):
@@ -255,7 +257,7 @@ async def _update(
     selectable = not NOSELECT.items() <= dict(wanted.attributes).items()
     row = attrs.evolve(present, state=wanted, selectable=selectable)
     if selectable and not present.selectable:
-        made, failed = await _make(session, places, [(row, iter(()))])
+        made, failed = await _make(places, [(row, iter(()))], set())
         if failed is not None:
             raise failed
         (row,) = made

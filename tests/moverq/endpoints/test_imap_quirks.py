@@ -209,6 +209,23 @@ async def test_making_many_folders_reads_the_mirrors_folders_a_few_times(
     assert len(server.folders) == 42
 
 
+async def test_names_that_the_server_refuses_and_that_have_one_plainer_form_stay_two_folders(tmp_path: Path) -> None:
+    wanted = ["a%", "a*", "b%", "b_", "c"]
+    steps = folders() + [
+        FolderStep(StepKind.CREATE, FolderState(FolderId(new_id()), None, name, modseq=3, uidvalidity=3, uidnext=1))
+        for name in wanted
+    ]
+    server = FakeImap(refuse_name=lambda name: "%" in name or "*" in name)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(steps, 1)
+        assert sorted(folder.name for folder in await target.read_hierarchy()) == sorted(["INBOX", "Sent", *wanted])
+        assert len(server.folders) == len(steps)
+        told = "\n".join(await target.remarks())
+        assert all(f"the folder name '{name}'" in told for name in ("a%", "a*", "b%"))
+
+
 # ---- the connection ends, anywhere
 
 
