@@ -31,7 +31,8 @@ class DeflateStream(trio.abc.Stream):
         await self.inner.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Raises `trio.BrokenResourceError` where what comes was never deflated."""
+        """Raises `trio.BrokenResourceError` where what comes was never deflated. Cancelled: nothing was taken."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             held = self._inflater.unconsumed_tail
             data = held or await self.inner.receive_some(max_bytes)
@@ -43,7 +44,7 @@ class DeflateStream(trio.abc.Stream):
                 raise trio.BrokenResourceError("what came was not deflated") from error
             if inflated:
                 if held:
-                    await trio.lowlevel.checkpoint()
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return inflated
 
     async def aclose(self) -> None:

@@ -63,7 +63,8 @@ class TlsStream(trio.abc.Stream):
         return bytes(memoryview(room)[: await self.receive_into(memoryview(room))])
 
     async def receive_into(self, room: memoryview) -> int:
-        """The same, decrypted to where it is read; 0 is the end."""
+        """The same, decrypted to where it is read; 0 is the end. Cancelled: nothing was taken."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             filled = 0
             try:
@@ -79,7 +80,7 @@ class TlsStream(trio.abc.Stream):
             except ssl.SSLError as error:
                 raise trio.BrokenResourceError(str(error)) from error
             if filled:
-                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.cancel_shielded_checkpoint()
                 return filled
             await self._flush()  # a key update is answered
             if not await self._take_in():

@@ -90,6 +90,27 @@ async def test_an_end_is_an_end_with_or_without_a_word(authority: trustme.CA, po
         await client.aclose()
 
 
+async def test_who_is_cancelled_has_lost_nothing(authority: trustme.CA) -> None:
+    """As when the watch's time is over in the moment that the server speaks; the connection is used on."""
+    ours, theirs = contexts(authority, ssl.TLSVersion.TLSv1_3)
+    near, far = trio.testing.memory_stream_pair()
+    server = trio.SSLStream(far, theirs, server_side=True)
+    client = TlsStream(near, ours, server_hostname="mail.example.org")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.handshake)
+        await server.do_handshake()
+    await server.send_all(b"* 4 EXISTS\r\n")
+    came = await client.receive_some(3)
+    while len(came) < 12:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            came += await client.receive_some(3)
+        came += await client.receive_some(3)
+    assert came == b"* 4 EXISTS\r\n"
+    await client.aclose()
+    await far.aclose()
+
+
 async def test_damaged_bytes_break_the_connection_and_are_never_handed_out(authority: trustme.CA) -> None:
     ours, theirs = contexts(authority, ssl.TLSVersion.TLSv1_3)
     near, far = trio.testing.memory_stream_pair()
