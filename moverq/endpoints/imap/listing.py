@@ -40,7 +40,7 @@ _LINE: Final = (
 )
 """The usual line of a listing: everything in the order asked for. It is read without being taken apart."""
 _AS_ASKED: Final = re.compile(_LINE.replace(b"<", b"(").replace(b">", b")"))
-_ALL_AS_ASKED: Final = re.compile(rb"(?:" + _LINE.replace(b"<", b"").replace(b">", b"") + rb")++")
+_ALL_AS_ASKED: Final = re.compile(rb"(?:" + _LINE.replace(b"<", b"").replace(b">", b"") + rb")+")
 """As many of them as stand together."""
 _TWO_DIGITS: Final = {b"%02d" % n: n for n in range(100)}
 AHEAD: Final = 8

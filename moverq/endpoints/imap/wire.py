@@ -29,7 +29,8 @@ NESTED_MAX: Final = 64
 """Lists in lists. What is asked for has three levels."""
 
 _LITERAL_AT_END = re.compile(rb"\{(\d{1,19})\+?\}$")
-_TOKEN = re.compile(rb'[ \t]*(?:([()])|"((?:[^"\\]++|\\.)*+)"|((?:[^\s()"\[]++|\[[^\]]*+\]|\[)++)|(.))')
+# Nothing that has a choice in it is repeated possessively: before 3.11.5 Python matches that wrongly.
+_TOKEN = re.compile(rb'[ \t]*(?:([()])|"([^"\\]*+(?:\\.[^"\\]*+)*)"|((?:[^\s()"\[]++|\[[^\[\]]*+\]|\[)+)|(.))')
 _UNESCAPE = re.compile(rb"\\(.)")
 _CODE = re.compile(rb"\[([^\s\]]+)(?: ([^\]]*))?\] ?")
 _MONTHS: Final = {name: n for n, name in enumerate((b"jan feb mar apr may jun jul aug sep oct nov dec").split(), 1)}

@@ -38,7 +38,7 @@ _LOOKALIKE: Final = re.compile(b"^(" + _DATED + b")", re.IGNORECASE | re.MULTILI
 _QUOTED: Final = re.compile(b"^>(" + _DATED + b")", re.IGNORECASE | re.MULTILINE)
 _OWN: Final = re.compile(
     rb"^(status|x-status|x-keywords|x-uid|x-imapbase|x-imap|content-length)[ \t]*:"
-    rb"([^\n]*+(?:\n[ \t][^\n]*+)*+)(?:\n|\Z)",
+    rb"([^\n]*+(?:\n[ \t][^\n]*+)*)(?:\n|\Z)",
     re.IGNORECASE | re.MULTILINE,
 )
 _HEADER_END: Final = re.compile(rb"^\r?\n", re.MULTILINE)
