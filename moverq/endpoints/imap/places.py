@@ -9,7 +9,7 @@ import attrs
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
 from moverq.endpoints.imap.metadata import write_annotations
 from moverq.endpoints.imap.wire import Response, number, pairs, quoted
-from moverq.endpoints.mirrored.mirror import FolderRow
+from moverq.endpoints.mirrored.mirror import FolderRow, batched
 from moverq.endpoints.mirrored.session import Places
 from moverq.errors import MoveError
 from moverq.model.change import FolderState
@@ -28,8 +28,8 @@ class ImapPlaces:
 
     async def make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
         made: list[tuple[int, int] | MoveError] = []
-        for at in range(0, len(wanted), FOLDERS_AT_ONCE):
-            made += await self._make(wanted[at : at + FOLDERS_AT_ONCE])
+        for some in batched(wanted, FOLDERS_AT_ONCE):
+            made += await self._make(some)
         return made
 
     async def _make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
@@ -42,9 +42,9 @@ class ImapPlaces:
                 for (wire, _), use in zip(wanted, uses, strict=True)
             ]
         )
-        for number_, ((wire, _), use) in enumerate(zip(wanted, uses, strict=True)):
-            if use and refusals[number_] is not None:
-                (refusals[number_],) = await self._refusals(
+        for at, ((wire, _), use) in enumerate(zip(wanted, uses, strict=True)):
+            if use and refusals[at] is not None:  # then an ordinary one
+                refusals[at : at + 1] = await self._refusals(
                     [await self.connection.start(b"CREATE ", MailboxName(wire))]
                 )
         asked = [await self._ask_status(wire, b"UIDVALIDITY UIDNEXT") for wire, _ in wanted]

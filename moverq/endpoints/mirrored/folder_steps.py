@@ -5,7 +5,7 @@ rename that is at its new place already is noted, one to delete that is gone is 
 tried in plainer forms; the mirror keeps the real one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -30,34 +30,39 @@ async def take_steps(session: "MailSession", steps: Sequence[FolderStep], token:
     if not steps:
         return
     async with session.places() as places:
-        rows = {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)}
+        rows = _by_id(await session.mirror.ask(Mirror.folders))
         for is_create, run in groupby(steps, key=lambda step: step.kind is StepKind.CREATE):
             if is_create:
-                rows = await _create(session, places, rows, [step.folder for step in run], token)
+                await _create(session, places, rows, [step.folder for step in run], token)
             else:
                 for step in run:
-                    rows = await _step(session, places, rows, step, token)
+                    await _step(session, places, rows, step, token)
 
 
 async def _step(
     session: "MailSession", places: "Places", rows: dict[FolderId, FolderRow], step: FolderStep, token: int
-) -> dict[FolderId, FolderRow]:
-    """Any step but CREATE; the folders as they are then."""
+) -> None:
+    """Any step but CREATE; `rows` are the folders as they are then."""
     folder_id = step.folder.folder_id
     present = rows.get(folder_id)
     if present is None:
-        return rows
+        return
     if step.kind is StepKind.REMOVE:
         await _remove(session, places, rows, present, token)
-        return {row.folder_id: row for row in rows.values() if row.folder_id != folder_id}
-    if step.kind is StepKind.MOVE:
+        del rows[folder_id]
+    elif step.kind is StepKind.MOVE:
         _check_place(rows, step.folder)
         present = await _rename(session, places, rows, present, step.folder, token)
         await _update(session, places, present, step.folder, token)
         # What is below it has other names there now.
-        return {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)}
-    wanted = attrs.evolve(step.folder, parent_id=present.state.parent_id, name=present.state.name)
-    return rows | {folder_id: await _update(session, places, present, wanted, token)}
+        rows.update(_by_id(await session.mirror.ask(Mirror.folders)))
+    else:
+        wanted = attrs.evolve(step.folder, parent_id=present.state.parent_id, name=present.state.name)
+        rows[folder_id] = await _update(session, places, present, wanted, token)
+
+
+def _by_id(rows: Iterable[FolderRow]) -> dict[FolderId, FolderRow]:
+    return {row.folder_id: row for row in rows}
 
 
 def _check(mirror: Mirror, token: int) -> None:
@@ -100,13 +105,14 @@ async def _create(
     rows: dict[FolderId, FolderRow],
     folders: Sequence[FolderState],
     token: int,
-) -> dict[FolderId, FolderRow]:
-    """These folders are there, a level of the tree at a time: a far server is waited for as often as the tree is deep.
-    All folders as they are then."""
+) -> None:
+    """These folders are there, and in `rows`, a level of the tree at a time: a far server is waited for as often as the
+    tree is deep."""
     left = [folder for folder in folders if folder.folder_id not in rows]
     while left:
         level = [folder for folder in left if folder.parent_id is None or folder.parent_id in rows] or left[:1]
-        left = [folder for folder in left if folder not in level]
+        now = {folder.folder_id for folder in level}
+        left = [folder for folder in left if folder.folder_id not in now]
         taken = {row.wire for row in rows.values()}
         planned, refused = _plan(session, rows, level, taken)
         made, failed = await _make(places, planned, taken)
@@ -117,8 +123,7 @@ async def _create(
         why = failed or refused
         if why is not None:
             raise why
-        rows = rows | {row.folder_id: row for row in made}
-    return rows
+        rows.update(_by_id(made))
 
 
 Names = Iterator[bytes]
@@ -173,10 +178,15 @@ async def _make(
             if isinstance(told, MoveError):
                 failed = failed or told
                 continue
-            # Before anything is written there: where what we write begins.
-            row = attrs.evolve(row, server_validity=told[0], server_uidnext=told[1])
+            row = _begun(row, told)
         rows.append(row)
     return rows, failed
+
+
+def _begun(row: FolderRow, made: tuple[int, int]) -> FolderRow:
+    """UIDVALIDITY and UIDNEXT before anything is written there: where what we write begins."""
+    validity, uidnext = made
+    return attrs.evolve(row, server_validity=validity, server_uidnext=uidnext)
 
 
 def _told(session: "MailSession", places: "Places", made: Sequence[FolderRow]) -> list[str]:
@@ -257,10 +267,10 @@ async def _update(
     selectable = not NOSELECT.items() <= dict(wanted.attributes).items()
     row = attrs.evolve(present, state=wanted, selectable=selectable)
     if selectable and not present.selectable:
-        made, failed = await _make(places, [(row, iter(()))], set())
-        if failed is not None:
-            raise failed
-        (row,) = made
+        (made,) = await places.make([(row.wire, wanted)])
+        if isinstance(made, MoveError):
+            raise made
+        row = _begun(row, made)
     elif selectable and wanted.subscribed != present.state.subscribed:
         await places.subscribe(present.wire, wanted.subscribed)
     if selectable:
