@@ -71,7 +71,7 @@ class Carrier:
         """The same, from the writer's and the map's folders as they were just read. False: they were so already."""
         changed = await self._shape(present, wanted)
         self._tree = tuple(wanted)
-        if noted is None or _as_noted(noted) != _as_noted(wanted):
+        if noted is None or not _says_the_same(noted, wanted):
             await self.item_map.record(self.token, hierarchy=wanted)
             changed = True
         return changed
@@ -181,6 +181,9 @@ class Carrier:
         return [state for state, _ in contents if state.item_id not in bad_ids], refused
 
 
-def _as_noted(tree: Sequence[FolderState]) -> list[FolderState]:
-    """What the map is told of folders for. Their UIDNEXT rises with each delivery, and no digest has it."""
-    return [attrs.evolve(folder, uidnext=0) for folder in tree]
+def _says_the_same(noted: Sequence[FolderState], wanted: Sequence[FolderState]) -> bool:
+    """But for UIDNEXT, which rises with each delivery and which no digest has. Asked under the lock: only the folders
+    that differ cost anything."""
+    return len(noted) == len(wanted) and all(
+        old == new or attrs.evolve(old, uidnext=new.uidnext) == new for old, new in zip(noted, wanted, strict=True)
+    )
