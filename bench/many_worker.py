@@ -4,7 +4,6 @@ It moves what is queued as `moverq worker --drain` does, and tells on one line t
 seconds of all processes, after what they import and before what they end with.
 """
 
-import gc
 import json
 import resource
 import sys
@@ -15,7 +14,7 @@ import trio
 
 import moverq.endpoints.store
 import moverq.service  # noqa: F401  (imported before the clock runs)
-from moverq.cli.__main__ import OBJECTS_BETWEEN_COLLECTIONS
+from bench.organisation import set_collector
 from moverq.cli.processes import run_processes
 from moverq.cli.waiting import share_one_heap
 from moverq.limits import Limits
@@ -42,9 +41,8 @@ def main(root: str, processes: int, at_once: int) -> None:
         trio.run(work, share)
         return 0
 
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)  # all three as `moverq worker` does
-    share_one_heap()
-    gc.freeze()
+    set_collector()
+    share_one_heap()  # as `moverq worker` does
     start = time.perf_counter()
     code = run_processes(child, of=processes, drain=True)
     seconds = time.perf_counter() - start

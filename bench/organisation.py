@@ -49,11 +49,16 @@ async def fill(root: Root, *, seed: int, items: int, median_bytes: int, address:
     return size
 
 
-async def run(root: Root, request: RequestId) -> MoveStatistics:
-    """The worker runs until nothing is left; the request's figures. The collector is set as `moverq worker` sets it."""
+def set_collector() -> None:
+    """As `moverq worker` sets it."""
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     gc.collect()
     gc.freeze()
+
+
+async def run(root: Root, request: RequestId) -> MoveStatistics:
+    """The worker runs until nothing is left; the request's figures."""
+    set_collector()
     await root.worker(drain=True)
     return await root.move_show(request)
 
