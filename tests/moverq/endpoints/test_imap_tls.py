@@ -27,6 +27,20 @@ def contexts(authority: trustme.CA, version: ssl.TLSVersion) -> tuple[ssl.SSLCon
     return ours, theirs
 
 
+async def acquainted(
+    authority: trustme.CA, *, https_compatible: bool = False
+) -> tuple[TlsStream, trio.SSLStream[trio.abc.Stream], trio.abc.Stream]:
+    """Ours, trio's at the other side, and what that one sits on, after the handshake."""
+    ours, theirs = contexts(authority, ssl.TLSVersion.TLSv1_3)
+    near, far = trio.testing.memory_stream_pair()
+    server = trio.SSLStream(far, theirs, server_side=True, https_compatible=https_compatible)
+    client = TlsStream(near, ours, server_hostname="mail.example.org")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.handshake)
+        await server.do_handshake()
+    return client, server, far
+
+
 def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
     near, far = trio.socket.socketpair()
     return trio.SocketStream(near), trio.SocketStream(far)
@@ -67,19 +81,13 @@ async def test_what_is_sent_arrives_both_ways(
 
 @pytest.mark.parametrize("politely", [True, False])
 async def test_an_end_is_an_end_with_or_without_a_word(authority: trustme.CA, politely: bool) -> None:
-    ours, theirs = contexts(authority, ssl.TLSVersion.TLSv1_3)
-    near, far = trio.testing.memory_stream_pair()
-    server = trio.SSLStream(far, theirs, server_side=True, https_compatible=not politely)
-    client = TlsStream(near, ours, server_hostname="mail.example.org")
+    client, server, far = await acquainted(authority, https_compatible=not politely)
 
     async def speak_and_go() -> None:
         await server.send_all(b"* BYE\r\n")
         await (server.aclose() if politely else far.aclose())
 
     # In the nursery: the server's last words.
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.handshake)
-        await server.do_handshake()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(speak_and_go)
         came = b""
@@ -92,13 +100,7 @@ async def test_an_end_is_an_end_with_or_without_a_word(authority: trustme.CA, po
 
 async def test_who_is_cancelled_has_lost_nothing(authority: trustme.CA) -> None:
     """As when the watch's time is over in the moment that the server speaks; the connection is used on."""
-    ours, theirs = contexts(authority, ssl.TLSVersion.TLSv1_3)
-    near, far = trio.testing.memory_stream_pair()
-    server = trio.SSLStream(far, theirs, server_side=True)
-    client = TlsStream(near, ours, server_hostname="mail.example.org")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.handshake)
-        await server.do_handshake()
+    client, server, far = await acquainted(authority)
     await server.send_all(b"* 4 EXISTS\r\n")
     came = await client.receive_some(3)
     while len(came) < 12:
@@ -112,13 +114,7 @@ async def test_who_is_cancelled_has_lost_nothing(authority: trustme.CA) -> None:
 
 
 async def test_damaged_bytes_break_the_connection_and_are_never_handed_out(authority: trustme.CA) -> None:
-    ours, theirs = contexts(authority, ssl.TLSVersion.TLSv1_3)
-    near, far = trio.testing.memory_stream_pair()
-    server = trio.SSLStream(far, theirs, server_side=True)
-    client = TlsStream(near, ours, server_hostname="mail.example.org")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.handshake)
-        await server.do_handshake()
+    client, _, far = await acquainted(authority)
     await far.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
     with pytest.raises(trio.BrokenResourceError):
         await client.receive_some()
