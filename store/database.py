@@ -13,9 +13,9 @@ their own, handed out one at a time.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import uuid4
 
 import apsw
@@ -30,7 +30,7 @@ from store.clock import now_ms
 from store.commit import Committer
 from store.content.pool import SegmentReader, SegmentWriter
 from store.deciding import first_inbox
-from store.disk import Disk, File
+from store.disk import Disk
 from store.errors import FeedTrimmed, Refused, StoreBroken, StoreBusy, StoreClosed
 from store.feed import Watch
 from store.folding import Folding
@@ -57,6 +57,13 @@ from store.recovery import recover
 from store.retention import Maintained
 
 T = TypeVar("T")
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closes)
 
 
 @attrs.frozen(kw_only=True)
@@ -414,7 +421,7 @@ class _Resources:
         self.layout = Layout(path)
         self.disk = disk
         self._clock = clock
-        self._open: list[File | apsw.Connection | Log | SegmentWriter | SegmentReader | Folding] = []
+        self._open = ExitStack()
 
     def open(self) -> None:
         try:
@@ -462,10 +469,9 @@ class _Resources:
         finally:
             self.commit_lock.unlock()
 
-    def keep(self, resource: T) -> T:
-        self._open.append(resource)  # type: ignore[arg-type]  # every kind that is kept has close()
+    def keep(self, resource: C) -> C:
+        self._open.callback(resource.close)
         return resource
 
     def close(self) -> None:
-        while self._open:
-            self._open.pop().close()
+        self._open.close()

@@ -22,6 +22,9 @@ FRAME_BYTES_MAX = 64 * MIB
 """A longer length in a header is damage."""
 
 SEGMENT_BYTES_MAX = 256 * MIB
+SEGMENT_GROW_BYTES = 256 * KIB
+"""A segment that gets little at a time, up to a fourth of this, is extended by zeros in such steps: most syncs write no
+new end of the file then, and take half as long."""
 CONTENT_ALIGN = 64
 DIRECT_ALIGN = 4096
 """What goes to a segment together begins and ends at such a place: what direct I/O takes on every disk, and a page, so

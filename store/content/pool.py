@@ -8,11 +8,13 @@ there stays unreferenced.
 Content is durable before the record that names it: `write` returns after the sync.
 
 Much at a time goes past the page cache, through one aligned buffer: for mail that is carried once, growing the cache
-costs more than all the rest (`docs/explanation/speed.md`).
+costs more than all the rest (`docs/explanation/speed.md`). Little at a time goes into zeros that were written ahead,
+where a sync writes the content and nothing about the file.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from itertools import islice
 
 import attrs
@@ -23,7 +25,14 @@ from store.errors import Corruption, StoreError
 from store.frame import padded
 from store.ids import ContentRef
 from store.layout import Layout, segment_numbers
-from store.limits import DIRECT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX, SEGMENT_BYTES_MAX, STAGE_BYTES
+from store.limits import (
+    DIRECT_ALIGN,
+    LEASES_MAX,
+    OPEN_SEGMENTS_MAX,
+    SEGMENT_BYTES_MAX,
+    SEGMENT_GROW_BYTES,
+    STAGE_BYTES,
+)
 
 GAP_BYTES = 64 * 1024
 """Between two items: less than this is read along rather than left out by a second read."""
@@ -35,7 +44,30 @@ SHARED: bytes = b""
 class _Lease:
     number: int
     file: File
+    begin: int
+    """Where this lease found the file's end."""
     end: int
+    """Where what was written ends."""
+    size: int
+    """Where the file ends: from `end` on there are zeros."""
+
+    def ahead(self, at: int, size: int) -> int:
+        """How many zeros go with a last piece of `size` bytes at `at`, which has no room in those that are there.
+
+        None with much at once, whose sync is of its bytes; and in all no more than content, so that who dies before
+        `close` leaves no larger hole than that.
+        """
+        is_little = at == self.end and size <= SEGMENT_GROW_BYTES // 4
+        return min(SEGMENT_GROW_BYTES, self.end - self.begin) if is_little else 0
+
+    def close(self) -> None:
+        """Somebody else may write to it, behind its content."""
+        try:
+            if self.size > self.end:
+                with suppress(StoreError):  # then there is a hole
+                    self.file.truncate(self.end)
+        finally:
+            self.file.close()
 
 
 @attrs.define
@@ -66,7 +98,10 @@ class SegmentWriter:
         return refs
 
     def _append(self, lease: _Lease, pieces: Sequence[bytes]) -> int:
-        """These pieces, and zeros up to the next `DIRECT_ALIGN`, are behind the lease's end, durable."""
+        """These pieces, and zeros up to the next `DIRECT_ALIGN`, are behind the lease's end, durable.
+
+        Returns where they end.
+        """
         buffer, fill, at = self._buffer, 0, lease.end
         for piece in pieces:
             room = len(buffer) - fill
@@ -82,8 +117,10 @@ class SegmentWriter:
             buffer[: len(view)] = view
             fill = len(view)
         whole = padded(fill, DIRECT_ALIGN)
-        buffer[fill:whole] = bytes(whole - fill)
-        lease.file.write(buffer[:whole], at)
+        ahead = lease.ahead(at, whole) if at + whole > lease.size else 0
+        buffer[fill : whole + ahead] = bytes(whole + ahead - fill)
+        lease.size = max(lease.size, at + whole + ahead)
+        lease.file.write(buffer[: whole + ahead], at)
         lease.file.sync()
         return at + whole
 
@@ -137,7 +174,7 @@ class SegmentWriter:
         # Also of a segment found here: whoever made it may have died before its name was durable.
         self._disk.sync_folder(self._layout.content)
         file.bypass_cache()
-        return _Lease(number, file, end)
+        return _Lease(number, file, begin=end, end=end, size=end)
 
     def _let_go(self) -> None:
         """Give up full segments whose content is committed by now.
@@ -146,7 +183,7 @@ class SegmentWriter:
         one group behind the stager, so what was written two writes ago has been committed or refused.
         """
         while self._full and self._full[0][0] + 2 <= self._writes:
-            self._full.pop(0)[1].file.close()
+            self._full.pop(0)[1].close()
 
     def release(self, stream: bytes) -> None:
         """The stream is over: somebody else may write to its segment, once what was written is committed."""
@@ -156,10 +193,11 @@ class SegmentWriter:
 
     def close(self) -> None:
         """Give up all leases; nothing is being written or committed any more."""
-        for lease in [*self._leases.values(), *(lease for _, lease in self._full)]:
-            lease.file.close()
-        self._leases.clear()
-        self._full.clear()
+        with ExitStack() as each:
+            for lease in [*self._leases.values(), *(lease for _, lease in self._full)]:
+                each.callback(lease.close)
+            self._leases.clear()
+            self._full.clear()
 
 
 @attrs.define

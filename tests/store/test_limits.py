@@ -16,6 +16,8 @@ def test_content_frames_are_aligned_and_a_size_fits_its_field() -> None:
     assert CONTENT_HEADER_BYTES % x.CONTENT_ALIGN == 0
     assert x.SEGMENT_BYTES_MAX % x.CONTENT_ALIGN == 0
     assert x.CONTENT_BYTES_MAX < 1 << 31
+    assert x.SEGMENT_GROW_BYTES % (4 * x.DIRECT_ALIGN) == 0
+    assert x.SEGMENT_GROW_BYTES * 2 <= x.STAGE_BYTES  # content and zeros are one write
 
 
 def test_a_verbs_items_fit_into_a_group() -> None:

@@ -15,7 +15,14 @@ from store.disk import Disk
 from store.errors import Corruption, StoreFull
 from store.ids import ContentRef, FolderId, InstanceId, ItemId
 from store.layout import Layout
-from store.limits import CONTENT_ALIGN, DIRECT_ALIGN, LEASES_MAX, OPEN_SEGMENTS_MAX, STAGE_BYTES
+from store.limits import (
+    CONTENT_ALIGN,
+    DIRECT_ALIGN,
+    LEASES_MAX,
+    OPEN_SEGMENTS_MAX,
+    SEGMENT_GROW_BYTES,
+    STAGE_BYTES,
+)
 
 INSTANCE = InstanceId(b"n" * 16)
 HEADER = NewContent(ItemId(b"i" * 16), FolderId(b"f" * 16), 0, 0)
@@ -93,14 +100,54 @@ def test_a_segment_that_ends_early_damages_what_lay_beyond(make: Make, layout: L
 
 def test_what_is_written_together_begins_and_ends_on_a_page(make: Make, layout: Layout) -> None:
     writer = make()
-    for number in range(3):
-        write(writer, b"x" * number)
-        assert layout.segment(1).stat().st_size == (number + 1) * DIRECT_ALIGN
-    file = Disk().open(layout.segment(1))
-    found = list(scan(file, 1))
-    assert [one.ref.offset for one in found if isinstance(one, FoundContent)] == [0, DIRECT_ALIGN, 2 * DIRECT_ALIGN]
-    assert len(found) == 3, "the padding is no damage"
+    refs = [write(writer, b"x" * number)[0] for number in range(3)]
+    assert [ref.offset for ref in refs] == [0, DIRECT_ALIGN, 2 * DIRECT_ALIGN]
+    assert scanned(layout, 1) == refs, "the padding is no damage"
+
+
+def scanned(layout: Layout, number: int) -> list[object]:
+    """What is found in a segment without the catalogue."""
+    file = Disk().open(layout.segment(number))
+    found: list[object] = [one.ref if isinstance(one, FoundContent) else one for one in scan(file, number)]
     file.close()
+    return found
+
+
+def test_little_at_a_time_goes_into_zeros_that_were_written_ahead(make: Make, layout: Layout) -> None:
+    """In steps, each at most as long as all the content before it, up to `SEGMENT_GROW_BYTES`."""
+    writer, sizes, refs = make(), [0], []
+    for number in range(200):
+        refs += write(writer, b"%d" % number * 1000)
+        if (size := layout.segment(1).stat().st_size) != sizes[-1]:
+            assert size - sizes[-1] <= SEGMENT_GROW_BYTES + DIRECT_ALIGN
+            assert size <= 2 * (refs[-1].offset + DIRECT_ALIGN)
+            sizes.append(size)
+    assert len(sizes) < 15, "most found room"
+    assert scanned(layout, 1) == refs, "zeros are no damage"
+    writer.close()
+    assert layout.segment(1).stat().st_size == refs[-1].offset + DIRECT_ALIGN, "none are left behind"
+
+
+def test_who_dies_leaves_a_hole_no_larger_than_what_it_wrote(make: Make, layout: Layout) -> None:
+    writer, refs = make(), []
+    for _ in range(5):
+        lost, begin = make(), layout.segment(1).stat().st_size if refs else 0
+        for content in (b"a", b"b", b"c", b"d"):
+            refs += write(lost, content)
+        hole = layout.segment(1).stat().st_size - begin - 4 * DIRECT_ALIGN
+        assert 0 < hole <= 4 * DIRECT_ALIGN
+        lost._leases[SHARED].file.close()  # as the death of its process does
+        lost._leases.clear()
+    refs += write(writer, b"after them all")
+    assert {ref.segment for ref in refs} == {1}
+    assert scanned(layout, 1) == refs
+
+
+def test_much_at_a_time_is_written_without_zeros(make: Make, layout: Layout) -> None:
+    writer = make()
+    for number in range(1, 4):
+        (ref,) = write(writer, b"x" * SEGMENT_GROW_BYTES)
+        assert layout.segment(1).stat().st_size == number * (SEGMENT_GROW_BYTES + DIRECT_ALIGN), ref
 
 
 def test_a_file_system_that_refuses_direct_calls_is_written_through_the_cache(
@@ -201,6 +248,22 @@ def test_a_failed_write_leaves_its_segment_and_the_next_one_works(make: Make, mo
     with pytest.raises(StoreFull):
         write(writer, b"two")
     assert write(writer, b"three")[0].segment == 2
+
+
+def test_a_failed_write_gives_back_what_it_took(make: Make, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = make()
+    write(writer, b"one")
+    file = writer._leases[SHARED].file
+
+    def full() -> None:
+        raise StoreFull(path="x", why="the disk is full")
+
+    monkeypatch.setattr(file, "sync", full)
+    with pytest.raises(StoreFull):
+        write(writer, b"two" * SEGMENT_GROW_BYTES)
+    assert layout.segment(1).stat().st_size > DIRECT_ALIGN
+    writer.close()
+    assert layout.segment(1).stat().st_size == DIRECT_ALIGN
 
 
 def test_a_segment_deleted_between_open_and_lock_is_not_used(make: Make, layout: Layout) -> None:
