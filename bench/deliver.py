@@ -7,8 +7,9 @@ KiB are 3 MB a commit, 1.3 ms to write past the page cache and sync, and at 40 Â
 about 20,000 a second. Beside a bulk copy a delivery waits for the batch before it: 8 MiB staged, then committed, 20 ms.
 
 The bare loop: a batch's bytes appended and synced, the lock taken, one row each in the same SQLite schema, one frame
-appended to a log and synced, COMMIT, unlock. Both deliver the same bytes again and again, under keys that are new. The *whole* one does what else a delivery is promised, in the same few
-lines: each content's xxh3 and SHA-256, a row of its delivery key, and the mailbox's head; the bar is the bare one's.
+appended to a log and synced, COMMIT, unlock. Both deliver the same bytes again and again, under keys that are new. The
+*whole* loop does what else a delivery is promised, in the same few lines: each content's xxh3 and SHA-256, a row of its
+delivery key, and the mailbox's head; the bar is the bare one's.
 Four processes deliver to one database, and to four; the loops do so too, with one lock and with four. The mutex is what
 a commit holds that no other process's commit can overlap: how long, and what share of the time.
 """

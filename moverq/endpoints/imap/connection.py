@@ -39,6 +39,9 @@ from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, Mov
 RECEIVE_BYTES: Final = 512 << 10
 SEND_BYTES: Final = 512 << 10
 """A system call, and a step of the scheduler, for some twenty messages."""
+COMMANDS_AHEAD: Final = 100
+"""Commands on their way at a time. A server that cannot get rid of its answers reads no more commands, so who sent ten
+thousand without taking an answer would wait for it as it waits for him."""
 LITERAL_MINUS_BYTES: Final = 4096
 """LITERAL- lets so many bytes be sent unasked (RFC 7888)."""
 
@@ -133,12 +136,15 @@ class Connection:
         usual: Usual | None = None,
         before_end: Callable[[], Awaitable[None]] | None = None,
     ) -> Command:
-        """The command is sent (or in the kernel's hands); `done` awaits its answer.
+        """The command is sent (or in the kernel's hands); `done` awaits its answer. Where `COMMANDS_AHEAD` others have
+        none yet, answers are taken first.
 
         A literal that may not be sent unasked is asked for, and answers of earlier commands are taken meanwhile.
         `before_end` is awaited when all but the end of the command is sent: the server has the bytes, and does not yet
         do what it is told.
         """
+        while len(self._waiting) >= COMMANDS_AHEAD:
+            self._dispatch(await self._receive())
         self._number += 1
         name = bytes(pieces[0]).split(b" ", 1)[0].decode("ascii", "replace")
         command = Command(b"M%d" % self._number, name, take, usual)

@@ -8,7 +8,7 @@ and once more at the lock. What a server keeps about itself is left out, and wha
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from moverq.endpoints.imap.connection import Connection, MailboxName, Piece, Refused, words
+from moverq.endpoints.imap.connection import Connection, MailboxName, Refused, words
 from moverq.endpoints.imap.wire import Literal, Response, is_quotable, quoted
 
 OWN: Final = ("/vendor/cmu/cyrus-imapd", "/vendor/vendor.dovecot", "/specialuse", "/thread")
@@ -17,7 +17,7 @@ VALUE_BYTES_MAX: Final = 64 << 10
 
 
 async def read_annotations(connection: Connection, folders: Sequence[bytes]) -> dict[bytes, dict[str, str]]:
-    """By folder, those of them that have some. All sent ahead; a folder that the server refuses to tell of has none.
+    """By folder, those of them that have some; a folder that the server refuses to tell of has none.
 
     Raises: EndpointUnavailable.
     """
@@ -60,17 +60,23 @@ async def write_annotations(
 
     Raises: EndpointUnavailable.
     """
+    unlike = [(name.encode(), value.encode()) for name, value in wanted.items() if present.get(name) != value]
+    if not connection.has(b"METADATA"):
+        return len(unlike)
+    asked = [
+        await connection.start(
+            b"SETMETADATA ",
+            MailboxName(wire),
+            b" (" + name + b" ",
+            quoted(value) if is_quotable(value) else Literal(value),
+            b")",
+        )
+        for name, value in unlike
+    ]
     refused = 0
-    for name, value in wanted.items():
-        if present.get(name) == value:
-            continue
-        if not connection.has(b"METADATA"):
-            refused += 1
-            continue
-        data = value.encode()
-        word: Piece = quoted(data) if is_quotable(data) else Literal(data)
+    for command in asked:
         try:
-            await connection.run(b"SETMETADATA ", MailboxName(wire), b" (" + name.encode() + b" ", word, b")")
+            await connection.done(command)
         except Refused:
             refused += 1
     return refused

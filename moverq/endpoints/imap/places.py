@@ -2,21 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
 from moverq.endpoints.imap.metadata import write_annotations
 from moverq.endpoints.imap.wire import Response, number, pairs, quoted
-from moverq.endpoints.mirrored.mirror import FolderRow, batched
+from moverq.endpoints.mirrored.mirror import FolderRow
 from moverq.endpoints.mirrored.session import Places
 from moverq.errors import MoveError
 from moverq.model.change import FolderState
-
-FOLDERS_AT_ONCE: Final = 100
-"""Whose commands are on their way together: what is said to them fits into a socket, so neither side waits for the
-other to read."""
 
 
 @attrs.frozen
@@ -27,12 +23,6 @@ class ImapPlaces:
     remarks: list[str] = attrs.field(factory=list)
 
     async def make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
-        made: list[tuple[int, int] | MoveError] = []
-        for some in batched(wanted, FOLDERS_AT_ONCE):
-            made += await self._make(some)
-        return made
-
-    async def _make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
         """Three times out and back, however many folders: what one command says of a folder the next must not meet on
         its way (RFC 3501, section 5.5)."""
         uses = [self._use(folder) for _, folder in wanted]

@@ -5,7 +5,7 @@ rename that is at its new place already is noted, one to delete that is gone is 
 tried in plainer forms; the mirror keeps the real one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -51,7 +51,7 @@ async def _step(
         await _remove(session, places, rows, present, token)
         del rows[folder_id]
     elif step.kind is StepKind.MOVE:
-        _check_place(rows, step.folder)
+        _check_place(rows, _by_place(rows.values()), step.folder)
         present = await _rename(session, places, rows, present, step.folder, token)
         await _update(session, places, present, step.folder, token)
         # What is below it has other names there now.
@@ -70,7 +70,15 @@ def _check(mirror: Mirror, token: int) -> None:
         mirror.check_mover(token)
 
 
-def _check_place(rows: dict[FolderId, FolderRow], folder: FolderState) -> None:
+Place = tuple[FolderId | None, str]
+"""Parent and name."""
+
+
+def _by_place(rows: Iterable[FolderRow]) -> dict[Place, FolderId]:
+    return {(row.state.parent_id, row.state.name): row.folder_id for row in rows}
+
+
+def _check_place(rows: Mapping[FolderId, FolderRow], by_place: Mapping[Place, FolderId], folder: FolderState) -> None:
     at = folder.parent_id
     while at is not None:
         if at == folder.folder_id:
@@ -78,10 +86,8 @@ def _check_place(rows: dict[FolderId, FolderRow], folder: FolderState) -> None:
         if at not in rows:
             raise RequestRefused(why=f"folder {folder.name!r} has a parent that is not there")
         at = rows[at].state.parent_id
-    for other in rows.values():
-        same_place = (other.state.parent_id, other.state.name) == (folder.parent_id, folder.name)
-        if same_place and other.folder_id != folder.folder_id:
-            raise RequestRefused(why=f"there is a folder {folder.name!r} already")
+    if by_place.get((folder.parent_id, folder.name), folder.folder_id) != folder.folder_id:
+        raise RequestRefused(why=f"there is a folder {folder.name!r} already")
 
 
 def _put(mirror: Mirror, rows: Sequence[FolderRow], token: int, remarks: Sequence[str]) -> None:
@@ -135,10 +141,10 @@ def _plan(
     """Each folder with the name it is to have there, which is taken then, and those to try after it; up to one that can
     have no place, and why."""
     planned: list[tuple[FolderRow, Names]] = []
-    there = dict(rows)
+    there, by_place = dict(rows), _by_place(rows.values())
     for folder in level:
         try:
-            _check_place(there, folder)
+            _check_place(there, by_place, folder)
         except RequestRefused as refused:
             return planned, refused
         parent = rows[folder.parent_id].wire if folder.parent_id is not None else None
@@ -157,6 +163,7 @@ def _plan(
         )
         taken.add(wire)
         there[row.folder_id] = row
+        by_place[folder.parent_id, folder.name] = row.folder_id
         planned.append((row, names))
     return planned, None
 

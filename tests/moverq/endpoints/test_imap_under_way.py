@@ -2,11 +2,14 @@
 
 import math
 import random
+import socket
 from pathlib import Path
 
 import pytest
+import trio
 
 from moverq.endpoints.imap import appending
+from moverq.endpoints.imap.connection import Connection, MailboxName
 from moverq.endpoints.mirrored.intents import ToAppend
 from moverq.endpoints.mirrored.normal_form import content_hash
 from moverq.model.change import ItemContent, ItemState
@@ -52,6 +55,37 @@ def test_a_page_is_cut_for_a_near_server_and_whole_for_a_far_one() -> None:
         batches = list(appending.cut(written, of=len(written), by=4, round_trip_s=round_trip_s))
         assert [one for batch in batches for one in batch] == written
         assert at_least <= len(batches) <= at_least + bytes_ // appending.BATCH_BYTES
+
+
+async def test_ten_thousand_commands_ahead_do_not_wait_for_a_server_that_waits_for_its_answers_to_be_taken() -> None:
+    """It reads no more commands until it is rid of its answers; and both sockets hold but a few hundred of either."""
+    here, there = socket.socketpair()
+    for side in (here, there):
+        side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 128 << 10)
+    ours, its = (trio.SocketStream(trio.socket.from_stdlib_socket(side)) for side in (here, there))
+    said: list[bytes] = []
+
+    async def serve() -> None:
+        heard = b""
+        async for some in its:
+            *lines, heard = (heard + some).split(b"\r\n")
+            for line in lines:
+                tag, _, name = line.partition(b" STATUS ")
+                await its.send_all(b"* STATUS %b (MESSAGES 1)\r\n%b OK done\r\n" % (name.split()[0], tag))
+
+    connection = Connection("server", ours, answer_s=5.0)
+    async with ours, its, trio.open_nursery() as nursery:  # the server, until all are answered
+        nursery.start_soon(serve)
+        commands = [
+            await connection.start(
+                b"STATUS ", MailboxName(b"folder-%d" % n), b" (MESSAGES)", take=lambda one: said.append(one.head)
+            )
+            for n in range(10_000)
+        ]
+        for command in commands:
+            await connection.done(command)
+        nursery.cancel_scope.cancel()
+    assert said == [b'* STATUS "folder-%d" (MESSAGES 1)' % n for n in range(10_000)]
 
 
 @pytest.mark.parametrize("capabilities", [RICH, RICH.replace(" LITERAL+", ""), RICH.replace(" MULTIAPPEND", "")])
