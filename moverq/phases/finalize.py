@@ -16,6 +16,7 @@ from moverq.errors import CutoverAborted, MoveError, RegisterChanged, SourceChan
 from moverq.model.facts import (
     CommitIntent,
     Committed,
+    FeedWatermark,
     LockIntent,
     OfflineLocked,
     ReverseWatermark,
@@ -72,12 +73,13 @@ async def _drain_and_verify(
     attempt.mark("lock")
     carrier = forward(t)
     await drain(t, carrier, until=at)
-    if t.source.capabilities.fence is not FenceClass.A:
-        # Where writers are kept out less surely, only a second pass that finds nothing proves the first complete.
-        while await drain(t, carrier, until=at):
-            pass
     attempt.mark("drain")
     source, target, ledger = await take_accounts(t)
+    if t.source.capabilities.fence is not FenceClass.A:
+        # Where writers are kept out less surely, only a second look that finds nothing new proves the first complete.
+        while source.head != t.facts.need(FeedWatermark).watermark:
+            await drain(t, carrier, until=at)
+            source, target, ledger = await take_accounts(t)
     if await carrier.change_tree(source.folders, present=target.folders, noted=ledger.folders):
         source, target, ledger = await take_accounts(t)
     attempt.mark("folders")

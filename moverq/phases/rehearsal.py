@@ -6,6 +6,7 @@ every predicted lock time, and what they cannot do is known before anybody is lo
 
 import trio
 
+from moverq.endpoints.base import FenceClass
 from moverq.errors import RequestRefused, StaleToken
 from moverq.model.report import EntryKind
 from moverq.phases.tenure import Tenure
@@ -19,6 +20,10 @@ async def rehearse(t: Tenure) -> float:
     begun = trio.current_time()
     await t.source.claim(t.token)
     await t.source.account()
+    if t.source.capabilities.fence is not FenceClass.A:
+        # There the lock is a look at all folders too, and so is the last one for what got past it.
+        await t.source.account()
+        await t.source.account()
     stands_at = (await t.target.account()).head
     await t.item_map.account()
     await t.write(entries=(t.entry(EntryKind.LINE, "Rehearsing the final steps."),))

@@ -46,12 +46,16 @@ RECOUNT_BYTES: Final = 8 << 20
 RECOUNT_ITEMS: Final = 512
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class MirroredMailbox:
     """See the module."""
 
     endpoint: "MirroredEndpoint"
     session: MailSession
+    _has_looked: bool = False
+    """Taking the lock was a look, which nobody has made use of yet."""
+    _told: frozenset[ItemId] = frozenset()
+    """What the feed told last, and nobody has fetched since."""
 
     @property
     def _mirror(self) -> MirrorFile:
@@ -95,8 +99,12 @@ class MirroredMailbox:
 
     async def read_feed(self, after: Watermark, *, changes_max: int) -> ChangeBatch:
         await self._mirror.ask(partial(Mirror.check_watermark, after=after))
-        await self._look()
-        return await self._mirror.ask(partial(Mirror.feed, after=after, changes_max=changes_max))
+        if not self._has_looked:
+            await self._look()
+        self._has_looked = False
+        batch = await self._mirror.ask(partial(Mirror.feed, after=after, changes_max=changes_max))
+        self._told = frozenset([state.item_id for state in batch.items])
+        return batch
 
     async def wait_feed(self, after: Watermark) -> None:
         await self._mirror.ask(partial(Mirror.check_watermark, after=after))
@@ -147,7 +155,10 @@ class MirroredMailbox:
     async def fetch(
         self, item_ids: Sequence[ItemId], *, bytes_max: int
     ) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...], tuple[ItemId, ...]]:
-        await self._look()
+        # What the feed has told is read where it was then. What has gone from there since, the feed tells again.
+        if not self._told.issuperset(item_ids):
+            await self._look()
+        self._told = frozenset()
         found = await self._mirror.ask(partial(Mirror.find, item_ids=item_ids))
         rows = [found[item_id] for item_id in item_ids if item_id in found]
         page = next(in_batches(rows, lambda row: row.state.size, bytes_max=bytes_max), [])
@@ -220,10 +231,13 @@ class MirroredMailbox:
         allowed = (GuardMode.OPEN, GuardMode.LOCKED)
         standing = await self._mirror.ask(partial(Mirror.turn, token=token, mode=GuardMode.LOCKED, allowed=allowed))
         await self._hook(self.session.lock_command, standing)
-        return (await refresh(self.session, afresh=True)).watermark
+        standing = await refresh(self.session, afresh=True)
+        self._has_looked = not standing.is_movers  # then there may be something left to do first
+        return standing.watermark
 
     async def unlock(self, token: int) -> None:
         """The hook first: a mailbox that says open must be open."""
+        self._has_looked = False
         standing = await self._mirror.ask(partial(_checked, token=token, allowed=(GuardMode.OPEN, GuardMode.LOCKED)))
         if standing.guard.mode is GuardMode.LOCKED:
             await self._hook(self.session.release_command, standing)

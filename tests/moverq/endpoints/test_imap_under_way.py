@@ -162,3 +162,47 @@ async def test_a_page_that_was_asked_for_ahead_is_dropped_for_another_one(tmp_pa
             if page.done:
                 break
         assert read == [b"Subject: %d\r\n\r\n" % number for number in range(9)]
+
+
+async def test_under_the_lock_all_folders_are_looked_at_no_more_often_than_needed(tmp_path: Path) -> None:
+    """A mailbox may have thousands, and its user waits. The lock is the look that the feed is then read from, and what
+    the feed tells is read from where it was; whoever reads the feed again looks again."""
+    server = FakeImap()
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        source = await a_source(endpoint)
+        after = await source.head()
+
+        def looks() -> int:
+            return sum(command.upper().startswith(b"LIST ") for command in server.quirk.commands)
+
+        server.add("INBOX", b"Subject: before the lock\r\n\r\n")
+        await source.claim(7)
+        before = looks()
+        at = await source.lock(7)
+        batch = await source.read_feed(after, changes_max=100)
+        assert (batch.through.modseq, len(batch.items)) == (at.modseq, 1)
+        read, _, _ = await source.fetch([state.item_id for state in batch.items], bytes_max=1 << 20)
+        assert [item.content for item in read] == [b"Subject: before the lock\r\n\r\n"]
+        assert looks() == before + 1
+        server.add("INBOX", b"Subject: past the lock\r\n\r\n")
+        assert len((await source.read_feed(batch.through, changes_max=100)).items) == 1
+        assert looks() == before + 2
+        await source.lock(7)
+        await source.unlock(7)
+        server.add("INBOX", b"Subject: after the lock\r\n\r\n")
+        assert len((await source.read_feed(batch.through, changes_max=100)).items) == 2
+
+
+async def test_what_the_feed_told_and_went_since_is_told_again(tmp_path: Path) -> None:
+    server = FakeImap()
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        source = await a_source(endpoint)
+        after = await source.head()
+        server.add("INBOX", b"Subject: goes\r\n\r\n")
+        batch = await source.read_feed(after, changes_max=100)
+        server.folders["INBOX"].mail.clear()
+        server.tick()
+        told = [state.item_id for state in batch.items]
+        assert await source.fetch(told, bytes_max=1 << 20) == ((), (), ())
+        again = await source.read_feed(batch.through, changes_max=100)
+        assert {gone.id for gone in again.items_gone} == set(told)
