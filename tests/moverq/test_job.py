@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -15,7 +16,7 @@ from moverq.model.facts import SeedWatermark
 from moverq.model.ids import InstanceId, RequestId, new_id
 from moverq.model.report import EntryKind, MoveReport
 from moverq.model.statistics import MoveStatistics
-from moverq.phases import clean_up
+from moverq.phases import clean_up, finalize
 from moverq.phases.tenure import Tenure
 from tests.support.move_world import ADA, ADDRESS, Engine, World, fill
 
@@ -365,6 +366,30 @@ async def test_a_rollback_takes_the_mailbox_back_with_what_came_since(desk: Desk
     await desk.world.check_safe(at_rest=True)
     with pytest.raises(RequestRefused, match="taking this move back already"):
         await moves.rollback(ledger, desk.engine.directory, request_id, idempotency_key="another")
+
+
+async def test_who_gets_past_a_weak_lock_after_the_drain_is_carried_in_the_same_attempt(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.world.databases["DB1"].fence = FenceClass.D
+    late: list[object] = []
+    drain = finalize.drain
+
+    async def drained(*which: Any, **how: Any) -> int:
+        applied = await drain(*which, **how)
+        if len(late) < 2:
+            source = next(iter(desk.world.databases["DB1"].instances.values()))
+            locked = source.guard
+            source.guard = attrs.evolve(locked, mode=GuardMode.OPEN)
+            late.append(source.deliver(b"Subject: late\r\n\r\n%d" % len(late)))
+            source.guard = locked
+        return applied
+
+    monkeypatch.setattr(finalize, "drain", drained)
+    stats = await desk.run(await desk.ask())
+    assert (stats.status, stats.lock_attempts) == ("Completed", 1)
+    target = next(iter(desk.world.databases["DB2"].instances.values()))
+    assert set(late) <= target.items.keys()
 
 
 async def test_stragglers_are_named_once_and_a_trimmed_feed_of_the_old_home_does_not_hold_up_the_soak(
