@@ -27,6 +27,8 @@ async def main() -> None:
     figures: list[Figure] = []
     with workplace(asked.dir) as root:
         for items, moves in ((asked.small, asked.moves), (asked.middle, asked.moves), (asked.large, asked.large_moves)):
+            if not moves:
+                continue
             place = root / str(items)
             place.mkdir()
             async with organisation(place) as made:
@@ -45,15 +47,13 @@ async def cutovers(made: Root, number: int, per_second: int) -> tuple[list[float
     waits: list[float] = []
     async with trio.open_nursery() as nursery:  # the deliveries, until the moves are done
         nursery.start_soon(deliver_steadily, made, ADDRESS, waits, per_second)
-        request = await made.move(ADDRESS, to="DB2")
-        while True:
+        request = None
+        for _ in range(number):
+            request = await (made.rollback(request) if request else made.move(ADDRESS, to="DB2"))
             done = await run(made, request)
             assert done.status == "Completed", done.message
             assert done.lock_ms is not None
             locks.append(done.lock_ms)
-            if len(locks) == number:
-                break
-            request = await made.rollback(request)
         nursery.cancel_scope.cancel()
     return locks, waits
 
