@@ -198,6 +198,18 @@ class Connection:
             raise Refused(command.answer, command.name)
         return command.answer
 
+    async def refusals(self, commands: Sequence[Command | None]) -> list[Refused | None]:
+        """What was said to each of these commands, where that was no. Raises `EndpointUnavailable`."""
+        found: list[Refused | None] = []
+        for command in commands:
+            try:
+                if command is not None:
+                    await self.done(command)
+                found.append(None)
+            except Refused as refused:
+                found.append(refused)
+        return found
+
     async def run(self, *pieces: Piece, take: Take | None = None) -> Said:
         begun = trio.current_time()
         answer = await self.done(await self.start(*pieces, take=take))

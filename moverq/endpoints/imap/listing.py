@@ -139,15 +139,11 @@ async def _ask_status(
     connection: Connection, folders: Sequence[Listed], items: bytes, take: Callable[[Response], None]
 ) -> None:
     """One that the server has no status for cannot be selected."""
-    asked = [
-        (one, await connection.start(b"STATUS ", MailboxName(one.wire), b" " + items, take=take)) for one in folders
-    ]
-    for one, command in asked:
-        try:
-            await connection.done(command)
-        except Refused as refused:
+    asked = [await connection.start(b"STATUS ", MailboxName(one.wire), b" " + items, take=take) for one in folders]
+    for one, refused in zip(folders, await connection.refusals(asked), strict=True):
+        if refused is not None:
             if refused.answer.status == b"BAD":
-                raise
+                raise refused
             one.selectable = False
 
 

@@ -8,8 +8,8 @@ and once more at the lock. What a server keeps about itself is left out, and wha
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from moverq.endpoints.imap.connection import Connection, MailboxName, Refused, words
-from moverq.endpoints.imap.wire import Literal, Response, is_quotable, quoted
+from moverq.endpoints.imap.connection import Connection, MailboxName, astring, words
+from moverq.endpoints.imap.wire import Literal, Response
 
 OWN: Final = ("/vendor/cmu/cyrus-imapd", "/vendor/vendor.dovecot", "/specialuse", "/thread")
 """Below /private or /shared: sizes, dates and switches of the server that has them. Special uses travel otherwise."""
@@ -45,11 +45,7 @@ async def read_annotations(connection: Connection, folders: Sequence[bytes]) -> 
         await connection.start(b"GETMETADATA (DEPTH infinity) ", MailboxName(wire), b" (/private /shared)", take=take)
         for wire in folders
     ]
-    for command in asked:
-        try:
-            await connection.done(command)
-        except Refused:
-            continue
+    await connection.refusals(asked)
     return found
 
 
@@ -60,23 +56,11 @@ async def write_annotations(
 
     Raises: EndpointUnavailable.
     """
-    unlike = [(name.encode(), value.encode()) for name, value in wanted.items() if present.get(name) != value]
+    unlike = {name: value for name, value in wanted.items() if present.get(name) != value}
     if not connection.has(b"METADATA"):
         return len(unlike)
     asked = [
-        await connection.start(
-            b"SETMETADATA ",
-            MailboxName(wire),
-            b" (" + name + b" ",
-            quoted(value) if is_quotable(value) else Literal(value),
-            b")",
-        )
-        for name, value in unlike
+        await connection.start(b"SETMETADATA ", MailboxName(wire), b" (" + name.encode() + b" ", astring(value), b")")
+        for name, value in unlike.items()
     ]
-    refused = 0
-    for command in asked:
-        try:
-            await connection.done(command)
-        except Refused:
-            refused += 1
-    return refused
+    return sum(refused is not None for refused in await connection.refusals(asked))

@@ -26,7 +26,7 @@ class ImapPlaces:
         """Three times out and back, however many folders: what one command says of a folder the next must not meet on
         its way (RFC 3501, section 5.5)."""
         uses = [self._use(folder) for _, folder in wanted]
-        refusals = await self._refusals(
+        refusals = await self.connection.refusals(
             [
                 await self.connection.start(b"CREATE ", MailboxName(wire), use) if wire != b"INBOX" else None
                 for (wire, _), use in zip(wanted, uses, strict=True)
@@ -34,11 +34,11 @@ class ImapPlaces:
         )
         for at, ((wire, _), use) in enumerate(zip(wanted, uses, strict=True)):
             if use and refusals[at] is not None:  # then an ordinary one
-                refusals[at : at + 1] = await self._refusals(
+                refusals[at : at + 1] = await self.connection.refusals(
                     [await self.connection.start(b"CREATE ", MailboxName(wire))]
                 )
         asked = [await self._ask_status(wire, b"UIDVALIDITY UIDNEXT") for wire, _ in wanted]
-        unknown = await self._refusals([command for command, _ in asked])
+        unknown = await self.connection.refusals([command for command, _ in asked])
         made: list[tuple[int, int] | MoveError] = []
         for (_, folder), refused, lacks, (_, found) in zip(wanted, refusals, unknown, asked, strict=True):
             if lacks is None:  # one that was refused was there already
@@ -46,7 +46,7 @@ class ImapPlaces:
             else:
                 made.append(self._error(refused or lacks, doing=f"make folder {folder.name!r}"))
         # Some servers refuse to unsubscribe what is not subscribed; nothing depends on it.
-        await self._refusals(
+        await self.connection.refusals(
             [
                 await self.connection.start(_subscribe(folder.subscribed), MailboxName(wire))
                 for (wire, folder), one in zip(wanted, made, strict=True)
@@ -59,18 +59,6 @@ class ImapPlaces:
         if not folder.special_use or not self.connection.has(b"CREATE-SPECIAL-USE"):
             return b""
         return b" (USE (" + folder.special_use.encode() + b"))"
-
-    async def _refusals(self, commands: Sequence[Command | None]) -> list[Refused | None]:
-        """What was said to each of these commands, where that was no."""
-        found: list[Refused | None] = []
-        for command in commands:
-            try:
-                if command is not None:
-                    await self.connection.done(command)
-                found.append(None)
-            except Refused as refused:
-                found.append(refused)
-        return found
 
     async def rename(self, folder: FolderRow, wire: bytes) -> MoveError | None:
         rename = (b"RENAME ", MailboxName(folder.wire), b" ", MailboxName(wire))
@@ -89,7 +77,7 @@ class ImapPlaces:
         return None
 
     async def subscribe(self, wire: bytes, wanted: bool) -> None:
-        await self._refusals([await self.connection.start(_subscribe(wanted), MailboxName(wire))])
+        await self.connection.refusals([await self.connection.start(_subscribe(wanted), MailboxName(wire))])
 
     async def annotate(self, wire: bytes, wanted: Mapping[str, str], present: Mapping[str, str]) -> None:
         refused = await write_annotations(self.connection, wire, wanted, present)
