@@ -89,6 +89,17 @@ def test_each_begins_with_its_own_and_goes_on_with_the_newest_of_the_others() ->
     assert list(orders[1]) == own[1] + own[0][::-1]
 
 
+def test_what_only_waits_is_left_to_the_process_that_begins_with_it_unless_an_operator_wants_it() -> None:
+    waiting = [attrs.evolve(one, quiet=True) for one in requests(20)]
+    wanted = [attrs.evolve(one, wanted=True) for one in waiting]
+    chosen = [choose(waiting, [], server_of={}, limits=Limits(), share=share) for share in shares(2)]
+    assert min(len(choice.start) for choice in chosen) > 3
+    assert sorted(chosen[0].start + chosen[1].start) == [one.request_id for one in waiting]
+    assert not any(choice.waiting for choice in chosen), "nobody looks again soon for what is another's"
+    for share in shares(2):
+        assert len(choose(wanted, [], server_of={}, limits=Limits(), share=share).start) == 20
+
+
 def test_priority_goes_before_whose_it_is() -> None:
     queued = requests(20)
     share = Share(0, 2)
