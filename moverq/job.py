@@ -42,7 +42,7 @@ from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Change, Standing, Wishes
 from moverq.model.status_detail import StatusDetail
 from moverq.phases.abort import abort, unlock_source
-from moverq.phases.clean_up import clean_up, finish, purge, taken_back
+from moverq.phases.clean_up import clean_up, complete, finish, open_target, purge, taken_back
 from moverq.phases.create import create_checkpoint, create_target, lock_for_offline
 from moverq.phases.finalize import finalize
 from moverq.phases.incremental_sync import incremental_sync, still_waits
@@ -356,9 +356,11 @@ async def advance(t: Tenure) -> None:
         await _to_the_lock(t)
         async with t.tools.cutover(t.request.target_database):
             await t.safe_point()  # it may have waited, and this is the last time that leaving costs nothing
-            await clean_up(t, await finalize(t))
+            attempt = await finalize(t)
+            await open_target(t, attempt)
+        await complete(t, attempt)
     elif not t.facts.has(CleanedUp):
-        await clean_up(t, None)
+        await clean_up(t)
     while await soak(t):
         if await finish(t):
             return

@@ -25,7 +25,7 @@ async def abort(t: Tenure) -> None:
     if not over:
         if t.register.home == t.target_home:
             if not t.facts.has(CleanedUp):
-                await clean_up(t, None)
+                await clean_up(t)
         elif t.register.home == t.source_home:
             await unlock_source(t)
             await _drop_target(t)

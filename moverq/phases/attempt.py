@@ -27,7 +27,8 @@ class Attempt:
 
     @property
     def lock_ms(self) -> float:
-        return (trio.current_time() - self.begun) * 1000
+        """Up to the end of its last part."""
+        return (self._last - self.begun) * 1000
 
     def entry(self, t: Tenure, outcome: str) -> ReportEntry:
         parts = ", ".join(f"{name} {ms:.1f}" for name, ms in self.parts_ms.items())

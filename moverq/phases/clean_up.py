@@ -34,10 +34,16 @@ from moverq.phases.follow import drain, forward
 from moverq.phases.tenure import Tenure
 
 
-async def clean_up(t: Tenure, attempt: Attempt | None) -> None:
-    """The source is retired, the target open, the request Completed.
+async def clean_up(t: Tenure) -> None:
+    """The source is retired, the target open, the request Completed: of a commit that this tenure found."""
+    await open_target(t, None)
+    await complete(t, None)
 
-    `attempt` is the lock attempt that committed, where this process made it: it ends when the target is open.
+
+async def open_target(t: Tenure, attempt: Attempt | None) -> None:
+    """The source is retired, the target open: nobody is locked out any more.
+
+    `attempt` is the lock attempt that committed, where this tenure made it: it ends here.
     """
     assert t.register.home == t.target_home, "clean-up without a commit"
     if not t.facts.has(Committed):
@@ -56,6 +62,10 @@ async def clean_up(t: Tenure, attempt: Attempt | None) -> None:
     await t.target.open(t.token)
     if attempt is not None:
         attempt.mark("open")
+
+
+async def complete(t: Tenure, attempt: Attempt | None) -> None:
+    """The request is Completed; the soak begins."""
     await _note_remarks(t)
     now = t.now_ms()
     intent = t.facts.get(CommitIntent)
