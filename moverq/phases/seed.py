@@ -28,7 +28,7 @@ from moverq.model.facts import Differed, FeedWatermark, SeedCursor, SeedWatermar
 from moverq.model.ids import ItemId
 from moverq.model.progress import seeding_progress
 from moverq.model.report import EntryKind, ReportEntry
-from moverq.model.request import SyncStage
+from moverq.model.request import Status, SyncStage
 from moverq.model.status_detail import percent_complete
 from moverq.phases.carry import Carrier, Put
 from moverq.phases.follow import forward, note_bad, retry_bad_items
@@ -148,13 +148,22 @@ async def _note(
         entries = await note_bad(t, carried.bad)
         if carried.bad:
             counters["bad_items"] = await t.item_map.bad_count()
-        await t.write(
-            attrs.evolve(t.facts.need(SeedCursor), cursor=page.cursor, done=page.done),
-            entries=(*loaded, *entries),
-            stage=SyncStage.COPYING_MESSAGES,
-            counters=counters,
-            percent=percent_complete(SyncStage.COPYING_MESSAGES, bytes_done=bytes_, bytes_total=t.progress.bytes_total),
-        )
+        cursor = attrs.evolve(t.facts.need(SeedCursor), cursor=page.cursor, done=page.done)
+        if cursor.done and cursor.swept:  # nothing comes after it here: the next phase begins with the same write
+            if t.standing.counters.seeding_completed_ms is None:
+                counters["seeding_completed_ms"] = t.now_ms()
+            await t.enter(
+                SyncStage.INCREMENTAL_SYNC,
+                cursor,
+                status=Status.IN_PROGRESS,
+                entries=(*loaded, *entries),
+                counters=counters,
+            )
+        else:
+            done = percent_complete(SyncStage.COPYING_MESSAGES, bytes_done=bytes_, bytes_total=t.progress.bytes_total)
+            await t.write(
+                cursor, entries=(*loaded, *entries), stage=SyncStage.COPYING_MESSAGES, counters=counters, percent=done
+            )
         t.check_bad_items()
         seen = seeding_progress(
             t.progress, items=items, bytes_=bytes_, elapsed_s=trio.current_time() - begun, at_ms=t.now_ms()
