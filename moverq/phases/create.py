@@ -20,7 +20,7 @@ from moverq.model.facts import (
 )
 from moverq.model.report import EntryKind
 from moverq.model.request import SyncStage
-from moverq.phases.rehearsal import rehearse
+from moverq.phases.rehearsal import rehearse_unless_known
 from moverq.phases.tenure import Tenure
 
 
@@ -31,7 +31,7 @@ async def create_target(t: Tenure) -> None:
         await t.target.seal(t.token)
     else:
         await t.target.create(t.request.mailbox_id, t.token)
-    await t.enter(SyncStage.CREATING_INITIAL_SYNC_CHECKPOINT, TargetMade(fixed_ms=await rehearse(t)))
+    await t.enter(SyncStage.CREATING_INITIAL_SYNC_CHECKPOINT, TargetMade(fixed_ms=await rehearse_unless_known(t)))
 
 
 async def create_checkpoint(t: Tenure) -> None:

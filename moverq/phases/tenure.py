@@ -56,6 +56,16 @@ class LeaveAtSafePoint(Exception):
 
 
 @attrs.frozen(kw_only=True)
+class Rehearsed:
+    """What a rehearsal of the final steps came to."""
+
+    folders: int
+    took_ms: float
+    at: float
+    """When, by trio's clock."""
+
+
+@attrs.frozen(kw_only=True)
 class Tools:
     """What a worker hands every job of its own."""
 
@@ -70,6 +80,8 @@ class Tools:
     """Set: every job leaves at its next safe point."""
     _pages: dict[str, trio.Semaphore] = attrs.field(factory=dict)
     _cutovers: dict[str, trio.CapacityLimiter] = attrs.field(factory=dict)
+    rehearsed: dict[tuple[str, str], Rehearsed] = attrs.field(factory=dict)
+    """The last rehearsal of each pair of databases, source and target."""
     freed: Bell = attrs.field(factory=Bell)
     """Rung when a job has come to rest or has ended: another may have its place."""
 

@@ -18,6 +18,7 @@ from moverq.flow.file_lock import FileLock
 from moverq.model.ids import MailboxId
 from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
+from moverq.phases.rehearsal import HOLDS_FOR_S
 from moverq.service import INTAKE_REST_MAX_S
 from tests.support.move_world import ADDRESS, SMALL, World, fill
 
@@ -183,6 +184,33 @@ async def test_of_many_moves_few_pages_are_under_way_and_few_mailboxes_locked(
         await moves.new_move(ledger, engine.directory, address, "DB2")
     await (await engine.service()).run(drain=True)
     assert most == {"pages": 3, "locks": 2}
+    assert {s.status for s in await moves.list_moves(ledger)} == {"Completed"}
+
+
+async def test_what_was_just_rehearsed_between_two_databases_is_not_rehearsed_for_each_mailbox(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    world = await World.make(tmp_path)
+    made = 0
+
+    async def step(name: str) -> None:
+        nonlocal made
+        if name == "DB2.create:before":
+            made += 1
+            await trio.sleep(HOLDS_FOR_S + 1 if made == 3 else 0)
+
+    engine = world.engine(step=step, limits=attrs.evolve(SMALL, max_total_moves_per_mrs=1))
+    ledger = await engine.ledger()
+    addresses = await people(world, 5)
+    home = (await world.directory.locate(addresses[-1])).register.home
+    await MemoryEndpoint("DB1", world.databases["DB1"]).mailbox(home.instance).create_folder("one more")
+    ids = []
+    for address in addresses:
+        ids.append((await moves.new_move(ledger, engine.directory, address, "DB2")).request.request_id)
+        world.now += 1  # the older one goes first
+    await (await engine.service()).run(drain=True)
+    rehearsed = [any("Rehearsing" in entry.text for entry in await ledger.entries(i)) for i in ids]
+    assert rehearsed == [True, False, True, False, True], "the first; after a minute; one with more folders"
     assert {s.status for s in await moves.list_moves(ledger)} == {"Completed"}
 
 
