@@ -20,10 +20,11 @@ transaction.
 What it leaves to others: threads (`Offload`), schemas, and policy.
 """
 
+import os
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Literal
@@ -120,6 +121,9 @@ def _check_log(connection: apsw.Connection) -> None:
 
     Done before anything is written, which would bury them. Nobody writes meanwhile: the check holds the write lock.
     """
+    with suppress(FileNotFoundError):
+        if not os.stat(connection.filename_wal).st_size:
+            return  # of a file that was just made, say
     frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -197,10 +201,10 @@ def bring_up(connection: apsw.Connection, *, kind: str, application_id: bytes, s
     """
     where = connection.filename
     wanted = int.from_bytes(application_id, "big")
-    if (connection.pragma("application_id"), connection.pragma("user_version")) == (wanted, len(steps)):
+    if _kind_and_version(connection) == (wanted, len(steps)):
         return  # nearly always, and then nobody is kept waiting
     with transaction(connection):
-        present, version = connection.pragma("application_id"), connection.pragma("user_version")
+        present, version = _kind_and_version(connection)
         if present != wanted and (present, version) != (0, 0):
             raise EndpointBroken(endpoint=where, why=f"this file is no {kind}; check the path")
         if version > len(steps):
@@ -214,6 +218,11 @@ def bring_up(connection: apsw.Connection, *, kind: str, application_id: bytes, s
         if version < len(steps):
             connection.pragma("application_id", wanted)
             connection.pragma("user_version", len(steps))
+
+
+def _kind_and_version(connection: apsw.Connection) -> tuple[int, int]:
+    ((kind, version),) = connection.execute("SELECT * FROM pragma_application_id, pragma_user_version")
+    return kind, version
 
 
 def blank_sqlite(folder: Path, *, kind: str, application_id: bytes, steps: Sequence[str]) -> bytes:
