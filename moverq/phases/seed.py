@@ -19,7 +19,7 @@ from functools import partial
 import attrs
 import trio
 
-from moverq.endpoints.base import SeedPage
+from moverq.endpoints.base import MailboxSummary, SeedPage
 from moverq.flow.byte_channel import ByteChannel
 from moverq.flow.later import Later
 from moverq.flow.share import Share
@@ -44,7 +44,6 @@ async def create_hierarchy(t: Tenure) -> None:
 async def seed(t: Tenure) -> None:
     """Everything the listing had is durable at the target, and the cursor says so."""
     summary = t.summary if t.summary is not None else await t.source.summary()
-    await t.enter(SyncStage.LOADING_MESSAGES, counters={"mailbox_items": summary.items, "mailbox_bytes": summary.bytes})
     t.progress = attrs.evolve(t.progress, items_total=summary.items, bytes_total=summary.bytes)
     if t.facts.need(SeedCursor).cursor:  # a listing that begins tries every item anyway
         await retry_bad_items(t, forward(t))
@@ -58,7 +57,7 @@ async def seed(t: Tenure) -> None:
         async with t.tools.budget.holding(needed), trio.open_nursery() as nursery:
             nursery.start_soon(_read, t, channel, pages)
             nursery.start_soon(_put, carrier, channel, send_put, pages, nursery)
-            nursery.start_soon(_note, t, carrier, receive_put)
+            nursery.start_soon(_note, t, summary, carrier, receive_put)
     cursor = t.facts.need(SeedCursor)
     if not cursor.swept:
         await _sweep(t)
@@ -124,9 +123,14 @@ async def _put(
 
 
 async def _note(
-    t: Tenure, carrier: Carrier, receive_put: trio.MemoryReceiveChannel[tuple[SeedPage, Later[Put]]]
+    t: Tenure,
+    summary: MailboxSummary,
+    carrier: Carrier,
+    receive_put: trio.MemoryReceiveChannel[tuple[SeedPage, Later[Put]]],
 ) -> None:
-    """Map, cursor and progress of each page that the target holds, in order. The only one here that writes to `t`."""
+    """Map, cursor and progress of each page that the target holds, in order. The only one here that writes to `t`:
+    that the stage has begun, too, while the first page is read."""
+    await t.enter(SyncStage.LOADING_MESSAGES, counters={"mailbox_items": summary.items, "mailbox_bytes": summary.bytes})
     begun, items, bytes_ = trio.current_time(), t.progress.items, t.progress.bytes
     async for page, put in receive_put:
         await t.safe_point()
