@@ -185,3 +185,15 @@ async def test_of_a_long_report_the_oldest_plain_lines_go_and_what_is_told_once_
         await ledger.write(A, 1, entries=[ReportEntry(at_ms=number, kind=kind, text=f"{number}", data={})])
     kept = [entry.text for entry in await ledger.entries(A)]
     assert kept == ["3", *(str(number) for number in range(20, 30))]
+
+
+async def test_a_long_report_is_never_longer_than_its_bound_by_more_than_a_few_hundredths(ledger: Ledger) -> None:
+    await ledger.add(request())
+    await ledger.take_over(A, 1)
+    ledger.limits = attrs.evolve(ledger.limits, report_entries_max=1000)
+    for at in range(0, 2100, 7):
+        lines = [ReportEntry(at_ms=at, kind=EntryKind.LINE, text=f"{at + n}", data={}) for n in range(7)]
+        await ledger.write(A, 1, entries=lines)
+        kept = await ledger.entries(A)
+        assert min(at + 7, 1000) <= len(kept) <= 1020
+    assert kept[-1].text == "2099"
