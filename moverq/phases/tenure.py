@@ -258,6 +258,8 @@ class Tenure:
             await self.show_status()
 
     def begin_stage(self, stage: SyncStage) -> None:
+        """From here on time, items and bytes are this stage's. The row says so with the next write that names it."""
+        self.standing = attrs.evolve(self.standing, stage=stage)
         self._stage_since_ms, self._stage_items, self._stage_bytes = self.now_ms(), 0, 0
         self.progress = attrs.evolve(self.progress, stage=stage, at_ms=self.now_ms())
 
