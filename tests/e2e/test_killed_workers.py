@@ -68,7 +68,7 @@ async def test_nothing_is_lost_and_nothing_is_there_twice_when_workers_are_kille
         folder.mkdir()
         kills += await killed_in_a_round(folder, seed=4710 + number)
         print(f"{number * MOVES} moves, {kills} workers killed in the middle of one", flush=True)
-        assert kills > number * MOVES / 4
+        assert kills >= number, "the moments of death fall behind the moves"
         shutil.rmtree(folder)
         if kills >= KILLS:
             return
@@ -107,7 +107,9 @@ async def fill(root: Root) -> None:
 async def move_there_and_back(root: Root, path: Path, account: Path, rng: random.Random) -> int:
     kills = 0
     request = None
+    within_s = {"a move": 0.6, "a rollback": 0.6}  # what one takes whole, here and today: a worker dies within that
     for number in range(MOVES):
+        kind, kills_before = "a move" if request is None else "a rollback", kills
         if request is None:
             home = (await root.directory.locate(ADDRESS)).register.home.database
             request = await root.move(ADDRESS, to="DB2" if home == "DB1" else "DB1")
@@ -117,10 +119,13 @@ async def move_there_and_back(root: Root, path: Path, account: Path, rng: random
             seen = len(said(account))
             with actor("worker", path, account):
                 await started(account, seen + 1)
-                with trio.move_on_after(rng.uniform(0.0, 0.6)) as patience:
+                begun = trio.current_time()
+                with trio.move_on_after(rng.uniform(0.0, within_s[kind])) as patience:
                     done = await root.wait(request, work=False)
                     assert done.status == "Completed", done.message
                 kills += patience.cancelled_caught
+        if kills == kills_before:
+            within_s[kind] = trio.current_time() - begun
         if number % 5 == 4:  # this time the way back is closed, and the next is a move of its own
             await root.complete(request)
             with actor("worker", path, account), trio.fail_after(60):
