@@ -68,7 +68,7 @@ async def test_nothing_is_lost_and_nothing_is_there_twice_when_workers_are_kille
         folder.mkdir()
         kills += await killed_in_a_round(folder, seed=4710 + number)
         print(f"{number * MOVES} moves, {kills} workers killed in the middle of one", flush=True)
-        assert kills >= number, "the moments of death fall behind the moves"
+        assert kills > number * MOVES / 4
         shutil.rmtree(folder)
         if kills >= KILLS:
             return
