@@ -25,9 +25,13 @@ async def rehearse_unless_known(t: Tenure) -> float:
     """
     known = t.tools.rehearsed.get(_between(t))
     alike = t.source.capabilities.has_one_writer and t.target.capabilities.has_one_writer
-    if not (alike and known is not None and t.summary is not None and t.summary.folders <= known.folders):
-        return await rehearse(t)
-    if trio.current_time() - known.at > HOLDS_FOR_S:
+    if (
+        not alike
+        or known is None
+        or trio.current_time() - known.at > HOLDS_FOR_S
+        or t.summary is None
+        or t.summary.folders > known.folders
+    ):
         return await rehearse(t)
     seen = await t.target_as_source.summary()
     await _check_target(t, seen.guard, seen.head)

@@ -10,7 +10,7 @@ of one is done at once.
 
 Where several processes are one worker, each takes its own requests in that order, and then the others', the newest
 first: so it seldom reaches for what another is about to take. One that only waits is taken by nobody else: whoever
-moved it has just looked at all there was, and a second look would cost half as many writes as a small move.
+moved it has just looked at all there was, and a second look is a whole tenure: a token, both guards, the map.
 """
 
 import math
