@@ -85,7 +85,11 @@ async def ask_folders(connection: Connection) -> None:
 async def ask_messages(connection: Connection) -> None:
     looks: list[Look] = []
     wanted = [Wanted(folder_id=FolderId(bytes(16)), wire=b"INBOX", modseq=modseq) for modseq in (0, 7)]
-    await look_into(connection, wanted, on_look=looks.append)
+
+    async def keep(look: Look) -> None:
+        looks.append(look)
+
+    await look_into(connection, wanted, on_look=keep)
     for look in looks:
         assert all(0 <= said < ROW_END for said in (look.validity, look.uidnext, look.modseq, look.items))
         assert all(0 <= first <= last < ROW_END for first, last in look.gone)

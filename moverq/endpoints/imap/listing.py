@@ -17,7 +17,7 @@ import attrs
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
 from moverq.endpoints.imap.wire import Literal, Response, date_ms, midnight_ms, number, pairs, runs_in, said
 from moverq.endpoints.mirrored.folder_names import Naming
-from moverq.endpoints.mirrored.learned import Look, Seen
+from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.errors import EndpointBroken
 from moverq.model.change import Flag
@@ -226,7 +226,7 @@ class _Looking:
             self.seen[seen.uid] = seen
 
 
-async def look_into(connection: Connection, folders: Iterable[Wanted], *, on_look: Callable[[Look], None]) -> None:
+async def look_into(connection: Connection, folders: Iterable[Wanted], *, on_look: OnLook) -> None:
     """Each folder's look, in turn, `AHEAD` of them sent before the first is answered.
 
     A folder that cannot be looked into, because it went meanwhile, is left out: the next listing tells.
@@ -269,7 +269,7 @@ async def _begin(connection: Connection, wanted: Wanted) -> _Looking:
     return one
 
 
-async def _end(connection: Connection, one: _Looking, on_look: Callable[[Look], None]) -> None:
+async def _end(connection: Connection, one: _Looking, on_look: OnLook) -> None:
     assert one.fetch is not None
     try:
         await connection.done(one.examine)
@@ -290,7 +290,7 @@ async def _end(connection: Connection, one: _Looking, on_look: Callable[[Look], 
             endpoint=connection.endpoint,
             why=f"it gives folder {one.wanted.wire!r} no UIDVALIDITY, so its messages cannot be told apart",
         )
-    on_look(
+    await on_look(
         Look(
             folder_id=one.wanted.folder_id,
             validity=one.validity,

@@ -26,7 +26,7 @@ from moverq.endpoints.imap.watching import Watch
 from moverq.endpoints.mirrored import normal_form
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.intents import Merged
-from moverq.endpoints.mirrored.learned import Look
+from moverq.endpoints.mirrored.learned import OnLook
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead
@@ -109,12 +109,10 @@ class ImapSession:
     async def wait_told(self, *, at_most_s: float) -> None:
         await self._watch.wait(at_most_s=at_most_s)
 
-    async def look_into(self, wanted: Sequence[Wanted]) -> list[Look]:
-        held: list[Look] = []
+    async def look_into(self, wanted: Sequence[Wanted], *, on_look: OnLook) -> None:
         if wanted:
             async with self.connection() as connection:
-                await listing.look_into(connection, wanted, on_look=held.append)
-        return held
+                await listing.look_into(connection, wanted, on_look=on_look)
 
     async def read(self, folder: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
         async with self.connection() as connection:

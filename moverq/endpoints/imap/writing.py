@@ -51,9 +51,13 @@ async def settle(session: "ImapSession") -> None:
 async def _find_at_server(session: "ImapSession", folder: FolderRow, sought: Sequence[Located]) -> list[Placed]:
     """Which of these are in the folder, among what the mirror has no row for. Of equal copies any may be any."""
     held: list[Look] = []
+
+    async def keep(look: Look) -> None:
+        held.append(look)
+
     async with session.connection() as connection:
         wanted = Wanted(folder_id=folder.folder_id, wire=folder.wire, modseq=0)
-        await look_into(connection, [wanted], on_look=held.append)
+        await look_into(connection, [wanted], on_look=keep)
         if not held or held[0].validity != folder.server_validity:
             return []
         known = await session.mirror.ask(partial(_known_uids, folder_id=folder.folder_id))

@@ -20,7 +20,7 @@ from moverq.endpoints.maildir.layout import Layout
 from moverq.endpoints.maildir.places import MaildirPlaces
 from moverq.endpoints.mirrored import normal_form
 from moverq.endpoints.mirrored.intents import Merged
-from moverq.endpoints.mirrored.learned import Look, Seen
+from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead, read_page
@@ -101,9 +101,11 @@ class MaildirSession(FileSession[Layout, Scan]):
 
         return await self.work(run, doing="list its folders")
 
-    async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
-        looks = [await self._look(one) for one in wanted]
-        return [look for look in looks if look is not None]
+    async def look_into(self, wanted: Sequence[Wanted], *, on_look: OnLook) -> None:
+        for one in wanted:
+            look = await self._look(one)
+            if look is not None:
+                await on_look(look)
 
     async def _look(self, wanted: Wanted) -> Look | None:
         layout = await self.layout()

@@ -21,7 +21,7 @@ from moverq.endpoints.mbox.index import EMPTY, Index, read_index, read_message, 
 from moverq.endpoints.mbox.layout import NO_FILE, Layout
 from moverq.endpoints.mbox.places import MboxPlaces
 from moverq.endpoints.mirrored.intents import Merged
-from moverq.endpoints.mirrored.learned import Look, Seen
+from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead, read_page
@@ -116,13 +116,14 @@ class MboxSession(FileSession[Layout, Index]):
 
         return await self.work(run, doing="list its folders")
 
-    async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
+    async def look_into(self, wanted: Sequence[Wanted], *, on_look: OnLook) -> None:
         """Of half a file nothing can be said, for what is half a message there looks like another one.
 
         Raises:
             EndpointBusy: others write all the time, or hold a lock.
         """
-        return [await self._look(one) for one in wanted]
+        for one in wanted:
+            await on_look(await self._look(one))
 
     async def _look(self, wanted: Wanted) -> Look:
         async with self.writing:

@@ -11,7 +11,7 @@ next state from the source, any state, mends it.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import apsw
@@ -70,6 +70,9 @@ class Look:
     """With `uids_are_ours`: the UIDVALIDITY that clients see; 0: none. `uidnext` is then theirs too."""
 
 
+OnLook = Callable[[Look], Awaitable[None]]
+
+
 @attrs.frozen(kw_only=True)
 class Difference:
     """A look, held against the mirror."""
@@ -89,6 +92,16 @@ class Difference:
     """Items that clients know by another UID now, so to them they are others. They are among `new` too."""
     incomplete: bool
     """What is known and what was told do not add up to EXISTS: look at everything."""
+
+    @property
+    def size(self) -> int:
+        """How many rows it is about."""
+        return len(self.new) + len(self.changed) + len(self.lost) + len(self.verified)
+
+    @property
+    def needs_reading(self) -> bool:
+        """Some of its messages must be read, or all of them listed again, before it can be put into the mirror."""
+        return bool(self.lost or self.renumbered or self.doubted or self.reset or self.incomplete)
 
 
 def compare(mirror: Mirror, look: Look) -> Difference:

@@ -364,6 +364,9 @@ class Mirror:
             ),
         )
 
+    def has_items(self) -> bool:
+        return self.db.execute("SELECT 1 FROM items LIMIT 1").get is not None
+
     def occupied_folders(self) -> frozenset[FolderId]:
         placed = {FolderId(f) for (f,) in self.db.execute("SELECT DISTINCT folder_id FROM items")}
         leaving = {FolderId(f) for (f,) in self.db.execute("SELECT DISTINCT folder_id FROM to_expunge")}

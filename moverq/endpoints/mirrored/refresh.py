@@ -3,6 +3,9 @@
     LIST … RETURN STATUS ─▶ tree ─▶ the folders whose status differs ─▶ looks ─▶ differences ─▶ mirror
                                                                          └─ moved? read a few, compare content
 
+A mailbox that is listed for the first time, and a target that holds what was put there, needs no reading: what a look
+tells is in the mirror while the server lists the next folder.
+
 With nothing changed it is one command. Each folder's position (UIDVALIDITY, HIGHESTMODSEQ as EXAMINE gave them,
 *before* the messages were listed) is written in the transaction that holds what was found up to there: what changes
 meanwhile is beyond it, and is seen by the next.
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 ROWS_MAX: Final = 20_000
 """Listed messages held before they are put into the mirror: about 6 MiB."""
+ROWS_AT_ONCE: Final = 2_000
+"""Those that need no reading: 10 ms, while the server lists the next."""
 
 
 async def refresh(session: "MailSession", *, afresh: bool = False) -> Standing:
@@ -46,7 +51,7 @@ async def refresh(session: "MailSession", *, afresh: bool = False) -> Standing:
         wanted = _wanted(rows, listed)
         orphans = await session.mirror.ask(_orphans)
         if wanted or orphans:
-            await _learn(session, await session.look_into(wanted), orphans, is_movers=standing.is_movers)
+            await _learn(session, wanted, orphans, is_movers=standing.is_movers)
         return await session.mirror.ask(Mirror.standing)
 
 
@@ -103,26 +108,51 @@ def _wanted(rows: Sequence[FolderRow], listed: Sequence[Listed]) -> list[Wanted]
     return found
 
 
-async def _learn(session: "MailSession", looks: Sequence[Look], orphans: Sequence[Located], *, is_movers: bool) -> None:
+async def _learn(
+    session: "MailSession", wanted: Sequence[Wanted], orphans: Sequence[Located], *, is_movers: bool
+) -> None:
+    can_be_pairs = is_movers or await session.mirror.ask(Mirror.has_items)
     held: list[Difference] = []
-    rows = 0
-    for look in looks:
+    ready: list[Difference] = []
+
+    async def put_ready() -> None:
+        await session.mirror.ask(partial(learned.apply, differences=ready, pairs={}, is_movers=is_movers))
+        ready.clear()
+
+    async def on_look(look: Look) -> None:
         difference = await session.mirror.ask(partial(learned.compare, look=look))
+        if difference.needs_reading or (can_be_pairs and difference.new):
+            held.append(difference)
+            return
+        ready.append(difference)
+        if sum(one.size for one in ready) >= ROWS_AT_ONCE:
+            await put_ready()
+
+    await session.look_into(wanted, on_look=on_look)
+    if ready:
+        await put_ready()
+    some: list[Difference] = []
+    for difference in held:
         if difference.incomplete:
-            difference = await _look_at_all(session, look.folder_id) or difference
-        held.append(difference)
-        rows += len(difference.new) + len(difference.changed) + len(difference.lost)
-        if rows > ROWS_MAX:
-            await _put(session, held, (), is_movers=is_movers)
-            held, rows = [], 0
-    await _put(session, held, orphans, is_movers=is_movers)
+            difference = await _look_at_all(session, difference.look.folder_id) or difference
+        some.append(difference)
+        if sum(one.size for one in some) > ROWS_MAX:
+            await _put(session, some, (), is_movers=is_movers)
+            some = []
+    if some or orphans:
+        await _put(session, some, orphans, is_movers=is_movers)
 
 
 async def _look_at_all(session: "MailSession", folder_id: FolderId) -> Difference | None:
     """What is known and what was told did not add up: the folder's whole list. None: it went meanwhile."""
     rows = await session.mirror.ask(Mirror.folders)
     (row,) = [row for row in rows if row.folder_id == folder_id]
-    held = await session.look_into([Wanted(folder_id=folder_id, wire=row.wire, modseq=0)])
+    held: list[Look] = []
+
+    async def keep(look: Look) -> None:
+        held.append(look)
+
+    await session.look_into([Wanted(folder_id=folder_id, wire=row.wire, modseq=0)], on_look=keep)
     return await session.mirror.ask(partial(learned.compare, look=held[0])) if held else None
 
 

@@ -12,7 +12,7 @@ import trio
 from moverq.endpoints.base import never_again
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.intents import Merged
-from moverq.endpoints.mirrored.learned import Look
+from moverq.endpoints.mirrored.learned import OnLook
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead
@@ -106,8 +106,9 @@ class MailSession(Protocol):
         """Something may have happened there, or this time is over."""
         ...
 
-    async def look_into(self, wanted: Sequence[Wanted]) -> Sequence[Look]:
-        """A look each; a folder that went meanwhile is left out."""
+    async def look_into(self, wanted: Sequence[Wanted], *, on_look: OnLook) -> None:
+        """A look each, as it comes; a folder that went meanwhile is left out. `on_look` may wait, but not for
+        another connection: this one is held meanwhile."""
         ...
 
     async def read(self, folder: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
