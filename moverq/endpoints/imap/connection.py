@@ -39,6 +39,8 @@ from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, Mov
 RECEIVE_BYTES: Final = 512 << 10
 SEND_BYTES: Final = 512 << 10
 """A system call, and a step of the scheduler, for some twenty messages."""
+PIECES_AT_ONCE: Final = 512
+"""Of a system call; Linux takes 1,024."""
 COMMANDS_AHEAD: Final = 100
 """Commands on their way at a time. A server that cannot get rid of its answers reads no more commands, so who sent ten
 thousand without taking an answer would wait for it as it waits for him."""
@@ -289,14 +291,16 @@ class Connection:
         return False
 
     async def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
-        data = b"".join(pieces)
-        self.bytes_out += len(data)
+        self.bytes_out += sum(map(len, pieces))
         try:
             with trio.fail_after(self.answer_s):
-                await self.stream.send_all(data)
+                if isinstance(self.stream, trio.SocketStream):
+                    await send_pieces(self.stream.socket, pieces)
+                else:
+                    await self.stream.send_all(b"".join(pieces))
         except trio.TooSlowError:
             raise self._silent() from None
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise EndpointUnavailable(endpoint=self.endpoint, why="the connection was lost") from error
 
     async def _receive(self) -> Response:
@@ -382,6 +386,18 @@ class Connection:
 def words(response: Response) -> list[Any]:
     """The words of an untagged response, without the star."""
     return tokens(response.parts)[1:]
+
+
+async def send_pieces(socket: trio.socket.SocketType, pieces: Sequence[bytes | memoryview]) -> None:
+    """All of these, in order, without a copy of them in one piece. Cancelled, or an error: some of them."""
+    left, at = list(pieces), 0
+    while at < len(left):
+        sent = await socket.sendmsg(left[at : at + PIECES_AT_ONCE])
+        while at < len(left) and sent >= len(left[at]):
+            sent -= len(left[at])
+            at += 1
+        if sent:
+            left[at] = memoryview(left[at])[sent:]
 
 
 def astring(text: str) -> Piece:

@@ -1,9 +1,13 @@
-"""The stream of a server, cut into responses wherever it was cut on its way; and a listing read in two ways."""
+"""The stream of a server, cut into responses wherever it was cut on its way, and the one to it; and a listing read in
+two ways."""
 
 import random
+import socket
 
 import pytest
+import trio
 
+from moverq.endpoints.imap.connection import send_pieces
 from moverq.endpoints.imap.listing import _Looking, seen_in
 from moverq.endpoints.imap.wire import ROOM_BYTES, Incoming, Response
 from moverq.endpoints.mirrored.learned import Seen
@@ -99,3 +103,26 @@ def test_a_listing_tells_the_same_read_together_and_one_by_one() -> None:
                     break
                 looking.take_fetch(response)
         assert looking.seen == one_by_one
+
+
+@pytest.mark.parametrize("room", [1, 100_000, 1 << 20])
+async def test_what_is_sent_in_pieces_arrives_whole_and_in_order(room: int) -> None:
+    """More pieces than one call takes, empty ones too, through a socket that takes a part of one, or many."""
+    rng = random.Random(room)
+    sizes = [rng.choice((0, 1, 40, 3000)) for _ in range(2500)] + [0, 500_000, 0]
+    pieces = [rng.randbytes(size) for size in sizes]
+    here, there = (trio.socket.from_stdlib_socket(one) for one in socket.socketpair())
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+    came = bytearray()
+
+    async def receive() -> None:
+        while data := await there.recv(rng.choice((10, 70_000))):
+            came.extend(data)
+
+    with here, there:
+        async with trio.open_nursery() as nursery:  # who receives, to the end
+            nursery.start_soon(receive)
+            await send_pieces(here, [memoryview(one) if rng.random() < 0.5 else one for one in pieces])
+            await send_pieces(here, [])
+            here.shutdown(socket.SHUT_WR)
+    assert came == b"".join(pieces)
