@@ -3,14 +3,18 @@
 read_feed(after watermark) ─▶ Carrier.apply ─▶ item map ─▶ FeedWatermark fact      per batch
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import trio
 
 from moverq.endpoints.base import MailboxAccount
 from moverq.errors import SourceChanged
 from moverq.flow.later import Later
 from moverq.model.change import BadItem, Watermark
-from moverq.model.facts import FeedWatermark, SeedWatermark
+from moverq.model.facts import Fact, FeedWatermark, SeedWatermark
 from moverq.model.report import EntryKind, ReportEntry
+from moverq.model.request import Status, SyncStage
 from moverq.phases.carry import Carrier
 from moverq.phases.tenure import Tenure
 from moverq.plan.verification import LedgerAccount
@@ -23,6 +27,20 @@ def forward(t: Tenure) -> Carrier:
     listed = t.facts.get(SeedWatermark)
     t.carrier.generation = listed.generation if listed is not None else 1
     return t.carrier
+
+
+async def begin_following(
+    t: Tenure, *facts: Fact, entries: Sequence[ReportEntry] = (), counters: Mapping[str, Any] | None = None
+) -> None:
+    """Seeding is over, and the move stands at IncrementalSync: the report knows since when."""
+    since = {"seeding_completed_ms": t.now_ms()} if t.standing.counters.seeding_completed_ms is None else {}
+    await t.enter(
+        SyncStage.INCREMENTAL_SYNC,
+        *facts,
+        status=Status.IN_PROGRESS,
+        entries=entries,
+        counters={**(counters or {}), **since},
+    )
 
 
 async def note_bad(t: Tenure, bad: tuple[BadItem, ...]) -> tuple[ReportEntry, ...]:

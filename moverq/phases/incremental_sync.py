@@ -15,7 +15,7 @@ from moverq.model.report import EntryKind
 from moverq.model.request import Status, SyncStage
 from moverq.model.status_detail import StatusDetail
 from moverq.phases.carry import Carrier
-from moverq.phases.follow import drain, forward, retry_bad_items, take_accounts
+from moverq.phases.follow import begin_following, drain, forward, retry_bad_items, take_accounts
 from moverq.phases.rehearsal import rehearse
 from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure
 from moverq.plan.readiness import Readiness, Round, Verdict, check_ready
@@ -38,8 +38,7 @@ async def incremental_sync(t: Tenure) -> Readiness:
     if still_waits(t):
         t.begin_stage(SyncStage.INCREMENTAL_SYNC)
     else:
-        done = {"seeding_completed_ms": t.now_ms()} if t.standing.counters.seeding_completed_ms is None else {}
-        await t.enter(SyncStage.INCREMENTAL_SYNC, status=Status.IN_PROGRESS, counters=done)
+        await begin_following(t)
     carrier = forward(t)
     await retry_bad_items(t, carrier)
     rounds: list[Round] = []

@@ -28,10 +28,10 @@ from moverq.model.facts import Differed, FeedWatermark, SeedCursor, SeedWatermar
 from moverq.model.ids import ItemId
 from moverq.model.progress import seeding_progress
 from moverq.model.report import EntryKind, ReportEntry
-from moverq.model.request import Status, SyncStage
+from moverq.model.request import SyncStage
 from moverq.model.status_detail import percent_complete
 from moverq.phases.carry import Carrier, Put
-from moverq.phases.follow import forward, note_bad, retry_bad_items
+from moverq.phases.follow import begin_following, forward, note_bad, retry_bad_items
 from moverq.phases.tenure import Tenure
 
 
@@ -154,19 +154,17 @@ async def _note(
             counters["bad_items"] = await t.item_map.bad_count()
         cursor = attrs.evolve(t.facts.need(SeedCursor), cursor=page.cursor, done=page.done)
         if cursor.done and cursor.swept:  # nothing comes after it here: the next phase begins with the same write
-            if t.standing.counters.seeding_completed_ms is None:
-                counters["seeding_completed_ms"] = t.now_ms()
-            await t.enter(
-                SyncStage.INCREMENTAL_SYNC,
-                cursor,
-                status=Status.IN_PROGRESS,
-                entries=(*loaded, *entries),
-                counters=counters,
-            )
+            await begin_following(t, cursor, entries=(*loaded, *entries), counters=counters)
         else:
-            done = percent_complete(SyncStage.COPYING_MESSAGES, bytes_done=bytes_, bytes_total=t.progress.bytes_total)
+            percent = percent_complete(
+                SyncStage.COPYING_MESSAGES, bytes_done=bytes_, bytes_total=t.progress.bytes_total
+            )
             await t.write(
-                cursor, entries=(*loaded, *entries), stage=SyncStage.COPYING_MESSAGES, counters=counters, percent=done
+                cursor,
+                entries=(*loaded, *entries),
+                stage=SyncStage.COPYING_MESSAGES,
+                counters=counters,
+                percent=percent,
             )
         t.check_bad_items()
         seen = seeding_progress(
