@@ -15,7 +15,8 @@ for that later):
 
 Figures: seconds, µs of the client's CPU a message, its peak memory; and those of moverq less its start-up (an
 interpreter, the modules, a root opened and an answer), as the tools in C have none. `raw-1` and `raw-4` are what the
-servers do by themselves with one and four connections to the target.
+servers do by themselves with one and four connections to the target. A ratio is the median of the rounds' own, and
+every second round goes backwards: a machine's pace may change by half from one minute to the next.
 
 Estimated before measuring: the target's MULTIAPPEND is the bound (5,500 messages a second on mdbox with one
 connection and 9,000 with four, 1,750 and 3,150 on Maildir); ours adds about 100 µs of CPU a message on one of two
@@ -35,7 +36,9 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import truediv
 from pathlib import Path
+from statistics import median
 
 import attrs
 import trio
@@ -86,7 +89,7 @@ def main() -> None:
             with _link(row.link, source, target, work, tools) as sites:
                 rounds = _Rounds(row, sites, has_fidelity=asked.fidelity)
                 for number in range(asked.rounds):
-                    for name in tools:
+                    for name in tools if number % 2 == 0 else reversed(tools):
                         rounds.take(name, number)
         extra = {**row.to_json(), "MB": round(bytes_ / 1e6), "ratios": rounds.ratios(), "kept": rounds.kept}
         tell("imap", rounds.figures(), extra=extra, save=asked.save)
@@ -239,14 +242,15 @@ class _Rounds:
         return [Figure(name, unit, tuple(values)) for (name, unit), values in self.samples.items()]
 
     def ratios(self) -> dict[str, float]:
-        """The others' copy against moverq's, with its start-up and without."""
-        median = {figure.name: figure.median for figure in self.figures()}
-        if "moverq, copy" not in median:
-            return {}
-        ours, less = median["moverq, copy"], median["moverq, copy less start-up"]
-        others = [name for name in TOOLS if name != "moverq" and f"{name}, copy" in median]
-        found = {f"x {name}": round(median[f"{name}, copy"] / ours, 2) for name in others}
-        return found | {f"x {name}, less start-up": round(median[f"{name}, copy"] / less, 2) for name in others}
+        """The others' copy against moverq's of the same round, with its start-up and without."""
+        found: dict[str, float] = {}
+        for step, note in (("copy", ""), ("copy less start-up", ", less start-up")):
+            ours = self.samples.get((f"moverq, {step}", "s"), [])
+            for name in TOOLS:
+                theirs = self.samples.get((f"{name}, copy", "s"), [])
+                if name != "moverq" and ours and theirs:
+                    found[f"x {name}{note}"] = round(median(map(truediv, theirs, ours)), 2)
+        return found
 
 
 if __name__ == "__main__":
