@@ -146,12 +146,14 @@ class Service:
         due = [standing for standing in await self._ledger.due() if self._only is None or self._only(standing)]
         self._tell(due)
         self._elsewhere = {i: until for i, until in self._elsewhere.items() if until > begun}
+        server_of = {entry.name: entry.server for entry in await self._directory.databases()}
+        running = {i: job.quiet_since for i, job in self._jobs.items()}
         choice = choose_requests(
             due,
-            running={i: job.quiet_since for i, job in self._jobs.items()},
+            running=running,
             turns=self._turns,
             resting=self._resting | self._elsewhere.keys(),
-            server_of={entry.name: entry.server for entry in await self._directory.databases()},
+            server_of=server_of,
             now_ms=self._ledger.now_ms(),
             limits=self._limits,
             share=self._share,
@@ -164,7 +166,10 @@ class Service:
             if request_id in self._jobs:
                 self._jobs[request_id].dismiss()
         await self._start(choice.start, jobs, tools)
-        if tools.drain and not self._jobs:
+        # Who was at work when this was chosen, and is not any more, may have been why others wait.
+        if tools.drain and not running and not self._jobs:
+            if choice.start and choice.waiting:
+                return looked_s  # another worker has those that were chosen in the place of the others
             intake.cancel()
         await wait_first(
             partial(self._ledger.wait_asked, asked),

@@ -19,7 +19,7 @@ from moverq.model.ids import MailboxId
 from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.phases.rehearsal import HOLDS_FOR_S
-from moverq.service import INTAKE_REST_MAX_S
+from moverq.service import INTAKE_REST_MAX_S, Service
 from tests.support.move_world import ADDRESS, SMALL, World, fill
 
 DAY_S = 86_400.0
@@ -51,6 +51,49 @@ async def test_draining_moves_everybody_and_ends(tmp_path: Path, autojump_clock:
     await (await engine.service()).run(drain=True)
     assert {s.status for s in await moves.list_moves(ledger, batch_name="all")} == {"Completed"}
     await engine.close()
+
+
+async def test_draining_does_not_end_because_a_move_ends_while_the_next_is_chosen(
+    tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was at work, so nothing else could be chosen; and then nothing is at work."""
+    world = await World.make(tmp_path)
+
+    async def step(name: str) -> None:
+        if name == "DB2.write_items:before":
+            await trio.sleep(60)  # the worker looks meanwhile
+
+    engine = world.engine(step=step, limits=attrs.evolve(SMALL, max_active_moves_per_target_mdb=1))
+    service, ledger = await engine.service(), await engine.ledger()
+    for address in await people(world, 4):
+        await moves.new_move(ledger, engine.directory, address, "DB2")
+    start = service._start
+
+    async def late(_: Service, chosen: Any, jobs: Any, tools: Any) -> None:
+        while service._jobs:
+            await tools.freed.wait(tools.freed.version)
+        await start(chosen, jobs, tools)
+
+    monkeypatch.setattr(Service, "_start", late)
+    await service.run(drain=True)
+    assert {s.status for s in await moves.list_moves(ledger)} == {"Completed"}
+
+
+async def test_draining_does_not_end_because_another_worker_has_what_was_chosen(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """There was room for one, and the others waited for it."""
+    world = await World.make(tmp_path)
+    engine = world.engine(limits=attrs.evolve(SMALL, max_active_moves_per_target_mdb=1))
+    service, ledger = await engine.service(), await engine.ledger()
+    moved = [await moves.new_move(ledger, engine.directory, a, "DB2") for a in await people(world, 4)]
+    first = moved[0].request.request_id
+    lock = FileLock(ledger.lock_path(first))
+    assert lock.try_acquire()
+    await service.run(drain=True)
+    lock.release()
+    found = [s.status for s in await moves.list_moves(ledger) if s.request_id != first]
+    assert found == ["Completed"] * 3
 
 
 async def test_a_failed_move_holds_up_nobody(tmp_path: Path, autojump_clock: object) -> None:
