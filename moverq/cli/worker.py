@@ -4,12 +4,15 @@ import gc
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from moverq.cli.common import OK, ROOT, Exit, RootOption
 from moverq.plan.sharing import WHOLE, Share
+
+if TYPE_CHECKING:
+    from moverq.limits import Limits
 
 
 def worker(
@@ -22,6 +25,13 @@ def worker(
             "about 85 MiB. Together they keep to the limits of one worker. One that dies is started again, and said.",
         ),
     ] = None,
+    per_database: Annotated[
+        int | None,
+        Parameter(
+            help="How many moves are at work from one database, and into one, at a time; 5 and 2 if not given. A mail "
+            "server is one database: one that is large, or far away, takes more.",
+        ),
+    ] = None,
     quiet: Annotated[bool, Parameter(help="Show no progress.")] = False,
     root: RootOption = ROOT,
 ) -> None:
@@ -31,10 +41,10 @@ def worker(
     """
     from moverq.cli.waiting import share_one_heap
 
-    count = checked_processes(processes)
+    count, limits = checked_processes(processes), checked_limits(per_database)
     share_one_heap()
     if count == 1:
-        run_one(root, drain=drain, quiet=quiet)
+        run_one(root, limits, drain=drain, quiet=quiet)
         return
     import moverq.service  # noqa: F401  (shared by the processes, as all that is imported before they are made)
     from moverq.cli.processes import run_processes, try_in_child
@@ -53,7 +63,7 @@ def worker(
         return OK
 
     def one_of_them(share: Share, line: int) -> int:
-        return as_exit_code(partial(run_one, root, drain=drain, quiet=quiet, share=share, line=line))
+        return as_exit_code(partial(run_one, root, limits, drain=drain, quiet=quiet, share=share, line=line))
 
     # A root that cannot be opened is said once, and at once.
     code = try_in_child(lambda: as_exit_code(partial(look_at, root)))
@@ -76,7 +86,31 @@ def checked_processes(asked: int | None) -> int:
     return asked
 
 
-def run_one(root: Path, *, drain: bool, quiet: bool, share: Share = WHOLE, line: int | None = None) -> None:
+def checked_limits(per_database: int | None) -> "Limits":
+    """The limits of a worker that has so many moves at work from a database, and into one. Raises `RequestRefused`."""
+    import attrs
+
+    from moverq.errors import RequestRefused
+    from moverq.limits import Limits
+
+    limits = Limits()
+    if per_database is None:
+        return limits
+    most = limits.max_total_moves_per_mrs
+    if not 1 <= per_database <= most:
+        raise RequestRefused(why=f"--per-database {per_database}: say 1 to {most}; beyond that, start another worker")
+    return attrs.evolve(
+        limits,
+        max_active_moves_per_source_mdb=per_database,
+        max_active_moves_per_target_mdb=per_database,
+        max_active_moves_per_source_server=max(per_database, limits.max_active_moves_per_source_server),
+        max_active_moves_per_target_server=max(per_database, limits.max_active_moves_per_target_server),
+    )
+
+
+def run_one(
+    root: Path, limits: "Limits", *, drain: bool, quiet: bool, share: Share = WHOLE, line: int | None = None
+) -> None:
     """In this process. `line`: to the parent that says when to stop; see `processes`."""
     import trio
 
@@ -84,7 +118,7 @@ def run_one(root: Path, *, drain: bool, quiet: bool, share: Share = WHOLE, line:
     from moverq.root import open_root
 
     async def run() -> None:
-        async with open_root(root) as opened:
+        async with open_root(root, limits=limits) as opened:
             await run_worker(opened, drain=drain, quiet=quiet, share=share, line=line)
 
     trio.run(run)

@@ -13,8 +13,10 @@ import trio
 from moverq import open_root
 from moverq.cli import common
 from moverq.cli.__main__ import GROUPS, run
+from moverq.cli.worker import checked_limits
 from moverq.errors import EndpointUnavailable
 from moverq.ledger.ledger import Ledger
+from moverq.limits import Limits
 from tests.support.cli import MESSAGE, Here
 
 ADA = "ada@example.org"
@@ -88,6 +90,21 @@ def test_the_worker_drains_what_is_queued(cli: Here) -> None:
     found = cli.ok("move", "show", ADA, "--json").json
     assert found["status"] == "Completed"
     assert found["digest_source"] == found["digest_target"] == found["digest_ledger"]
+
+
+def test_how_many_moves_a_worker_has_at_work_from_and_into_a_database_can_be_said(cli: Here) -> None:
+    """A mail server is one database, so more at once may have to go through one server, too."""
+    limits = checked_limits(60)
+    assert limits.max_active_moves_per_source_mdb == limits.max_active_moves_per_target_mdb == 60
+    assert limits.max_active_moves_per_source_server == limits.max_active_moves_per_target_server == 60
+    assert checked_limits(1).max_active_moves_per_target_server == Limits().max_active_moves_per_target_server
+    assert checked_limits(None) == Limits()
+    for number in ("0", "101"):
+        refused = cli("worker", "--drain", "--per-database", number)
+        assert refused.code == common.REFUSED
+        assert f"--per-database {number}: say 1 to 100" in refused.err
+    cli.ok("move", "new", ADA, "--to", "DB2")
+    assert "status=Completed" in cli.ok("worker", "--drain", "--processes", "1", "--per-database", "7").err
 
 
 def test_a_move_waits_before_its_cutover_where_it_was_told_to(cli: Here) -> None:
