@@ -19,7 +19,7 @@ from moverq.endpoints.imap.wire import WireError, uids_in
 from moverq.endpoints.maildir import names
 from moverq.endpoints.maildir.side_files import decode_keywords, decode_uid_list
 from moverq.endpoints.mirrored.folder_names import Naming
-from moverq.endpoints.mirrored.learned import Look
+from moverq.endpoints.mirrored.learned import Looks
 from moverq.endpoints.mirrored.listed import Wanted
 from moverq.errors import MoveError
 from moverq.mailfiles.maildir import KEYWORD_LETTERS
@@ -83,13 +83,9 @@ async def ask_folders(connection: Connection) -> None:
 
 
 async def ask_messages(connection: Connection) -> None:
-    looks: list[Look] = []
+    looks = Looks()
     wanted = [Wanted(folder_id=FolderId(bytes(16)), wire=b"INBOX", modseq=modseq) for modseq in (0, 7)]
-
-    async def keep(look: Look) -> None:
-        looks.append(look)
-
-    await look_into(connection, wanted, on_look=keep)
+    await look_into(connection, wanted, on_look=looks.keep)
     for look in looks:
         assert all(0 <= said < ROW_END for said in (look.validity, look.uidnext, look.modseq, look.items))
         assert all(0 <= first <= last < ROW_END for first, last in look.gone)

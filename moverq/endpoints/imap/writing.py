@@ -18,7 +18,7 @@ from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Response, number, said, uid_set, uids_in
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Placed
-from moverq.endpoints.mirrored.learned import Look, Seen
+from moverq.endpoints.mirrored.learned import Looks, Seen
 from moverq.endpoints.mirrored.listed import Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
 from moverq.endpoints.mirrored.normal_form import is_same
@@ -50,14 +50,10 @@ async def settle(session: "ImapSession") -> None:
 
 async def _find_at_server(session: "ImapSession", folder: FolderRow, sought: Sequence[Located]) -> list[Placed]:
     """Which of these are in the folder, among what the mirror has no row for. Of equal copies any may be any."""
-    held: list[Look] = []
-
-    async def keep(look: Look) -> None:
-        held.append(look)
-
+    held = Looks()
     async with session.connection() as connection:
         wanted = Wanted(folder_id=folder.folder_id, wire=folder.wire, modseq=0)
-        await look_into(connection, [wanted], on_look=keep)
+        await look_into(connection, [wanted], on_look=held.keep)
         if not held or held[0].validity != folder.server_validity:
             return []
         known = await session.mirror.ask(partial(_known_uids, folder_id=folder.folder_id))

@@ -73,6 +73,14 @@ class Look:
 OnLook = Callable[[Look], Awaitable[None]]
 
 
+class Looks(list[Look]):
+    """Looks, kept as they come."""
+
+    async def keep(self, look: Look) -> None:
+        """An `OnLook`."""
+        self.append(look)
+
+
 @attrs.frozen(kw_only=True)
 class Difference:
     """A look, held against the mirror."""

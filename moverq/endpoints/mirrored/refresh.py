@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from moverq.endpoints.mirrored import learned, tree
-from moverq.endpoints.mirrored.learned import Difference, Look, Seen
+from moverq.endpoints.mirrored.learned import Difference, Look, Looks, Seen
 from moverq.endpoints.mirrored.listed import Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror, Standing
 from moverq.endpoints.mirrored.normal_form import Normal, content_hash, is_same
@@ -114,31 +114,38 @@ async def _learn(
     can_be_pairs = is_movers or await session.mirror.ask(Mirror.has_items)
     held: list[Difference] = []
     ready: list[Difference] = []
+    ready_rows = 0
 
     async def put_ready() -> None:
+        nonlocal ready_rows
         await session.mirror.ask(partial(learned.apply, differences=ready, pairs={}, is_movers=is_movers))
         ready.clear()
+        ready_rows = 0
 
     async def on_look(look: Look) -> None:
+        nonlocal ready_rows
         difference = await session.mirror.ask(partial(learned.compare, look=look))
         if difference.needs_reading or (can_be_pairs and difference.new):
             held.append(difference)
             return
         ready.append(difference)
-        if sum(one.size for one in ready) >= ROWS_AT_ONCE:
+        ready_rows += difference.size
+        if ready_rows >= ROWS_AT_ONCE:
             await put_ready()
 
     await session.look_into(wanted, on_look=on_look)
     if ready:
         await put_ready()
     some: list[Difference] = []
+    rows = 0
     for difference in held:
         if difference.incomplete:
             difference = await _look_at_all(session, difference.look.folder_id) or difference
         some.append(difference)
-        if sum(one.size for one in some) > ROWS_MAX:
+        rows += difference.size
+        if rows > ROWS_MAX:
             await _put(session, some, (), is_movers=is_movers)
-            some = []
+            some, rows = [], 0
     if some or orphans:
         await _put(session, some, orphans, is_movers=is_movers)
 
@@ -147,12 +154,8 @@ async def _look_at_all(session: "MailSession", folder_id: FolderId) -> Differenc
     """What is known and what was told did not add up: the folder's whole list. None: it went meanwhile."""
     rows = await session.mirror.ask(Mirror.folders)
     (row,) = [row for row in rows if row.folder_id == folder_id]
-    held: list[Look] = []
-
-    async def keep(look: Look) -> None:
-        held.append(look)
-
-    await session.look_into([Wanted(folder_id=folder_id, wire=row.wire, modseq=0)], on_look=keep)
+    held = Looks()
+    await session.look_into([Wanted(folder_id=folder_id, wire=row.wire, modseq=0)], on_look=held.keep)
     return await session.mirror.ask(partial(learned.compare, look=held[0])) if held else None
 
 

@@ -8,7 +8,7 @@ import pytest
 from moverq.endpoints.maildir.endpoint import open_endpoint
 from moverq.endpoints.maildir.session import MaildirSession
 from moverq.endpoints.mirrored import refresh
-from moverq.endpoints.mirrored.learned import Look
+from moverq.endpoints.mirrored.learned import Look, OnLook
 from moverq.endpoints.mirrored.listed import Wanted
 from moverq.endpoints.mirrored.mirror import Mirror
 from moverq.errors import EndpointUnavailable
@@ -30,16 +30,11 @@ async def place(tmp_path: Path) -> AsyncIterator[Place[MaildirClient]]:
         yield one
 
 
-OnLookDone = Callable[[int], Awaitable[None]]
-
-
-def after_each_look(monkeypatch: pytest.MonkeyPatch, told: OnLookDone) -> None:
+def after_each_look(monkeypatch: pytest.MonkeyPatch, told: Callable[[int], Awaitable[None]]) -> None:
     """`told` is awaited with the number of looks so far, while the mail system is still listing."""
     look_into = MaildirSession.look_into
 
-    async def looked(
-        self: MaildirSession, wanted: Sequence[Wanted], *, on_look: Callable[[Look], Awaitable[None]]
-    ) -> None:
+    async def looked(self: MaildirSession, wanted: Sequence[Wanted], *, on_look: OnLook) -> None:
         looks = 0
 
         async def then(look: Look) -> None:
