@@ -75,14 +75,12 @@ def worker(
 
 def checked_processes(asked: int | None) -> int:
     """How many processes. Raises `RequestRefused`."""
-    from moverq.errors import RequestRefused
     from moverq.limits import Limits
 
     most = Limits().worker_processes_max
     if asked is None:
         return min(len(os.sched_getaffinity(0)), most)
-    if not 1 <= asked <= most:
-        raise RequestRefused(why=f"--processes {asked}: say 1 to {most}; beyond that, start another worker")
+    _check_number("--processes", asked, most)
     return asked
 
 
@@ -90,15 +88,12 @@ def checked_limits(per_database: int | None) -> "Limits":
     """The limits of a worker that has so many moves at work from a database, and into one. Raises `RequestRefused`."""
     import attrs
 
-    from moverq.errors import RequestRefused
     from moverq.limits import Limits
 
     limits = Limits()
     if per_database is None:
         return limits
-    most = limits.max_total_moves_per_mrs
-    if not 1 <= per_database <= most:
-        raise RequestRefused(why=f"--per-database {per_database}: say 1 to {most}; beyond that, start another worker")
+    _check_number("--per-database", per_database, limits.max_total_moves_per_mrs)
     return attrs.evolve(
         limits,
         max_active_moves_per_source_mdb=per_database,
@@ -106,6 +101,13 @@ def checked_limits(per_database: int | None) -> "Limits":
         max_active_moves_per_source_server=max(per_database, limits.max_active_moves_per_source_server),
         max_active_moves_per_target_server=max(per_database, limits.max_active_moves_per_target_server),
     )
+
+
+def _check_number(option: str, number: int, most: int) -> None:
+    from moverq.errors import RequestRefused
+
+    if not 1 <= number <= most:
+        raise RequestRefused(why=f"{option} {number}: say 1 to {most}; beyond that, start another worker")
 
 
 def run_one(
