@@ -131,7 +131,7 @@ class Service:
                 looked_s = await self._look(jobs, tools, intake)
                 rest_s = max(rest_s, min(looked_s / INTAKE_SHARE, INTAKE_REST_MAX_S))
                 if tools.drain and not self._jobs:
-                    rest_s = 0.0  # it ends with the next look
+                    rest_s = 0.0  # the next look starts what has waited, or ends it
             except* MoveError as group:
                 rest_s = self._trouble.met(group)
             await trio.sleep(rest_s)
