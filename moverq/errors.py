@@ -68,9 +68,12 @@ class EndpointBusy(MoveError):
     reach = "endpoint"
     endpoint: str
     retry_after_s: float
+    why: str = ""
+    """The endpoint's own words, where it had any."""
 
     def __str__(self) -> str:
-        return f"{self.endpoint} is busy and asks to be tried again in {self.retry_after_s:.0f} s"
+        said = f" ({self.why})" if self.why else ""
+        return f"{self.endpoint} is busy{said} and asks to be tried again in {self.retry_after_s:.0f} s"
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -49,7 +49,7 @@ autocreate_quota: 0
 autocreate_post: 0
 autocreate_quota_messages: -1
 statuscache: yes
-maxlogins_per_user: 0
+maxlogins_per_user: {logins}
 specialusealways: yes
 duplicatesuppression: no
 delete_mode: immediate
@@ -114,10 +114,11 @@ class Cyrus(ImapPlace):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def start_cyrus(*, alternate: bool = True, mechanisms: str = "PLAIN LOGIN", more: str = "") -> Cyrus:
+def start_cyrus(*, alternate: bool = True, mechanisms: str = "PLAIN LOGIN", logins: int = 0, more: str = "") -> Cyrus:
     """A Cyrus is up. `stop` it. Skips the test, or fails it, where there is none.
 
-    alternate: folders stand beside INBOX; without, below it: `INBOX/Sent`. more: further lines of its imapd.conf.
+    alternate: folders stand beside INBOX; without, below it: `INBOX/Sent`. logins: of one user at a time; 0 is any
+    number. more: further lines of its imapd.conf.
     """
     required_root("cyrus")
     # It syncs eleven times a message, which no test of ours is about.
@@ -136,6 +137,7 @@ def start_cyrus(*, alternate: bool = True, mechanisms: str = "PLAIN LOGIN", more
         "user": USER,
         "mechanisms": mechanisms,
         "alternate": "yes" if alternate else "no",
+        "logins": logins,
         "more": more,
         "programs": PROGRAMS,
         "port": port,

@@ -66,6 +66,13 @@ class FakeImap:
     """`folders` have their names in Unicode, said as each connection wants it; else as they are on the wire."""
     locks_for_append: bool = False
     """From the first byte of an APPEND to its last, as one does that keeps an mbox. Who comes second is first."""
+    connections_max: int | None = None
+    """So many of a user; one more is told `one_too_many`: a greeting, or the answer to its login."""
+    one_too_many: bytes = b"NO [LIMIT] too many connections"
+    connections: int = 0
+    """Logged in at present."""
+    refused: int = 0
+    """Connections that were one too many."""
     appending: int = 0
     appending_max: int = 0
     """APPENDs that were under way at once."""
@@ -138,16 +145,36 @@ class _Session:
     _selected: str | None = None
     _enabled: bool = False
     _utf8: bool = False
+    _counts: bool = False
 
     async def run(self) -> None:
         try:
-            await self._send(b"", b"* OK [CAPABILITY " + self.server.capabilities.encode() + b"] hello\r\n")
+            await self._greet()
             while True:
                 await self._command()
         except (Cut, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
+            self.server.connections -= self._counts
             await trio.aclose_forcefully(self.stream)
+
+    async def _greet(self) -> None:
+        if self.server.one_too_many.startswith(b"*"):
+            refusal = self._enter()
+            if refusal:
+                await self._send(b"", refusal + b"\r\n")
+                raise Cut
+        await self._send(b"", b"* OK [CAPABILITY " + self.server.capabilities.encode() + b"] hello\r\n")
+
+    def _enter(self) -> bytes:
+        """Empty, or why not."""
+        server = self.server
+        if server.connections_max is not None and server.connections >= server.connections_max:
+            server.refused += 1
+            return server.one_too_many
+        server.connections += 1
+        self._counts = True
+        return b""
 
     async def _send(self, command: bytes, data: bytes) -> None:
         quirk = self.server.quirk
@@ -210,7 +237,11 @@ class _Session:
     def _ok(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
         return b"", b"OK done"
 
-    _authenticate = _login = _noop = _id = _subscribe = _unsubscribe = _ok
+    def _authenticate(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+        return b"", (b"" if self._counts else self._enter()) or b"OK done"
+
+    _login = _authenticate
+    _noop = _id = _subscribe = _unsubscribe = _ok
 
     def _unselect(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
         self._selected = None

@@ -90,7 +90,7 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     async with trio.open_nursery() as nursery, order.handing_out:
         for folder_id, some in by_folder.items():
             for items in cut(
-                some, of=len(merged.appends), by=session.settings.connections, round_trip_s=session.round_trip_s
+                some, of=len(merged.appends), by=session.connections.at_most, round_trip_s=session.round_trip_s
             ):
                 batch = _Batch(session, merged.places[folder_id], items, *order.follow(folder_id))
                 batches.append(batch)

@@ -423,7 +423,7 @@ def error_of(endpoint: str, refused: Refused, *, doing: str) -> MoveError:
     answer = refused.answer
     text = answer.text or answer.status.decode("ascii", "replace")
     if answer.code in _BUSY:
-        return EndpointBusy(endpoint=endpoint, retry_after_s=60.0)
+        return EndpointBusy(endpoint=endpoint, retry_after_s=60.0, why=text)
     if answer.code in _BROKEN:
         return EndpointBroken(endpoint=endpoint, why=f"{_BROKEN[answer.code]} ({doing}: {text})")
     if answer.status == b"BAD":

@@ -63,7 +63,7 @@ async def read_page(session: "ImapSession", after: int, *, bytes_max: int, items
             reading = await PageReading.begin(connection, page.rows, page.places)
         following: tuple[PageRows, PageReading] | None = None
         last = page.rows[-1].seq
-        if not page.done and session.settings.connections > 1:  # the only one would be missed elsewhere
+        if not page.done and session.connections.at_most > 1:  # the only one would be missed elsewhere
             rows = partial(page_rows, after=last, bytes_max=bytes_max, items_max=items_max)
             behind = await session.mirror.ask(rows)
             if behind.rows:

@@ -1,11 +1,7 @@
-"""One mailbox of one server, in this process: its mirror, its connections, and who may do what at a time.
-
-Connections are lent: `async with session.connection()`. One in which anything went wrong, or that was cancelled half
-way, is closed and not lent again; one that lay idle for long is closed before the server does it at the wrong moment.
-"""
+"""One mailbox of one server, in this process: its mirror, its connections, and who may do what at a time."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -16,6 +12,7 @@ import trio
 from moverq.endpoints.imap import listing, writing
 from moverq.endpoints.imap.appending import AppendOrder, append_all
 from moverq.endpoints.imap.connection import Connection
+from moverq.endpoints.imap.lending import Connections
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.metadata import read_annotations
 from moverq.endpoints.imap.places import ImapPlaces
@@ -35,8 +32,6 @@ from moverq.flow.offload import Offload
 from moverq.model.change import BadItem
 from moverq.model.ids import InstanceId
 
-IDLE_S: Final = 60.0
-"""A connection that nobody used for so long is closed: servers drop silent ones, from five minutes on."""
 ANSWER_S: Final = 120.0
 
 
@@ -77,11 +72,10 @@ class ImapSession:
         self._greeted = False
         self._answer_s = answer_s
         self._naming_known = False
-        self._free: list[tuple[Connection, float]] = []
-        self._slots = trio.Semaphore(settings.connections)
+        self.connections = Connections(self._greet, self._drop_ahead, at_most=settings.connections)
 
     def __repr__(self) -> str:
-        return f"<ImapSession {self.name}/{self.instance.hex()[:8]} {len(self._free)} connections free>"
+        return f"<ImapSession {self.name}/{self.instance.hex()[:8]} {self.connections!r}>"
 
     # ---- what is there, and what is wanted there
 
@@ -140,39 +134,14 @@ class ImapSession:
 
     # ---- connections
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
         """A connection, logged in for this mailbox's user, for one task.
 
         Raises: what `login.connect` raises.
         """
-        async with self._slots:
-            connection = await self._take()
-            try:
-                yield connection
-            except BaseException:
-                await connection.aclose()
-                raise
-            await self._give_back(connection)
+        return self.connections.lend()
 
-    async def _give_back(self, connection: Connection) -> None:
-        if not connection.is_idle:
-            await connection.aclose()
-            return
-        try:
-            await connection.leave()
-        except BaseException:
-            await connection.aclose()
-            raise
-        self._free.append((connection, trio.current_time()))
-
-    async def _take(self) -> Connection:
-        now = trio.current_time()
-        while self._free:
-            connection, since = self._free.pop()
-            if now - since < IDLE_S:
-                return connection
-            await connection.aclose()
+    async def _greet(self) -> Connection:
         connection = await self.connect()
         self.can_move = connection.has(b"UIDPLUS")
         self.round_trip_s = min(self.round_trip_s, connection.round_trip_s)
@@ -182,6 +151,11 @@ class ImapSession:
                 self.item_bytes_max = int(most)
         self._greeted = True
         return connection
+
+    async def _drop_ahead(self) -> None:
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None:
+            await ahead.holding.aclose()
 
     async def connect(self) -> Connection:
         """One beside those that are lent, the caller's to close. Raises: what `login.connect` raises."""
@@ -203,12 +177,8 @@ class ImapSession:
 
     async def aclose(self) -> None:
         await self._watch.aclose()
-        ahead, self.ahead = self.ahead, None
-        if ahead is not None:
-            await ahead.holding.aclose()
-        free, self._free = self._free, []
-        for connection, _ in free:
-            await connection.aclose()
+        await self._drop_ahead()
+        await self.connections.aclose()
         await self.mirror.aclose()
 
 

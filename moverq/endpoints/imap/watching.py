@@ -62,7 +62,9 @@ class Watch:
     async def _connect(self) -> Connection | None:
         """A connection that will tell; None: the server does not let us."""
         try:
-            connection = await self._session.connect()
+            # Never the first: where the server lets the user have one only, that is for the looks.
+            async with self._session.connection():
+                connection = await self._session.connect()
         except MoveError:
             return None  # one connection too many, perhaps: the look will say if it is worse
         try:

@@ -52,8 +52,9 @@ async def address_of(mailbox_id: MailboxId) -> str:
     return "ada@example.org"
 
 
-def an_endpoint(server: FakeImap, path: Path, *, answer_s: float = 5.0):  # type: ignore[no-untyped-def]
-    return open_endpoint("fake", server.url, mirrors=path / "mirrors", address_of=address_of, answer_s=answer_s)
+def an_endpoint(server: FakeImap, path: Path, *, answer_s: float = 5.0, poll_s: float = 10.0):  # type: ignore[no-untyped-def]
+    mirrors = path / "mirrors"
+    return open_endpoint("fake", server.url, mirrors=mirrors, address_of=address_of, answer_s=answer_s, poll_s=poll_s)
 
 
 async def a_source(endpoint: MirroredEndpoint) -> MirroredMailbox:

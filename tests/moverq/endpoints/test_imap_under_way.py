@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from moverq.endpoints.imap import appending
+from moverq.endpoints.imap import appending, lending
 from moverq.endpoints.imap.connection import Connection, MailboxName
 from moverq.endpoints.mirrored.intents import ToAppend
 from moverq.endpoints.mirrored.normal_form import content_hash
+from moverq.errors import EndpointBusy
 from moverq.model.change import ItemContent, ItemState
 from moverq.model.ids import InstanceId, ItemId, MailboxId
 from tests.moverq.endpoints.test_imap_quirks import INBOX_ID, SENT_ID, a_source, an_endpoint, folders
@@ -206,3 +207,107 @@ async def test_what_the_feed_told_and_went_since_is_told_again(tmp_path: Path) -
         assert await source.fetch(told, bytes_max=1 << 20) == ((), (), ())
         again = await source.read_feed(batch.through, changes_max=100)
         assert {gone.id for gone in again.items_gone} == set(told)
+
+
+# ---- fewer connections than wanted
+
+WORDS = [
+    b"NO [LIMIT] too many connections",
+    b"NO [ALERT] Too many simultaneous connections. (Failure)",
+    b"* BYE not now",
+]
+
+
+@pytest.mark.parametrize("word", WORDS, ids=["LIMIT", "NO", "BYE"])
+@pytest.mark.parametrize("most", [1, 2, 3])
+async def test_a_mailbox_gets_on_with_as_many_connections_as_the_server_lets_it_have(
+    most: int, word: bytes, tmp_path: Path
+) -> None:
+    """Written and read at once, and watched, so that each kind of use is refused by turns."""
+    written = many(120, seed=13)
+    server = FakeImap(f"{RICH} IDLE", connections_max=most, one_too_many=word)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        async with trio.open_nursery() as nursery:  # two pages at a time, as a seed writes them
+            for half in (written[:60], written[60:]):
+                nursery.start_soon(target.write_items, half, 1)
+        await endpoint.aclose()
+        kept = sorted(content for some in server.contents().values() for content in some)
+        assert kept == sorted(item.content for item in written)
+    server.port = 0
+    async with open_fake(server), an_endpoint(server, tmp_path / "source", poll_s=0.1) as endpoint:
+        source = await a_source(endpoint)
+        cursor, read = None, []
+        heard = trio.Event()
+
+        async def listen() -> None:
+            await source.wait_feed(await source.head())
+            heard.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            while True:
+                page = await source.read_seed(cursor, bytes_max=1 << 20, items_max=25)
+                read += [item.content for item in page.items]
+                cursor = page.cursor
+                await source.account()  # wants a connection while one holds a page that was asked for ahead
+                if page.done:
+                    break
+            server.add("INBOX", b"Subject: new\r\n\r\n")
+            with trio.fail_after(30):
+                await heard.wait()
+        assert sorted(read) == kept
+    assert server.refused < 12
+
+
+async def test_the_only_connection_is_refused_in_the_servers_words(tmp_path: Path) -> None:
+    server = FakeImap()
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        source = await a_source(endpoint)
+        server.connections_max = 0
+        with pytest.raises(EndpointBusy, match=r"busy \(too many connections\)"):
+            await source.head()
+        server.connections_max = 1
+        await source.head()
+
+
+async def test_more_connections_are_tried_again_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeImap(connections_max=2)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        written = many(300, seed=14)
+        await target.write_items(written[:100], 1)
+        assert (server.appending_max, server.refused) == (2, 1)
+        await target.write_items(written[100:200], 1)
+        assert server.refused == 1
+        server.connections_max = None
+        monkeypatch.setattr(lending, "MORE_S", 0.0)
+        now = trio.current_time()
+        monkeypatch.setattr(trio, "current_time", lambda: now + 301)
+        await target.write_items(written[200:], 1)
+        assert server.appending_max > 2
+
+
+async def test_connections_that_nobody_used_for_long_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A move that waits for changes looks by one of them, again and again; the others are the server's again."""
+    server = FakeImap()
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        await target.write_items(many(100, seed=15), 1)
+        assert server.connections == 4
+        start = trio.current_time()
+        for seconds in (30, 70):
+            monkeypatch.setattr(trio, "current_time", lambda later=start + seconds: later)
+            await target.account()
+        monkeypatch.undo()
+        with trio.fail_after(5):
+            while server.connections > 1:  # noqa: ASYNC110 (the other side of a socket)
+                await trio.sleep(0.01)
