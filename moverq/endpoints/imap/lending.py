@@ -108,11 +108,12 @@ class Connections:
         except BaseException:
             await connection.aclose()
             raise
+        connection.rest()
         self._idle.append((connection, trio.current_time()))
         await self._drop_stale()
 
     async def aclose(self) -> None:
         """Of those that nobody has."""
-        idle, self._idle = self._idle, []
-        for connection, _ in idle:
+        while self._idle:
+            connection, _ = self._idle.pop()
             await connection.aclose()

@@ -62,8 +62,10 @@ class Response:
 
 
 ROOM_BYTES: Final = 512 << 10
-"""What `Incoming` begins with: a system call, and a step of the scheduler, for some twenty messages."""
+"""What `Incoming` has while more comes than it has room for: a system call, and a step of the scheduler, for some
+twenty messages."""
 ROOM_BYTES_MIN: Final = 64 << 10
+"""What it begins with: most connections are told little, and a worker has hundreds that wait."""
 
 
 class Incoming:
@@ -76,7 +78,7 @@ class Incoming:
     __slots__ = ("_at", "_buffer", "_end", "_literal_bytes", "_parts", "_searched")
 
     def __init__(self) -> None:
-        self._buffer = bytearray(ROOM_BYTES)
+        self._buffer = bytearray(ROOM_BYTES_MIN)
         self._at = self._end = 0
         self._searched = 0
         self._parts: list[bytes] = []
@@ -88,14 +90,17 @@ class Incoming:
     def room(self) -> memoryview:
         """Where the next bytes go, `ROOM_BYTES_MIN` at least. Give it back (`release`) before anything is taken."""
         held = self._end - self._at
+        was_full = self._end == len(self._buffer) < ROOM_BYTES
         if not held:
-            if len(self._buffer) > ROOM_BYTES:  # something large has passed
+            if was_full or len(self._buffer) > ROOM_BYTES:  # more is to come, or something large has passed
                 self._buffer = bytearray(ROOM_BYTES)
             self._at = self._end = self._searched = 0
         elif len(self._buffer) - self._end < ROOM_BYTES_MIN:
             self._buffer[:held] = self._buffer[self._at : self._end]
             self._searched = max(0, self._searched - self._at)
             self._at, self._end = 0, held
+            if was_full:
+                self._buffer += bytes(ROOM_BYTES - len(self._buffer))
             if len(self._buffer) - held < ROOM_BYTES_MIN:
                 # Of a literal that is due, its rest; it may be here in whole, and more behind it.
                 wanted = len(self._buffer) if self._literal_bytes is None else max(0, self._literal_bytes - held)
@@ -104,6 +109,12 @@ class Incoming:
 
     def came(self, size: int) -> None:
         self._end += size
+
+    def shrink(self) -> None:
+        """As it began, if all was taken."""
+        if self._at == self._end and len(self._buffer) > ROOM_BYTES_MIN:
+            self._buffer = bytearray(ROOM_BYTES_MIN)
+            self._at = self._end = self._searched = 0
 
     def feed(self, data: bytes | bytearray) -> None:
         """For what comes from elsewhere than a socket."""

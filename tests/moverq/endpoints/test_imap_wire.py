@@ -9,7 +9,7 @@ import trio
 
 from moverq.endpoints.imap.connection import send_pieces
 from moverq.endpoints.imap.listing import _Looking, seen_in
-from moverq.endpoints.imap.wire import ROOM_BYTES, Incoming, Response
+from moverq.endpoints.imap.wire import ROOM_BYTES, ROOM_BYTES_MIN, Incoming, Response
 from moverq.endpoints.mirrored.learned import Seen
 from moverq.endpoints.mirrored.listed import Wanted
 from moverq.model.ids import FolderId
@@ -64,6 +64,24 @@ def test_room_for_something_large_is_given_back() -> None:
     assert incoming.next() is not None
     with incoming.room() as room:
         assert len(room) == ROOM_BYTES
+
+
+def test_room_is_small_until_more_comes_than_it_has_and_small_again_at_rest() -> None:
+    """A worker has hundreds of connections that only wait."""
+    incoming = Incoming()
+    assert len(incoming.room()) == ROOM_BYTES_MIN
+    mail = b"* 1 FETCH (BODY[] {%d}\r\n" % 20_000 + bytes(20_000) + b")\r\n"
+    assert len(said_in(mail * 200, random.Random(2), piece_max=1 << 20, incoming=incoming)) == 200
+    with incoming.room() as room:
+        assert len(room) == ROOM_BYTES
+    incoming.feed(mail[:100])
+    incoming.shrink()
+    incoming.feed(mail[100:])
+    assert incoming.next() is not None
+    incoming.shrink()
+    with incoming.room() as room:
+        assert len(room) == ROOM_BYTES_MIN
+    assert len(said_in(mail * 2, random.Random(3), piece_max=1 << 20, incoming=incoming)) == 2
 
 
 LINES = (
