@@ -80,7 +80,17 @@ dozens of times: 7 % of a move's CPU."""
 
 def main() -> None:
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    _allow_open_files()
     sys.exit(run(sys.argv[1:]))
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets us have: the 1,024 that a shell gives are less than a hundred moves that wait between
+    IMAP servers hold."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,40 @@ async def test_an_interrupted_move_goes_on(cli: There, words: tuple[str, ...]) -
     assert b"Traceback" not in err
     cli.ok("worker", "--drain")
     assert cli.ok("mailbox", "show", ADA, "--json").json["database"] == "DB2"
+
+
+def test_moves_that_wait_may_hold_more_open_files_than_a_shell_gives(tmp_path: Path) -> None:
+    """Each holds its mirrors and its map, and a hundred of them wait at a time."""
+    cli, names = There(tmp_path / "root"), [f"u{number}@example.org" for number in range(20)]
+    for name in names:
+        for part in ("cur", "new", "tmp"):
+            (tmp_path / "old" / name / part).mkdir(parents=True)
+        (tmp_path / "old" / name / "new" / "1.a.b").write_bytes(MESSAGE)
+    cli.ok("init")
+    cli.ok("move", "new", *names, "--from", f"maildir:{tmp_path}/old/%u", "--to", f"maildir:{tmp_path}/new/%u")
+    words = [
+        "sh",
+        "-c",
+        'ulimit -Sn 100 && exec "$@"',
+        "sh",
+        sys.executable,
+        "-m",
+        "moverq",
+        "worker",
+        "--processes",
+        "1",
+    ]
+    with subprocess.Popen(words, env={**os.environ, "MOVERQ_ROOT": str(cli.root)}, stderr=subprocess.PIPE) as worker:
+        for _ in range(300):
+            moves = cli.ok("move", "list", "--json").json
+            if all(move["status"] == "Completed" for move in moves):
+                break
+            time.sleep(0.1)
+        files = len(list(Path(f"/proc/{worker.pid}/fd").iterdir()))
+        worker.terminate()
+        _, err = worker.communicate(timeout=30)
+    assert {move["status"] for move in moves} == {"Completed"}, err
+    assert files > 100
 
 
 def test_a_reader_that_has_enough_is_no_error(cli: There) -> None:
