@@ -12,8 +12,10 @@ patience.
 
 import random
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
+from typing import Final, Protocol
 
 import attrs
 import trio
@@ -53,8 +55,17 @@ from moverq.phases.soak import soak
 from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure, Tools
 from moverq.plan.scheduling import NEVER
 
+CLOSE_S: Final = 5.0
+"""For what a tenure held open. What is not closed then is closed with its database."""
+
 Endpoints = Callable[[str], Awaitable[Endpoint]]
 """The endpoint of a database, by the name it has in the directory."""
+
+
+class Lent(Protocol):
+    """Whatever a tenure holds open."""
+
+    async def aclose(self) -> None: ...
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -108,16 +119,12 @@ class Job:
                 if leaving is not None:
                     await self._leave(leaving)
                     return
-                tenure = await self._begin()
-                try:
+                async with self._turn() as tenure:
                     if not todo:
                         await advance(tenure)
                         return
                     seconds = await self._act(tenure, todo)
                     self._heard = tenure.standing.wishes
-                finally:
-                    with trio.move_on_after(1, shield=True):
-                        await tenure.item_map.close()
                 todo = ()
                 if seconds is None or not await self._wait(seconds):
                     return
@@ -141,8 +148,21 @@ class Job:
             if not await self._note_unsettled(errors) or not await self._wait(self._delay_s(1)):
                 return
 
-    async def _begin(self) -> Tenure:
-        """A new tenure: the token is ours everywhere, the register settled, the source given back if it was locked."""
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[Tenure]:
+        """A tenure, and at its end nothing is held for it: no connection, no open file."""
+        held: list[Lent] = []
+        try:
+            yield await self._begin(held)
+        finally:
+            with trio.move_on_after(CLOSE_S, shield=True):
+                async with trio.open_nursery() as nursery:  # until all are closed
+                    for one in held:
+                        nursery.start_soon(one.aclose)
+
+    async def _begin(self, held: "list[Lent]") -> Tenure:
+        """A new tenure: the token is ours everywhere, the register settled, the source given back if it was locked.
+        What is to be closed at its end is in `held`, also where it does not begin."""
         ledger, directory = self.tools.ledger, self.tools.directory
         standing = await ledger.get(self.request_id)
         self._heard = standing.wishes
@@ -151,7 +171,10 @@ class Job:
         standing, facts = await ledger.take_over(self.request_id, token)
         self._token = token
         from_end, to_end = await self.endpoints(request.source.database), await self.endpoints(request.target_database)
-        source, target = from_end.source(request.source.instance), to_end.target(request.target_instance)
+        source_id, target_id = request.source.instance, request.target_instance
+        source, target = from_end.source(source_id), to_end.target(target_id)
+        source_as_target, target_as_source = from_end.target(source_id), to_end.source(target_id)
+        held += (source, target, source_as_target, target_as_source)
         if owns_sides(standing, facts):
             register, facts = await settle_register(ledger, directory, request, token=token, facts=facts)
             source_mode, _ = await claim_sides(source, target, token=token)
@@ -160,6 +183,7 @@ class Job:
         else:
             register = (await directory.recipient(request.mailbox_id)).register
         item_map = ledger.item_map(self.request_id)
+        held.append(item_map)
         if owns_sides(standing, facts):
             await item_map.take_over(token)
         counters = standing.counters
@@ -171,8 +195,8 @@ class Job:
             register=register,
             source=source,
             target=target,
-            source_as_target=from_end.target(request.source.instance),
-            target_as_source=to_end.source(request.target_instance),
+            source_as_target=source_as_target,
+            target_as_source=target_as_source,
             item_map=item_map,
             bell=self.bell,
             progress=Progress(
@@ -287,8 +311,7 @@ class Job:
         """At a safe point: what an operator wanted it for is done."""
         if reason is Reason.STOP:
             return
-        t = await self._begin()
-        try:
+        async with self._turn() as t:
             if reason is Reason.REMOVE:
                 await abort(t)
                 return
@@ -301,9 +324,6 @@ class Job:
                 taken_wishes=("retry",),
             )
             await t.show_status()
-        finally:
-            with trio.move_on_after(1, shield=True):
-                await t.item_map.close()
 
     async def _wait(self, seconds: float) -> bool:
         """The backoff is over, or a new wish of an operator cut it short. False: the service stops."""

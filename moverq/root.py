@@ -21,7 +21,7 @@ import os
 import random
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -328,8 +328,8 @@ class Root:
         """The mailbox at its home; one on a mail server as the server says it now. Raises `NotFound`."""
         recipient = await self.directory.locate(address)
         home = recipient.register.home
-        source = (await self.endpoint(home.database)).source(home.instance)
-        account, guard = await source.account(), await source.guard()
+        async with aclosing((await self.endpoint(home.database)).source(home.instance)) as source:
+            account, guard = await source.account(), await source.guard()
         digests, paths = dict(account.digests), folder_paths(account.folders)
         return MailboxShown(
             address=recipient.address,

@@ -13,6 +13,8 @@ What always holds:
   `sealed` instance gets `MailboxLocked`, at a `retired` one `MailboxMoved`.
 - **Order.** When a write returns it is durable. A verb that was cancelled before it waited did not happen.
 - **Bounded.** Every read names its bound; an item larger than the bound comes alone.
+- **Lent.** Who was handed a side is to `aclose` it: what is held for a mailbox (connections, open files) is let go when
+  the last one here is done with it, and taken up again for who comes next. A process moves ten thousand.
 """
 
 from collections.abc import Sequence
@@ -157,6 +159,10 @@ class Source(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
+    async def aclose(self) -> None:
+        """Done with here; no other verb is called after it. Closing again does nothing."""
+        ...
+
     async def summary(self) -> MailboxSummary:
         """Numbers for preflight and progress. O(folders)."""
         ...
@@ -262,6 +268,8 @@ class Target(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
+    async def aclose(self) -> None: ...
+
     async def exists(self) -> bool:
         """Is there an instance with this id here? How a restart finds the target it made."""
         ...
@@ -365,9 +373,13 @@ class Endpoint(Protocol):
         """The database's name in the directory."""
         ...
 
-    def source(self, instance: InstanceId) -> Source: ...
+    def source(self, instance: InstanceId) -> Source:
+        """To be closed by who asked."""
+        ...
 
-    def target(self, instance: InstanceId) -> Target: ...
+    def target(self, instance: InstanceId) -> Target:
+        """To be closed by who asked."""
+        ...
 
     async def instances(self) -> Sequence[MailboxSummary]:
         """Every instance here, whatever its guard: for reports of what no directory entry names."""

@@ -243,6 +243,9 @@ class _Side:
     def capabilities(self) -> Capabilities:
         return self._endpoint.capabilities
 
+    async def aclose(self) -> None:
+        """Nothing is held for one mailbox."""
+
     # --- reads ------------------------------------------------------------------------------------------------
 
     async def exists(self) -> bool:

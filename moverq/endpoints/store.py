@@ -206,6 +206,9 @@ class StoreMailbox:
     def capabilities(self) -> Capabilities:
         return CAPABILITIES
 
+    async def aclose(self) -> None:
+        """Nothing is held for one mailbox."""
+
     @property
     def _id(self) -> store.InstanceId:
         return store.InstanceId(self.instance)

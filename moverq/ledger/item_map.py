@@ -121,7 +121,7 @@ class ItemMap:
     def __repr__(self) -> str:
         return f"<ItemMap {self.path.name}>"
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """The file is closed; a short log stays beside it for whoever opens it next, and needs no sync now."""
 
         def close() -> None:

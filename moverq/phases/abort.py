@@ -38,7 +38,7 @@ async def abort(t: Tenure) -> None:
             await t.directory.claim_move(t.request.mailbox_id, t.request.parent)
     if not over and t.register.home in (t.source_home, t.target_home):  # else what it shows is another move's
         await t.directory.set_move(t.request.mailbox_id, MoveAttributes())
-    await t.item_map.close()
+    await t.item_map.aclose()
     await t.ledger.disown(t.request_id, t.token)
 
 

@@ -203,7 +203,7 @@ async def purge(t: Tenure) -> None:
 
 async def _drop_maps(t: Tenure) -> None:
     """The maps are for verifying and for the way back: both are over. The report stays."""
-    await t.item_map.close()
+    await t.item_map.aclose()
     await t.ledger.drop_map(t.request_id)
     if t.request.parent is not None:
         await t.ledger.drop_map(t.request.parent)

@@ -88,5 +88,5 @@ async def _inherit(t: Tenure) -> Watermark | None:
         await parents_map.take_over(t.token)
         await t.item_map.adopt(t.token, parents_map)
     finally:
-        await parents_map.close()
+        await parents_map.aclose()
     return reverse.watermark

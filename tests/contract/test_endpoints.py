@@ -214,3 +214,38 @@ async def test_no_verb_happens_in_a_scope_that_is_cancelled(mailbox: Mailbox, ta
             await verb()
         assert scope.cancelled_caught
     assert (await source.account(), await source.guard(), await target.account(), await target.guard()) == before
+
+
+async def test_who_is_done_with_a_mailbox_leaves_it_to_the_others_and_to_who_comes_next(
+    mailbox: Mailbox, here: Kit
+) -> None:
+    """One closes his side while another reads a seed and waits for changes; then that one too, and a third begins."""
+    for number in range(3):
+        await mailbox.client.append(mailbox.inbox, message(b"%d" % number))
+    source = mailbox.source
+    after = await source.head()
+    first = await source.read_seed(None, bytes_max=1 << 20, items_max=1)
+    other = here.endpoint.target(mailbox.instance)
+    assert (await other.claim(3)).token == 3
+    heard = trio.Event()
+
+    async def wait() -> None:
+        await source.wait_feed(after)
+        heard.set()
+
+    async with trio.open_nursery() as nursery:  # until the change is heard of
+        nursery.start_soon(wait)
+        await trio.sleep(0.1)
+        for _ in range(2):
+            await other.aclose()
+        second = await source.read_seed(first.cursor, bytes_max=1 << 20, items_max=2)
+        assert len(first.items + second.items) == 3
+        await mailbox.client.append(mailbox.inbox, message(b"new"))
+        with trio.fail_after(30):
+            await heard.wait()
+    await source.aclose()
+    third = here.endpoint.source(mailbox.instance)
+    assert (await third.guard()).token == 3
+    assert len((await third.read_feed(after, changes_max=10)).items) == 1
+    assert sum(folder.items for _, folder in (await third.account()).digests) == 4
+    await third.aclose()

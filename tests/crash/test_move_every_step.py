@@ -120,7 +120,7 @@ class Case:
         assert held == at_home, "the map is not what both sides hold"
         # The way back is as good as the way there: the retired side has caught up.
         assert {k: v for k, v in others[0].digests.items() if v.items} == at_home
-        await item_map.close()
+        await item_map.aclose()
 
 
 ONLINE = Case("online")

@@ -1,5 +1,6 @@
 """Whole moves from one mail system to another: everything arrives, once, as it was, and comes back."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import trio
 
 from moverq.model.request import Status
 from tests.support.imap_world import FOLDERS
-from tests.support.mail_site import PATIENCE_S, REFUSED_BY_CYRUS, a_site, count, use
+from tests.support.mail_site import PATIENCE_S, REFUSED_BY_CYRUS, Site, a_site, count, use
 
 pytestmark = pytest.mark.slow
 
@@ -92,3 +93,30 @@ async def test_a_move_given_up_leaves_the_target_as_it_was(old: str, new: str, t
             await site.root.wait_all([request])
         assert site.new.mail() == empty == {"INBOX": {}}
         assert site.old.mail() == before
+
+
+@pytest.mark.parametrize(("old", "new"), [*ALIKE, ("imap-cyrus", "maildir")])
+async def test_what_a_move_held_open_is_let_go_when_it_comes_to_rest(old: str, new: str, tmp_path: Path) -> None:
+    """One process moves ten thousand: what each left open would soon be all that a process may have."""
+    async with a_site(tmp_path, old, new, messages=120) as site:
+        before = held(site)
+        request = await site.ready()
+        assert held(site) == before, "suspended"
+        await site.root.complete(request)
+        await site.finish(request)
+        assert held(site) == before, "completed"
+        await site.root.mailbox_show(site.address)
+        assert held(site) == before, "shown"
+        await site.take_back()
+        assert held(site) == before, "taken back"
+
+
+def held(site: Site) -> list[str]:
+    """This process's open files that are for a mailbox: connections, mirrors, maps, mail."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(entry.readlink()).partition(":[")[0])
+    return sorted(
+        name for name in found if name == "socket" or "/mirrors/" in name or "/moves/" in name or "/home/" in name
+    )

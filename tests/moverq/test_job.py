@@ -507,7 +507,8 @@ async def test_a_job_whose_ledger_is_busy_while_nothing_can_be_settled_tries_aga
     desk.engine.directory.before = directory_away
     ledger.step = busy
     job = await desk.engine.job(request_id)
-    await job._begin()
+    async with job._turn():
+        pass
     await job.run()
     assert not away
     assert (await desk.stats(request_id)).status == "Completed"

@@ -513,12 +513,12 @@ def ledgers_tokens(patches: ExitStack) -> None:
     """Tokens are counted by the ledger, each request its own, and not by the directory."""
     begin = Job._begin
 
-    async def counting(self: Job) -> Any:
+    async def counting(self: Job, held: Any) -> Any:
         standing = await self.tools.ledger.get(self.request_id)
         tools = self.tools
         self.tools = attrs.evolve(tools, directory=_Counting(tools.directory, standing.token + 1))
         try:
-            return await begin(self)
+            return await begin(self, held)
         finally:
             self.tools = tools
 

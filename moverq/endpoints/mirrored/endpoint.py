@@ -4,8 +4,9 @@ Which mailboxes there are is the mail system's affair; an instance here is a mir
 administrator registers a user's mailbox once (`adopt`), and a move's target makes its own.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -69,6 +70,8 @@ class MirroredEndpoint:
     mirrors: Path
     address_of: AddressOf
     _sessions: dict[InstanceId, MailSession] = attrs.field(factory=dict)
+    _users: Counter[InstanceId] = attrs.field(factory=Counter)
+    """How many have each session now."""
 
     def __repr__(self) -> str:
         return f"<MirroredEndpoint {self.name} {self.system!r} {len(self._sessions)} mailboxes>"
@@ -80,15 +83,23 @@ class MirroredEndpoint:
         return self.mailbox(instance)
 
     def mailbox(self, instance: InstanceId) -> MirroredMailbox:
-        """Both sides in one. Of one instance there is one session here, whoever asks."""
+        """Both sides in one, to be closed by who asked. Of one instance there is one session here, whoever asks."""
         session = self._sessions.get(instance)
         if session is None:
             path = self.mirrors / f"{instance.hex()}.sqlite"
             session = self._sessions[instance] = self.system.session(path, instance)
+        self._users[instance] += 1
         return MirroredMailbox(self, session)
 
-    def forget(self, instance: InstanceId) -> None:
-        self._sessions.pop(instance, None)
+    async def leave(self, session: MailSession) -> None:
+        """One user less has it; after the last it is closed. Who comes while it is takes it up again."""
+        instance = session.instance
+        self._users[instance] -= 1
+        if not self._users[instance]:
+            await session.aclose()
+            if not self._users[instance]:
+                self._users.pop(instance, None)
+                self._sessions.pop(instance, None)
 
     async def user_of(self, mailbox_id: MailboxId) -> str:
         """What the mailbox's user is called there."""
@@ -104,7 +115,8 @@ class MirroredEndpoint:
             raise RequestRefused(why=f"there is no mailbox of {user} at {self.name}")
         await self.check_alone(instance)
         make = partial(Mirror.make, mailbox_id=mailbox_id, instance=instance, user=user, mode=GuardMode.OPEN, token=0)
-        await self.mailbox(instance).session.mirror.make(make)
+        async with aclosing(self.mailbox(instance)) as mailbox:
+            await mailbox.session.mirror.make(make)
 
     async def check_alone(self, instance: InstanceId) -> None:
         """Raises `RequestRefused` where the instance would be a second one of the one mailbox that there is."""
@@ -124,10 +136,9 @@ class MirroredEndpoint:
 
         found: list[MailboxSummary] = []
         for stem in await trio.to_thread.run_sync(listed):
-            try:
-                found.append(await self.mailbox(InstanceId(bytes.fromhex(stem))).session.mirror.ask(Mirror.summary))
-            except NotFound:
-                continue
+            async with aclosing(self.mailbox(InstanceId(bytes.fromhex(stem)))) as mailbox:
+                with suppress(NotFound):
+                    found.append(await mailbox.session.mirror.ask(Mirror.summary))
         return found
 
     async def aclose(self) -> None:

@@ -56,6 +56,7 @@ class MirroredMailbox:
     """Taking the lock was a look, which nobody has made use of yet."""
     _told: frozenset[ItemId] = frozenset()
     """What the feed told last, and nobody has fetched since."""
+    _is_closed: bool = False
 
     @property
     def _mirror(self) -> MirrorFile:
@@ -72,6 +73,11 @@ class MirroredMailbox:
             keeps_properties=False,
             item_bytes_max=self.session.item_bytes_max,
         )
+
+    async def aclose(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            await self.endpoint.leave(self.session)
 
     # ---- reads
 
@@ -325,7 +331,6 @@ class MirroredMailbox:
             await self._take_back(token)
         await self.session.aclose()
         await self._mirror.destroy(token)
-        self.endpoint.forget(self.session.instance)
 
     async def _take_back(self, token: int) -> None:
         await self._mirror.ask(partial(_wanted_empty, token=token))

@@ -29,7 +29,7 @@ async def item_map(tmp_path: Path) -> AsyncIterator[ItemMap]:
     made = ItemMap(tmp_path / "moves" / "m.sqlite", Inline(), Codec(), Blank())
     await made.take_over(3)
     yield made
-    await made.close()
+    await made.aclose()
 
 
 async def test_the_sums_are_those_of_the_newest_states(item_map: ItemMap) -> None:
@@ -79,7 +79,7 @@ async def test_order_and_repetition_do_not_matter(tmp_path: Path) -> None:
         assert await made.is_sound()
         account = await made.account()
         accounts.append({k: v for k, v in account.digests.items() if v.items})
-        await made.close()
+        await made.aclose()
     assert all(account == accounts[0] for account in accounts)
 
 
@@ -119,7 +119,7 @@ async def test_a_rollback_adopts_the_rows_by_its_own_token(item_map: ItemMap, tm
     await child.adopt(7, item_map)
     assert (await child.account()) == (await item_map.account())
     assert await child.is_sound()
-    await child.close()
+    await child.aclose()
 
 
 async def test_a_closed_map_has_all_when_it_is_opened_again_with_a_log_left_beside_it_or_not(tmp_path: Path) -> None:
@@ -128,12 +128,12 @@ async def test_a_closed_map_has_all_when_it_is_opened_again_with_a_log_left_besi
         made = ItemMap(path, Inline(), Codec(), Blank())
         await made.take_over(3)
         await made.record(3, carried=[item(n) for n in range(items)])
-        await made.close()
+        await made.aclose()
         assert await trio.Path(f"{path}-wal").exists() == is_left
         again = ItemMap(path, Inline(), Codec(), Blank())
         assert (await again.account()).digests[A].items == items
         assert await again.is_sound()
-        await again.close()
+        await again.aclose()
 
 
 async def test_maps_begin_as_copies_of_one_blank_and_stay_apart(tmp_path: Path) -> None:
@@ -143,11 +143,11 @@ async def test_maps_begin_as_copies_of_one_blank_and_stay_apart(tmp_path: Path) 
         await made.take_over(number + 1)
         assert not (await made.account()).digests
         await made.record(number + 1, carried=[item(n) for n in range(1, number + 2)])
-        await made.close()
+        await made.aclose()
     for number in range(3):
         again = ItemMap(tmp_path / "moves" / f"{number}.sqlite", Inline(), Codec(), Blank())
         assert (await again.account()).digests[A].items == number + 1
-        await again.close()
+        await again.aclose()
     names = {path.name.partition(".")[0] for path in (tmp_path / "moves").iterdir()}
     assert names == {"0", "1", "2"}, "nothing else is left there"
 
@@ -161,8 +161,8 @@ async def test_a_map_that_two_begin_at_once_is_one(tmp_path: Path) -> None:
     with pytest.raises(StaleToken):
         await second.take_over(2)
     assert (await second.account()).digests[A].items == 1
-    await first.close()
-    await second.close()
+    await first.aclose()
+    await second.aclose()
 
 
 async def test_a_file_system_that_makes_no_file_before_its_name_has_maps_too(
@@ -176,4 +176,4 @@ async def test_a_file_system_that_makes_no_file_before_its_name_has_maps_too(
     await made.take_over(3)
     await made.record(3, carried=[item(1)])
     assert (await made.account()).digests[A].items == 1
-    await made.close()
+    await made.aclose()
