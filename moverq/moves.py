@@ -181,7 +181,7 @@ async def find_request(ledger: Ledger, directory: Directory, name: str) -> Reque
             raise NotFound(kind="move request for", name=name)
         open_ = [standing for standing in mine if standing.stage is not SyncStage.SYNC_FINISHED]
         return (open_ or mine)[-1].request.request_id
-    fitting = [s.request.request_id for s in await ledger.find(limit=100_000) if s.request.request_id.startswith(name)]
+    fitting = await ledger.beginning_with(name) if name.isascii() else []
     if not fitting:
         raise NotFound(kind="move request", name=name)
     if len(fitting) > 1:

@@ -141,6 +141,12 @@ class Ledger:
         sql = f"SELECT {_COLUMNS} FROM requests WHERE {' AND '.join(where)} ORDER BY queued_ms, request_id LIMIT ?"
         return await self._read(lambda: [self._of_row(row) for row in self._db.execute(sql, (*bindings, limit))])
 
+    async def beginning_with(self, prefix: str) -> list[RequestId]:
+        """The requests whose id begins so."""
+        sql = "SELECT request_id FROM requests WHERE request_id >= ? AND request_id < ? ORDER BY request_id"
+        found = await self._read(lambda: list(self._db.execute(sql, (prefix, prefix + chr(0x10FFFF)))))
+        return [RequestId(request_id) for (request_id,) in found]
+
     async def due(self) -> list[Standing]:
         """Requests that a worker has something to do for, now or at `next_try_ms`."""
         sql = (

@@ -57,8 +57,9 @@ async def test_a_request_is_found_by_address_and_by_the_beginning_of_its_id(engi
     request_id = (await moves.new_move(ledger, engine.directory, ADDRESS, "DB2")).request.request_id
     assert await moves.find_request(ledger, engine.directory, "ADA@example.org") == request_id
     assert await moves.find_request(ledger, engine.directory, request_id[:6]) == request_id
-    with pytest.raises(NotFound):
-        await moves.find_request(ledger, engine.directory, "zzzz")
+    for nobody in ("zzzz", "\udcff", f"{request_id}0", request_id[:5] + "\x7f"):
+        with pytest.raises(NotFound):
+            await moves.find_request(ledger, engine.directory, nobody)
 
 
 async def test_removing_a_request_that_never_ran_leaves_nothing(engine: Engine) -> None:
