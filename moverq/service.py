@@ -16,11 +16,12 @@ out of each other's way, for efficiency alone: where it fails, the higher token 
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 
 import trio
 
 from moverq.directory.directory import Directory
-from moverq.errors import MoveError
+from moverq.errors import MoveError, NotFound
 from moverq.flow.backoff import wait_first
 from moverq.flow.byte_budget import ByteBudget
 from moverq.flow.file_lock import FileLock
@@ -33,6 +34,7 @@ from moverq.model.ids import RequestId
 from moverq.model.progress import Progress
 from moverq.model.standing import Standing
 from moverq.phases.tenure import OnProgress, Tools
+from moverq.plan.scheduling import Choice
 from moverq.plan.sharing import WHOLE, Share
 from moverq.queue import choose_requests, next_date_ms
 
@@ -43,6 +45,8 @@ INTAKE_REST_MAX_S = 5.0
 directory that was slow, and nobody waits ten times as long for a worker because of that."""
 INTAKE_SHARE = 0.1
 """Of the time, at most, goes into looking: with thousands of requests a look takes a while."""
+LINE_MAX = 1000
+"""So many of those that wait stand in line for a place that comes free before the next look."""
 SOON_S = 1.0
 """Between two tries of a move that another worker has: its death writes nothing, only the file lock tells of it. Also
 where a look has just worked again: it is not over before waiting works, too."""
@@ -84,6 +88,9 @@ class Service:
         """When moves that only wait were at work last."""
         self._elsewhere: dict[RequestId, float] = {}
         """Moves that another worker had, and until when that is believed."""
+        self._line: dict[RequestId, Standing] = {}
+        """As the last look saw them: those at work, and the first of those that wait."""
+        self._server_of: dict[str, str] = {}
         self._trouble = Trouble("moverq.worker", "looking for moves to run", rng)
         self.waiting: dict[RequestId, str] = {}
         """Why requests that could run are not run now, as of the last look."""
@@ -126,15 +133,59 @@ class Service:
 
     async def _take_in(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> None:
         while True:
-            rest_s = INTAKE_INTERVAL_S
+            rest_s = 0.0
             try:
                 looked_s = await self._look(jobs, tools, intake)
-                rest_s = max(rest_s, min(looked_s / INTAKE_SHARE, INTAKE_REST_MAX_S))
-                if tools.drain and not self._jobs:
-                    rest_s = 0.0  # the next look starts what has waited, or ends it
+                next_look = trio.current_time() + max(
+                    INTAKE_INTERVAL_S, min(looked_s / INTAKE_SHARE, INTAKE_REST_MAX_S)
+                )
+                await self._fill_places(jobs, tools, until=next_look)
             except* MoveError as group:
                 rest_s = self._trouble.met(group)
             await trio.sleep(rest_s)
+
+    async def _fill_places(self, jobs: trio.Nursery, tools: Tools, *, until: float) -> None:
+        """Between two looks: whoever ends makes room for the next in line. Draining, no longer than somebody is at
+        work: the next look starts what has waited, or ends it.
+
+        With thousands queued a look takes long and is rare, and two places that a move needs for 50 ms would lie empty
+        until the next.
+        """
+        while True:
+            freed = tools.freed.version
+            chosen = self._choose(list(self._line.values())).start
+            as_seen = [request_id for request_id in chosen if await self._is_as_seen(request_id)]
+            await self._start(as_seen, jobs, tools)
+            if len(as_seen) < len(chosen):
+                continue  # others are in line for their places
+            left = until - trio.current_time()
+            if left <= 0 or (tools.drain and not self._jobs):
+                return
+            await wait_first(partial(tools.freed.wait, freed), at_most_s=left)
+
+    async def _is_as_seen(self, request_id: RequestId) -> bool:
+        """Nobody has written to the request since the last look. One that somebody has waits for the next look."""
+        seen = self._line[request_id]
+        try:
+            present = await self._ledger.get(request_id)
+        except NotFound:
+            present = None
+        if present != seen:
+            del self._line[request_id]
+        return present == seen
+
+    def _choose(self, due: Sequence[Standing]) -> Choice:
+        return choose_requests(
+            due,
+            running={i: job.quiet_since for i, job in self._jobs.items()},
+            turns=self._turns,
+            resting=self._resting | self._elsewhere.keys(),
+            server_of=self._server_of,
+            now_ms=self._ledger.now_ms(),
+            limits=self._limits,
+            share=self._share,
+            now_s=trio.current_time(),
+        )
 
     async def _look(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> float:
         """What can start has been started, and something may have changed since. Returns how many seconds looking took.
@@ -146,19 +197,11 @@ class Service:
         due = [standing for standing in await self._ledger.due() if self._only is None or self._only(standing)]
         self._tell(due)
         self._elsewhere = {i: until for i, until in self._elsewhere.items() if until > begun}
-        server_of = {entry.name: entry.server for entry in await self._directory.databases()}
-        running = {i: job.quiet_since for i, job in self._jobs.items()}
-        choice = choose_requests(
-            due,
-            running=running,
-            turns=self._turns,
-            resting=self._resting | self._elsewhere.keys(),
-            server_of=server_of,
-            now_ms=self._ledger.now_ms(),
-            limits=self._limits,
-            share=self._share,
-            now_s=begun,
-        )
+        self._server_of = {entry.name: entry.server for entry in await self._directory.databases()}
+        was_idle = not self._jobs
+        choice = self._choose(due)
+        line = self._jobs.keys() | choice.start | set(islice(choice.waiting, LINE_MAX))
+        self._line = {i: standing for standing in due if (i := standing.request.request_id) in line}
         looked_s = trio.current_time() - begun
         self.waiting = dict(choice.waiting)
         self._turns = {i: ended for i, ended in self._turns.items() if i in self._told}
@@ -167,7 +210,7 @@ class Service:
                 self._jobs[request_id].dismiss()
         await self._start(choice.start, jobs, tools)
         # Who was at work when this was chosen, and is not any more, may have been why others wait.
-        if tools.drain and not running and not self._jobs:
+        if tools.drain and was_idle and not self._jobs:
             if choice.start and choice.waiting:
                 return looked_s  # another worker has those that were chosen in the place of the others
             intake.cancel()
@@ -201,6 +244,7 @@ class Service:
         finally:
             lock.release()
             del self._jobs[job.request_id]
+            self._line.pop(job.request_id, None)
             if job.tenure is not None and job.tenure.dismissed:
                 self._turns[job.request_id] = trio.current_time()
             if not job.was_taken_over:

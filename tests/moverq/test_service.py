@@ -1,6 +1,7 @@
 """The worker: many requests, its limits, stopping, and operators who speak while it runs."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from moverq.endpoints.base import Home
 from moverq.endpoints.memory import MemoryEndpoint
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, NotFound, RequestRefused
 from moverq.flow.file_lock import FileLock
-from moverq.model.ids import MailboxId
+from moverq.model.ids import MailboxId, RequestId
 from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.phases.rehearsal import HOLDS_FOR_S
@@ -305,6 +306,38 @@ async def test_a_worker_does_not_look_for_work_at_each_write_of_its_own(tmp_path
     await (await engine.service()).run(drain=True)
     assert writes > 20
     assert looks <= 3, "at the start, and when its place was free"
+
+
+async def test_a_place_that_comes_free_is_taken_before_the_next_look(
+    tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With thousands queued a look takes long, and the next comes late. Who was asked to wait, or to go, is not taken
+    for what he was at the last one."""
+    world = await World.make(tmp_path)
+    asked: list[RequestId] = []
+    looks = 0
+
+    async def step(name: str) -> None:
+        if name == "DB2.write_items:before" and len(asked) == 12:
+            await moves.suspend(ledger, asked.pop())
+            await moves.remove(ledger, asked.pop())
+
+    engine = world.engine(step=step, limits=attrs.evolve(SMALL, max_active_moves_per_target_mdb=1))
+    ledger = await engine.ledger()
+    queued = [await moves.new_move(ledger, engine.directory, address, "DB2") for address in await people(world, 12)]
+    asked += [standing.request.request_id for standing in queued]
+    due = ledger.due
+
+    async def slow() -> list[Standing]:
+        nonlocal looks
+        looks += 1
+        await trio.sleep(10)
+        return await due()
+
+    monkeypatch.setattr(ledger, "due", slow)
+    await (await engine.service()).run(drain=True)
+    assert Counter(s.status for s in await moves.list_moves(ledger)) == {"Completed": 10, "Suspended": 1}
+    assert looks < 6
 
 
 async def test_a_running_worker_hears_of_new_requests_and_wishes_and_stops(
