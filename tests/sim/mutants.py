@@ -145,7 +145,7 @@ def abort_nocas(patches: ExitStack) -> None:
     patches.enter_context(patch.object(finalize, "settle_register", settle_register))
 
 
-@mutant("lock_ttl", caught=(I1, I12, I16), faults=("slow disk", "slow disk"), is_busy=True, first=24)
+@mutant("lock_ttl", caught=(I1, I12, I16, I17), faults=("slow disk", "slow disk"), is_busy=True, first=24)
 def lock_ttl(patches: ExitStack) -> None:
     """A lock ends by itself after a while."""
     since: dict[bytes, float] = {}
