@@ -1,94 +1,174 @@
-"""Which requests run now: the ledger's due requests and the running jobs, as `plan.scheduling` wants to see them."""
+"""What a worker knows of the requests that are due, kept up with the ledger by what changed; which of them run now.
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+    ledger ── changes ──▶ Queue: one entry a request ──┬─▶ Line, who could start now ── choose ──▶ jobs
+                                                        └─▶ dates, who can later
+
+A request is kept out of the line while its job is at work, for a while where another worker has it, and for good where
+it has had its turn and there is to be no second one (a worker that drains).
+"""
+
+import heapq
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
 
 from moverq.limits import Limits
 from moverq.model.ids import RequestId
 from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.model.status_detail import StatusDetail
-from moverq.plan.scheduling import NEVER, Candidate, Choice, choose
+from moverq.plan.scheduling import NEVER, Candidate, Choice, Line
 from moverq.plan.sharing import WHOLE, Share
 
-
-def choose_requests(
-    due: Sequence[Standing],
-    *,
-    running: Mapping[RequestId, float | None],
-    turns: Mapping[RequestId, float],
-    resting: Set[RequestId],
-    server_of: Mapping[str, str],
-    now_ms: int,
-    limits: Limits,
-    share: Share = WHOLE,
-    now_s: float = 0.0,
-) -> Choice:
-    """`running`: the jobs of this worker and since when each is quiet (`NEVER`: for its next try), None where it is
-    not. `turns`: when the last turn of a quiet one ended. `resting`: not to be started now."""
-    by_id = {standing.request.request_id: standing for standing in due}
-    at_work = [
-        _candidate(by_id[request_id], quiet=since is not None, turn_s=NEVER if since is None else since)
-        for request_id, since in running.items()
-        if request_id in by_id
-    ]
-    queued = [
-        _candidate(
-            standing,
-            quiet=(quiet := _is_quiet(standing)),
-            wanted=quiet and _is_wanted(standing, now_ms),
-            turn_s=turns.get(standing.request.request_id, NEVER),
-        )
-        for standing in due
-        if standing.request.request_id not in running
-        and standing.request.request_id not in resting
-        and is_startable(standing, now_ms=now_ms)
-    ]
-    return choose(queued, at_work, server_of=server_of, limits=limits, share=share, now_s=now_s)
+ALWAYS: Final = -math.inf
+NOT_BY_ITSELF: Final = math.inf
 
 
-def is_startable(standing: Standing, *, now_ms: int) -> bool:
-    """Would a job find something to do?"""
-    if standing.wishes.remove:
-        return True
-    if standing.status is Status.AUTO_SUSPENDED and standing.wishes.suspend:
-        return standing.wishes.retry
-    if standing.stage is SyncStage.SYNC_FINISHED:
-        return standing.next_try_ms is not None and now_ms >= standing.next_try_ms
-    return True
+@attrs.frozen(kw_only=True)
+class _Due:
+    """One request: no more than is needed to choose, for there may be a hundred thousand."""
+
+    candidate: Candidate
+    startable_ms: float
+    """From when on a job would find something to do; `ALWAYS`, `NOT_BY_ITSELF`."""
+    wanted_ms: float
+    """From when on one that only waits is wanted: an operator has asked something of it, or its date has come."""
+    asked: int
+    """Another number where an operator has asked for something else."""
 
 
-def next_date_ms(due: Iterable[Standing]) -> int | None:
-    """The next date at which a request becomes startable by itself."""
-    dates = [s.next_try_ms for s in due if s.next_try_ms is not None and s.stage is SyncStage.SYNC_FINISHED]
-    return min(dates, default=None)
+class Queue:
+    """The due requests, as one process of a worker sees them."""
+
+    def __init__(self, share: Share = WHOLE) -> None:
+        self._line = Line(share)
+        self._due: dict[RequestId, _Due] = {}
+        self._running: set[RequestId] = set()
+        self._done_with: set[RequestId] = set()
+        self._elsewhere: dict[RequestId, float] = {}
+        """Those another worker had, and until when that is believed."""
+        self._turns: dict[RequestId, float] = {}
+        """When those that only wait were at work last, where that was here."""
+        self._dates: list[tuple[float, RequestId]] = []
+        """A heap, with dates that hold no more among them."""
+
+    def __repr__(self) -> str:
+        return f"<Queue of {len(self._due)}, {len(self._running)} at work>"
+
+    @property
+    def has_elsewhere(self) -> bool:
+        """Is any of them believed to be another worker's?"""
+        return bool(self._elsewhere)
+
+    def learn(self, standing: Standing, *, now_ms: int) -> bool:
+        """How a due request stands now. Has an operator asked for something else than was known?"""
+        request_id = standing.request.request_id
+        before = self._due.get(request_id)
+        self._due[request_id] = due = _due(standing)
+        for date in {due.startable_ms, due.wanted_ms}:
+            if now_ms < date < NOT_BY_ITSELF:
+                heapq.heappush(self._dates, (date, request_id))
+        self._place(request_id, now_ms)
+        return before is not None and before.asked != due.asked
+
+    def forget(self, request_id: RequestId) -> None:
+        """It is not due any more."""
+        self._line.take_out(request_id)
+        self._due.pop(request_id, None)
+        self._turns.pop(request_id, None)
+
+    def next_date_ms(self) -> float:
+        """Before then nothing becomes startable, or wanted, by itself."""
+        return self._dates[0][0] if self._dates else NOT_BY_ITSELF
+
+    def choose(
+        self,
+        quiet_since: Mapping[RequestId, float | None],
+        *,
+        server_of: Mapping[str, str],
+        limits: Limits,
+        now_ms: int,
+        now_s: float,
+    ) -> Choice:
+        """`quiet_since`: the jobs of this worker and since when each only waits (`NEVER`: for its next try), None
+        where it does more."""
+        while self._dates and self._dates[0][0] <= now_ms:
+            self._place(heapq.heappop(self._dates)[1], now_ms)
+        for request_id in [i for i, until in self._elsewhere.items() if until <= now_s]:
+            del self._elsewhere[request_id]
+            self._place(request_id, now_ms)
+        running = {i: (self._due[i].candidate, since) for i, since in quiet_since.items() if i in self._due}
+        return self._line.choose(running, server_of=server_of, limits=limits, now_s=now_s)
+
+    def started(self, request_id: RequestId) -> None:
+        """Its job is at work here."""
+        self._running.add(request_id)
+        self._line.take_out(request_id)
+
+    def ended(self, request_id: RequestId, *, turn_s: float | None, again: bool, now_ms: int) -> None:
+        """Its job has ended. `turn_s`: its turn among those that only wait was over then. `again`: it may have another
+        job, if there is something to do."""
+        self._running.discard(request_id)
+        if turn_s is not None and request_id in self._due:
+            self._turns[request_id] = turn_s
+        if not again:
+            self._done_with.add(request_id)
+        self._place(request_id, now_ms)
+
+    def is_elsewhere(self, request_id: RequestId, *, until_s: float) -> None:
+        """Another worker has it."""
+        self._elsewhere[request_id] = until_s
+        self._line.take_out(request_id)
+
+    def _place(self, request_id: RequestId, now_ms: int) -> None:
+        """It stands in the line as it should now, or not at all."""
+        due = self._due.get(request_id)
+        if due is None:
+            return
+        is_out = any(request_id in those for those in (self._running, self._done_with, self._elsewhere))
+        if is_out or now_ms < due.startable_ms:
+            self._line.take_out(request_id)
+            return
+        candidate = due.candidate
+        if candidate.quiet:
+            turn_s = self._turns.get(request_id, NEVER)
+            candidate = attrs.evolve(candidate, wanted=now_ms >= due.wanted_ms, turn_s=turn_s)
+        self._line.put(candidate)
 
 
-def _is_quiet(standing: Standing) -> bool:
-    """Does its job start with waiting rather than with copying?"""
-    return (
+def _due(standing: Standing) -> _Due:
+    request, wishes = standing.request, standing.wishes
+    date = ALWAYS if standing.next_try_ms is None else standing.next_try_ms
+    asked = wishes.remove or wishes.retry or wishes.complete or wishes.finish or wishes.superseded_by is not None
+    quiet = (
         standing.status.is_final
         or standing.status is Status.AUTO_SUSPENDED
         or (standing.detail is StatusDetail.INCREMENTAL_SYNC and standing.next_try_ms is not None)
     )
-
-
-def _is_wanted(standing: Standing, now_ms: int) -> bool:
-    """Has an operator asked something of it, or has its date come?"""
-    wishes, date = standing.wishes, standing.next_try_ms
-    asked = wishes.remove or wishes.retry or wishes.complete or wishes.finish or wishes.superseded_by is not None
-    return asked or (date is not None and now_ms >= date)
-
-
-def _candidate(standing: Standing, *, quiet: bool, wanted: bool = False, turn_s: float) -> Candidate:
-    request = standing.request
-    return Candidate(
-        request_id=request.request_id,
-        mailbox_id=request.mailbox_id,
-        source_database=request.source.database,
-        target_database=request.target_database,
-        priority=request.priority,
-        queued_ms=request.queued_ms,
-        quiet=quiet,
-        wanted=wanted,
-        turn_s=turn_s,
+    if wishes.remove:
+        startable = ALWAYS
+    elif standing.status is Status.AUTO_SUSPENDED and wishes.suspend:
+        startable = ALWAYS if wishes.retry else NOT_BY_ITSELF
+    elif standing.stage is SyncStage.SYNC_FINISHED:
+        startable = NOT_BY_ITSELF if standing.next_try_ms is None else date
+    else:
+        startable = ALWAYS
+    return _Due(
+        candidate=Candidate(
+            request_id=request.request_id,
+            mailbox_id=request.mailbox_id,
+            source_database=request.source.database,
+            target_database=request.target_database,
+            priority=request.priority,
+            queued_ms=request.queued_ms,
+            quiet=quiet,
+        ),
+        startable_ms=startable,
+        wanted_ms=ALWAYS if asked else NOT_BY_ITSELF if standing.next_try_ms is None or not quiet else date,
+        asked=hash((wishes, request)),
     )
+
+
+__all__ = ["Queue"]

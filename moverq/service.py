@@ -1,7 +1,7 @@
 """The worker: takes requests from the ledger and runs their jobs until it is told to stop.
 
     run ─┬─ jobs nursery     one task a move job; a job's errors stay with its request
-         └─ intake nursery   one task: somebody asked, a place is free, a date came → what starts now?
+         └─ intake nursery   one task: somebody asked, a place is free, a date came → what changed? what starts now?
 
 `stop` ends the intake and asks every job to leave at its next safe point; what the deadline cuts short goes on from
 the ledger at the next start. So does all that a killed worker leaves: there is no state that lives only here.
@@ -13,15 +13,15 @@ Several workers may share a ledger, and several processes be one worker (`share`
 out of each other's way, for efficiency alone: where it fails, the higher token wins and the other stops.
 """
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
 
 import trio
 
 from moverq.directory.directory import Directory
-from moverq.errors import MoveError, NotFound
+from moverq.errors import MoveError
 from moverq.flow.backoff import wait_first
 from moverq.flow.byte_budget import ByteBudget
 from moverq.flow.file_lock import FileLock
@@ -36,17 +36,12 @@ from moverq.model.standing import Standing
 from moverq.phases.tenure import OnProgress, Tools
 from moverq.plan.scheduling import Choice
 from moverq.plan.sharing import WHOLE, Share
-from moverq.queue import choose_requests, next_date_ms
+from moverq.queue import Queue
 
 INTAKE_INTERVAL_S = 0.05
-"""Between two looks at the ledger at least: one look answers many who rang."""
-INTAKE_REST_MAX_S = 5.0
-"""Between two looks at most, however long the last one took: it may have been the process that was stopped, or the
-directory that was slow, and nobody waits ten times as long for a worker because of that."""
-INTAKE_SHARE = 0.1
-"""Of the time, at most, goes into looking: with thousands of requests a look takes a while."""
-LINE_MAX = 1000
-"""So many of those that wait stand in line for a place that comes free before the next look."""
+"""Between two looks for what somebody asked at least: one look answers many who rang."""
+SERVERS_KNOWN_S = 5.0
+"""For so long it is believed which server a database is on: places that come free do not each ask the directory."""
 SOON_S = 1.0
 """Between two tries of a move that another worker has: its death writes nothing, only the file lock tells of it. Also
 where a look has just worked again: it is not over before waiting works, too."""
@@ -82,18 +77,12 @@ class Service:
         self._only = only
         self._stop = trio.Event()
         self._jobs: dict[RequestId, Job] = {}
-        self._told: dict[RequestId, tuple[object, object]] = {}
-        self._resting: set[RequestId] = set()
-        self._turns: dict[RequestId, float] = {}
-        """When moves that only wait were at work last."""
-        self._elsewhere: dict[RequestId, float] = {}
-        """Moves that another worker had, and until when that is believed."""
-        self._line: dict[RequestId, Standing] = {}
-        """As the last look saw them: those at work, and the first of those that wait."""
+        self._queue = Queue(share)
+        self._known_upto = 0
+        """The last change of the ledger that the queue has learnt."""
         self._server_of: dict[str, str] = {}
+        self._servers_asked = -math.inf
         self._trouble = Trouble("moverq.worker", "looking for moves to run", rng)
-        self.waiting: dict[RequestId, str] = {}
-        """Why requests that could run are not run now, as of the last look."""
 
     def __repr__(self) -> str:
         return f"<Service {len(self._jobs)} jobs>"
@@ -135,94 +124,61 @@ class Service:
         while True:
             rest_s = 0.0
             try:
-                looked_s = await self._look(jobs, tools, intake)
-                next_look = trio.current_time() + max(
-                    INTAKE_INTERVAL_S, min(looked_s / INTAKE_SHARE, INTAKE_REST_MAX_S)
-                )
-                await self._fill_places(jobs, tools, until=next_look)
+                await self._look(jobs, tools, intake)
             except* MoveError as group:
                 rest_s = self._trouble.met(group)
             await trio.sleep(rest_s)
 
-    async def _fill_places(self, jobs: trio.Nursery, tools: Tools, *, until: float) -> None:
-        """Between two looks: whoever ends makes room for the next in line. Draining, no longer than somebody is at
-        work: the next look starts what has waited, or ends it.
-
-        With thousands queued a look takes long and is rare, and two places that a move needs for 50 ms would lie empty
-        until the next.
-        """
-        while True:
-            freed = tools.freed.version
-            chosen = self._choose(list(self._line.values())).start
-            as_seen = [request_id for request_id in chosen if await self._is_as_seen(request_id)]
-            await self._start(as_seen, jobs, tools)
-            if len(as_seen) < len(chosen):
-                continue  # others are in line for their places
-            left = until - trio.current_time()
-            if left <= 0 or (tools.drain and not self._jobs):
-                return
-            await wait_first(partial(tools.freed.wait, freed), at_most_s=left)
-
-    async def _is_as_seen(self, request_id: RequestId) -> bool:
-        """Nobody has written to the request since the last look. One that somebody has waits for the next look."""
-        seen = self._line[request_id]
-        try:
-            present = await self._ledger.get(request_id)
-        except NotFound:
-            present = None
-        if present != seen:
-            del self._line[request_id]
-        return present == seen
-
-    def _choose(self, due: Sequence[Standing]) -> Choice:
-        return choose_requests(
-            due,
-            running={i: job.quiet_since for i, job in self._jobs.items()},
-            turns=self._turns,
-            resting=self._resting | self._elsewhere.keys(),
-            server_of=self._server_of,
-            now_ms=self._ledger.now_ms(),
-            limits=self._limits,
-            share=self._share,
-            now_s=trio.current_time(),
-        )
-
-    async def _look(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> float:
-        """What can start has been started, and something may have changed since. Returns how many seconds looking took.
+    async def _look(self, jobs: trio.Nursery, tools: Tools, intake: trio.CancelScope) -> None:
+        """What can start has been started, and something may have changed since.
 
         Raises what ledger and directory do: nothing is decided by half a look.
         """
         begun = trio.current_time()
         asked, freed = self._ledger.asked, tools.freed.version
-        due = [standing for standing in await self._ledger.due() if self._only is None or self._only(standing)]
-        self._tell(due)
-        self._elsewhere = {i: until for i, until in self._elsewhere.items() if until > begun}
-        self._server_of = {entry.name: entry.server for entry in await self._directory.databases()}
+        await self._learn()
         was_idle = not self._jobs
-        choice = self._choose(due)
-        line = self._jobs.keys() | choice.start | set(islice(choice.waiting, LINE_MAX))
-        self._line = {i: standing for standing in due if (i := standing.request.request_id) in line}
-        looked_s = trio.current_time() - begun
-        self.waiting = dict(choice.waiting)
-        self._turns = {i: ended for i, ended in self._turns.items() if i in self._told}
+        choice = self._queue.choose(
+            {i: job.quiet_since for i, job in self._jobs.items()},
+            server_of=self._server_of,
+            limits=self._limits,
+            now_ms=self._ledger.now_ms(),
+            now_s=trio.current_time(),
+        )
         for request_id in choice.dismiss:
-            if request_id in self._jobs:
-                self._jobs[request_id].dismiss()
+            self._jobs[request_id].dismiss()
         await self._start(choice.start, jobs, tools)
         # Who was at work when this was chosen, and is not any more, may have been why others wait.
         if tools.drain and was_idle and not self._jobs:
             if choice.start and choice.waiting:
-                return looked_s  # another worker has those that were chosen in the place of the others
+                return  # another worker has those that were chosen in the place of the others
             intake.cancel()
-        await wait_first(
-            partial(self._ledger.wait_asked, asked),
-            partial(tools.freed.wait, freed),
-            at_most_s=self._rest_s(due),
-        )
+
+        async def wait_asked() -> None:
+            await trio.sleep_until(begun + INTAKE_INTERVAL_S)
+            await self._ledger.wait_asked(asked)
+
+        await wait_first(wait_asked, partial(tools.freed.wait, freed), at_most_s=self._rest_s(choice))
         self._trouble.is_over()
-        if not tools.drain:
-            self._resting.clear()
-        return looked_s
+
+    async def _learn(self) -> None:
+        """The queue is as the ledger has it now. Jobs whose request an operator has changed look at it."""
+        more = True
+        while more:
+            changes = await self._ledger.changes(self._known_upto)
+            for standing in changes.due:
+                request_id = standing.request.request_id
+                if self._only is not None and not self._only(standing):
+                    self._queue.forget(request_id)
+                elif self._queue.learn(standing, now_ms=self._ledger.now_ms()) and request_id in self._jobs:
+                    self._jobs[request_id].bell.ring()
+            for request_id in changes.over:
+                self._queue.forget(request_id)
+            self._known_upto, more = changes.upto, changes.has_more
+        if trio.current_time() >= self._servers_asked + SERVERS_KNOWN_S:
+            asked = trio.current_time()
+            self._server_of = {entry.name: entry.server for entry in await self._directory.databases()}
+            self._servers_asked = asked
 
     async def _start(self, chosen: Sequence[RequestId], jobs: trio.Nursery, tools: Tools) -> None:
         """Of those chosen the jobs run that no other worker has."""
@@ -232,43 +188,36 @@ class Service:
         held = await self._offload(lambda: _acquire(locks))
         for request_id, lock in locks.items():
             if request_id not in held:
-                self._elsewhere[request_id] = trio.current_time() + SOON_S
+                self._queue.is_elsewhere(request_id, until_s=trio.current_time() + SOON_S)
                 continue
             job = Job(request_id=request_id, tools=tools, endpoints=self._endpoints, rng=self._rng)
             self._jobs[request_id] = job
+            self._queue.started(request_id)
             jobs.start_soon(self._run, job, lock)
 
     async def _run(self, job: Job, lock: FileLock) -> None:
         try:
             await job.run()
+            if job.was_taken_over:
+                await trio.sleep(INTAKE_INTERVAL_S)  # whoever has it now is not raced for it
         finally:
             lock.release()
             del self._jobs[job.request_id]
-            self._line.pop(job.request_id, None)
-            if job.tenure is not None and job.tenure.dismissed:
-                self._turns[job.request_id] = trio.current_time()
-            if not job.was_taken_over:
-                self._resting.add(job.request_id)
+            was_dismissed = job.tenure is not None and job.tenure.dismissed
+            self._queue.ended(
+                job.request_id,
+                turn_s=trio.current_time() if was_dismissed else None,
+                again=job.was_taken_over or not job.tools.drain,
+                now_ms=self._ledger.now_ms(),
+            )
             job.tools.freed.ring()
 
-    def _tell(self, due: list[Standing]) -> None:
-        """Jobs whose request an operator has changed look at it."""
-        told: dict[RequestId, tuple[object, object]] = {}
-        for standing in due:
-            request_id = standing.request.request_id
-            wanted = (standing.wishes, standing.request)
-            if request_id in self._jobs and self._told.get(request_id) != wanted:
-                self._jobs[request_id].bell.ring()
-            told[request_id] = wanted
-        self._told = told
-
-    def _rest_s(self, due: list[Standing]) -> float:
-        date = next_date_ms(due)
-        is_soon = bool(self._elsewhere) or self._trouble.lasts
+    def _rest_s(self, choice: Choice) -> float:
+        is_soon = self._queue.has_elsewhere or self._trouble.lasts
         most = min(self._limits.poll_wishes_s, SOON_S) if is_soon else self._limits.poll_wishes_s
-        if self.waiting:
+        if choice.waiting:
             most = min(most, self._limits.quiet_turn_s)
-        return most if date is None else min(most, max(0.0, (date - self._ledger.now_ms()) / 1000))
+        return min(most, max(0.0, (self._queue.next_date_ms() - self._ledger.now_ms()) / 1000))
 
 
 def _acquire(locks: Mapping[RequestId, FileLock]) -> set[RequestId]:

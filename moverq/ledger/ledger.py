@@ -51,6 +51,26 @@ _COLUMNS = (
 WATCH_MS = 50
 """Between two looks for other processes' writes, while somebody waits: a worker takes in no more often."""
 _WISHES = ("suspend", "retry", "complete", "finish", "remove")
+_IS_DUE = (
+    "(wish_remove OR wish_retry OR status IN ('Queued', 'InProgress', 'AutoSuspended', 'CompletionInProgress') "
+    "OR (status IN ('Completed', 'CompletedWithWarning') AND (stage != 'SyncFinished' OR next_try_ms NOTNULL)))"
+)
+"""A worker has something to do for it, now or at `next_try_ms`."""
+CHANGES_MAX = 1000
+"""Requests in one answer: some 4 MB."""
+
+
+@attrs.frozen(kw_only=True)
+class Changes:
+    """What a worker has to learn."""
+
+    due: list[Standing]
+    """Requests that it has something to do for, now or at `next_try_ms`, as they stand."""
+    over: list[RequestId]
+    """Others that have changed, or are gone."""
+    upto: int
+    """The number of the last change among them."""
+    has_more: bool
 
 
 class Ledger:
@@ -147,16 +167,27 @@ class Ledger:
         found = await self._read(lambda: list(self._db.execute(sql, (prefix, prefix + chr(0x10FFFF)))))
         return [RequestId(request_id) for (request_id,) in found]
 
-    async def due(self) -> list[Standing]:
-        """Requests that a worker has something to do for, now or at `next_try_ms`."""
-        sql = (
-            f"SELECT {_COLUMNS} FROM requests WHERE wish_remove OR wish_retry "
-            f"OR status IN ('Queued', 'InProgress', 'AutoSuspended', 'CompletionInProgress') "
-            f"OR (status IN ('Completed', 'CompletedWithWarning') "
-            f"AND (stage != 'SyncFinished' OR next_try_ms NOTNULL)) "
-            f"ORDER BY queued_ms, request_id"
-        )
-        return await self._read(lambda: [self._of_row(row) for row in self._db.execute(sql)])
+    async def changes(self, since: int = 0) -> Changes:
+        """What has changed since the change of that number, of what a worker chooses by; 0: all there is.
+
+        At most `CHANGES_MAX` requests at once: more are to be asked for.
+        """
+
+        def read() -> Changes:
+            ((last,),) = self._db.execute("SELECT number - 1 FROM next_change")
+            sql = f"SELECT {_COLUMNS}, {_IS_DUE}, request_id, changed FROM requests WHERE changed > ? "
+            rows = list(self._db.execute(sql + "ORDER BY changed LIMIT ?", (since, CHANGES_MAX)))
+            gone = self._db.execute("SELECT request_id FROM removals WHERE changed > ?", (since,)) if since else ()
+            due, over = list[Standing](), [RequestId(str(request_id)) for (request_id,) in gone]
+            for *row, is_due, request_id, _ in rows:
+                if is_due:
+                    due.append(self._of_row(row))
+                else:
+                    over.append(RequestId(request_id))
+            has_more = len(rows) == CHANGES_MAX
+            return Changes(due=due, over=over, upto=rows[-1][-1] if has_more else last, has_more=has_more)
+
+        return await self._read(read)
 
     async def by_key(self, idempotency_key: str) -> Standing | None:
         sql = f"SELECT {_COLUMNS} FROM requests WHERE idempotency_key = ?"

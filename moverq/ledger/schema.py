@@ -53,6 +53,37 @@ LEDGER_STEPS = (
     ) STRICT;
     CREATE INDEX report_request ON report (request_id, entry_id);
     """,
+    # What a worker chooses by has a number of its last change, so that each asks for what changed since its last look.
+    # The largest one may be of a request that is gone: no number is given twice.
+    """
+    ALTER TABLE requests ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+    UPDATE requests SET changed = rowid;
+    CREATE INDEX requests_changed ON requests (changed);
+    CREATE TABLE removals (
+        changed    INTEGER PRIMARY KEY,
+        request_id TEXT NOT NULL
+    ) STRICT;
+    CREATE VIEW next_change (number) AS SELECT 1 + max(
+        coalesce((SELECT max(changed) FROM requests), 0), coalesce((SELECT max(changed) FROM removals), 0));
+    CREATE TRIGGER requests_added AFTER INSERT ON requests
+    BEGIN
+        UPDATE requests SET changed = (SELECT number FROM next_change) WHERE request_id = NEW.request_id;
+    END;
+    CREATE TRIGGER requests_changed AFTER UPDATE OF
+        request, status, detail, stage, next_try_ms,
+        wish_suspend, wish_retry, wish_complete, wish_finish, wish_remove, superseded_by ON requests
+    WHEN (OLD.request, OLD.status, OLD.detail, OLD.stage, OLD.next_try_ms,
+          OLD.wish_suspend, OLD.wish_retry, OLD.wish_complete, OLD.wish_finish, OLD.wish_remove, OLD.superseded_by)
+        IS NOT (NEW.request, NEW.status, NEW.detail, NEW.stage, NEW.next_try_ms,
+          NEW.wish_suspend, NEW.wish_retry, NEW.wish_complete, NEW.wish_finish, NEW.wish_remove, NEW.superseded_by)
+    BEGIN
+        UPDATE requests SET changed = (SELECT number FROM next_change) WHERE request_id = NEW.request_id;
+    END;
+    CREATE TRIGGER requests_removed BEFORE DELETE ON requests
+    BEGIN
+        INSERT INTO removals (changed, request_id) VALUES ((SELECT number FROM next_change), OLD.request_id);
+    END;
+    """,
 )
 
 MAP_STEPS = (

@@ -568,7 +568,7 @@ async def test_a_rollback_whose_record_goes_after_its_commit_leaves_the_move_tak
     assert (await desk.run(back)).status == "Completed"
     await moves.remove(ledger, back)
     await (await desk.engine.job(back)).run()
-    assert not [standing for standing in await ledger.due() if standing.request.request_id == request_id]
+    assert request_id not in [standing.request.request_id for standing in (await ledger.changes()).due]
     assert (await desk.stats(request_id)).sync_stage == "SyncFinished"
     again = await desk.ask()
     assert (await desk.run(again)).status == "Completed"

@@ -16,11 +16,11 @@ from moverq.endpoints.base import Home
 from moverq.endpoints.memory import MemoryEndpoint
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, NotFound, RequestRefused
 from moverq.flow.file_lock import FileLock
+from moverq.ledger.ledger import Changes
 from moverq.model.ids import MailboxId, RequestId
 from moverq.model.request import Status, SyncStage
-from moverq.model.standing import Standing
 from moverq.phases.rehearsal import HOLDS_FOR_S
-from moverq.service import INTAKE_REST_MAX_S, Service
+from moverq.service import Service
 from tests.support.move_world import ADDRESS, SMALL, World, fill
 
 DAY_S = 86_400.0
@@ -295,49 +295,50 @@ async def test_a_worker_does_not_look_for_work_at_each_write_of_its_own(tmp_path
     engine = world.engine(step=step)
     ledger = await engine.ledger()
     await moves.new_move(ledger, engine.directory, ADDRESS, "DB2")
-    due = ledger.due
+    changes = ledger.changes
 
-    async def counted() -> list[Standing]:
+    async def counted(since: int = 0) -> Changes:
         nonlocal looks
         looks += 1
-        return await due()
+        return await changes(since)
 
-    ledger.due = counted  # type: ignore[method-assign]
+    ledger.changes = counted  # type: ignore[method-assign]
     await (await engine.service()).run(drain=True)
     assert writes > 20
     assert looks <= 3, "at the start, and when its place was free"
 
 
-async def test_a_place_that_comes_free_is_taken_before_the_next_look(
+async def test_of_many_that_wait_a_worker_reads_what_has_changed(
     tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With thousands queued a look takes long, and the next comes late. Who was asked to wait, or to go, is not taken
-    for what he was at the last one."""
+    """However many there are, a place that comes free costs the same. Who was asked to wait, or to go, is heard."""
     world = await World.make(tmp_path)
     asked: list[RequestId] = []
-    looks = 0
+    told: list[int] = []
 
     async def step(name: str) -> None:
-        if name == "DB2.write_items:before" and len(asked) == 12:
+        if name == "DB2.write_items:before" and len(asked) == 40:
             await moves.suspend(ledger, asked.pop())
             await moves.remove(ledger, asked.pop())
 
     engine = world.engine(step=step, limits=attrs.evolve(SMALL, max_active_moves_per_target_mdb=1))
     ledger = await engine.ledger()
-    queued = [await moves.new_move(ledger, engine.directory, address, "DB2") for address in await people(world, 12)]
+    queued = [await moves.new_move(ledger, engine.directory, address, "DB2") for address in await people(world, 40)]
     asked += [standing.request.request_id for standing in queued]
-    due = ledger.due
+    changes = ledger.changes
 
-    async def slow() -> list[Standing]:
-        nonlocal looks
-        looks += 1
-        await trio.sleep(10)
-        return await due()
+    async def counted(since: int = 0) -> Changes:
+        found = await changes(since)
+        told.append(len(found.due) + len(found.over))
+        return found
 
-    monkeypatch.setattr(ledger, "due", slow)
+    monkeypatch.setattr(ledger, "changes", counted)
+    monkeypatch.setattr("moverq.ledger.ledger.CHANGES_MAX", 16)
     await (await engine.service()).run(drain=True)
-    assert Counter(s.status for s in await moves.list_moves(ledger)) == {"Completed": 10, "Suspended": 1}
-    assert looks < 6
+    assert Counter(s.status for s in await moves.list_moves(ledger)) == {"Completed": 38, "Suspended": 1}
+    assert told[:3] == [16, 16, 8]
+    assert len(told) > 38
+    assert max(told[3:]) <= 4
 
 
 async def test_a_running_worker_hears_of_new_requests_and_wishes_and_stops(
@@ -488,7 +489,7 @@ FULL = EndpointBroken(endpoint="ledger", why="the disk is full")
 
 @pytest.mark.parametrize(
     ("of", "verb", "error"),
-    [("directory", "databases", AWAY), ("ledger", "due", BUSY), ("ledger", "wait_asked", FULL)],
+    [("directory", "databases", AWAY), ("ledger", "changes", BUSY), ("ledger", "wait_asked", FULL)],
 )
 async def test_a_worker_outlives_what_its_intake_meets_and_says_it_once(
     tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch, of: str, verb: str, error: MoveError
@@ -586,6 +587,6 @@ async def test_a_look_that_took_long_does_not_make_the_worker_deaf(
             await trio.sleep(1)
         await trio.sleep(150)
         asked = await moves.new_move(ledger, engine.directory, ADDRESS, "DB2")
-        await trio.sleep(INTAKE_REST_MAX_S + 10)
+        await trio.sleep(10)
         assert (await ledger.get(asked.request.request_id)).status.value == "Completed"
         service.stop()

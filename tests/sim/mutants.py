@@ -124,7 +124,7 @@ ANSWERED = "liveness: beside an open mailbox nobody waits"
 # ---- those of the model of the cutover
 
 
-@mutant("late_writer", caught=(I1, I12, I16), is_busy=True, first=8)
+@mutant("late_writer", caught=(I1, I12, I16, I17), is_busy=True, first=8)
 def late_writer(patches: ExitStack) -> None:
     """A write that began before the lock may end after it."""
     _open_to_clients(patches, lambda info: info.mode is Mode.LOCKED)
@@ -318,7 +318,7 @@ def append_without_intent(patches: ExitStack) -> None:
     patches.enter_context(patch.object(intents, "in_doubt", forgotten))
 
 
-@mutant("items_named_anew", caught=(I10,), faults=("kill", "kill", "endpoint answers lost"), is_busy=True, first=2)
+@mutant("items_named_anew", caught=(I10, I11), faults=("kill", "kill", "endpoint answers lost"), is_busy=True, first=2)
 def items_named_anew(patches: ExitStack) -> None:
     """The target names items itself, and nobody keeps which is which: what is written again is there twice."""
     write_items = StoreMailbox.write_items

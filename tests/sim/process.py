@@ -27,9 +27,8 @@ from moverq.errors import (
     leaves,
 )
 from moverq.ledger.item_map import ItemMap
-from moverq.ledger.ledger import Ledger
+from moverq.ledger.ledger import Changes, Ledger
 from moverq.model.ids import InstanceId, RequestId
-from moverq.model.standing import Standing
 from tests.sim.machine import BLOCKED, Killed, ProcessDisk, disk_error, disk_full
 from tests.sim.observer import Observer
 from tests.sim.scenario import DATABASES
@@ -263,11 +262,11 @@ class SimLedger(Ledger):
         self.__dict__.setdefault("_maps", []).append(made)
         return made
 
-    async def due(self) -> list[Standing]:
+    async def changes(self, since: int = 0) -> Changes:
         if self.process is not None and self.process.world.hit_anywhere("ledger busy"):
             self.process.world.reach("the intake found the ledger busy")
             raise EndpointBusy(endpoint="ledger", retry_after_s=1.0)
-        return await super().due()
+        return await super().changes(since)
 
     async def _effect(self, verb: str, effect: Callable[[], Awaitable[T]]) -> T:
         process = self.process

@@ -8,13 +8,15 @@ import trio
 from moverq.endpoints.base import Home
 from moverq.errors import NotFound, RequestRefused, StaleToken
 from moverq.flow.offload import InThread
+from moverq.flow.sqlite import bring_up, open_sqlite
 from moverq.ledger.ledger import Ledger
+from moverq.ledger.schema import APPLICATION_ID, LEDGER_STEPS
 from moverq.model.change import Watermark
 from moverq.model.facts import CleanedUp, FeedWatermark, LockIntent, PurgeAllowed, SeedCursor
 from moverq.model.ids import InstanceId, MailboxId, RequestId
 from moverq.model.progress import Progress
 from moverq.model.report import EntryKind, ReportEntry
-from moverq.model.request import MoveRequest, Status, SyncStage
+from moverq.model.request import MoveRequest, Priority, Status, SyncStage
 from moverq.model.standing import Change
 from tests.support.move_world import Inline
 
@@ -155,7 +157,78 @@ async def test_listing_is_by_what_is_asked(ledger: Ledger) -> None:
     assert [s.request.request_id for s in await ledger.find(batch_name="wave")] == ["a"]
     assert [s.request.request_id for s in await ledger.find(target_database="DB9")] == ["b"]
     assert [s.request.request_id for s in await ledger.find(statuses=[Status.QUEUED])] == ["b"]
-    assert [s.request.request_id for s in await ledger.due()] == ["b"]
+    assert [s.request.request_id for s in (await ledger.changes()).due] == ["b"]
+
+
+async def test_what_has_changed_of_what_a_worker_chooses_by_is_told_once(ledger: Ledger) -> None:
+    """Also that a request is gone, with the number of the last change."""
+    for name in ("a", "b", "c"):
+        await ledger.add(request(name))
+    first = await ledger.changes()
+    assert [s.request.request_id for s in first.due] == ["a", "b", "c"]
+    seen = first.upto
+
+    async def told() -> tuple[list[str], list[str]]:
+        nonlocal seen
+        changes = await ledger.changes(seen)
+        assert not changes.has_more
+        seen = changes.upto
+        return [s.request.request_id for s in changes.due], list(changes.over)
+
+    assert await told() == ([], [])
+    for name in ("a", "c"):
+        await ledger.take_over(RequestId(name), 1)
+        await ledger.write(RequestId(name), 1, change=Change(percent=50, message="half"))
+    assert await told() == ([], []), "nobody chooses by a token, a percentage or a message"
+    await ledger.write(A, 1, change=Change(status=Status.IN_PROGRESS))
+    await ledger.wish(RequestId("b"), lambda _: {"suspend": True})
+    assert await told() == (["a", "b"], [])
+    await ledger.amend(A, lambda s: attrs.evolve(s.request, priority=Priority.HIGH))
+    await ledger.disown(RequestId("c"), 1)
+    assert await told() == (["a"], ["c"])
+    await ledger.add(request("d"))
+    await ledger.write(A, 1, change=Change(status=Status.FAILED))
+    assert await told() == (["d"], ["a"])
+    await ledger.take_over(RequestId("d"), 1)
+    await ledger.wish(RequestId("d"), lambda _: {"remove": True})
+    assert await told() == (["d"], [])
+    await ledger.disown(RequestId("d"), 1)
+    await ledger.add(request("e"))
+    assert await told() == (["e"], ["d"]), "of the last change, too; and no number is given twice"
+    assert await told() == ([], [])
+    assert [s.request.request_id for s in (await ledger.changes()).due] == ["b", "e"]
+
+
+async def test_many_changes_come_in_parts(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moverq.ledger.ledger.CHANGES_MAX", 2)
+    for name in "abcde":
+        await ledger.add(request(name))
+    found: list[str] = []
+    changes = await ledger.changes()
+    while changes.has_more:
+        assert len(changes.due) == 2
+        found += [s.request.request_id for s in changes.due]
+        changes = await ledger.changes(changes.upto)
+    assert [*found, *(s.request.request_id for s in changes.due)] == list("abcde")
+
+
+async def test_requests_of_a_ledger_from_before_changes_had_numbers_are_told(tmp_path: Path, clock: Clock) -> None:
+    old = open_sqlite(tmp_path / "ledger.sqlite", synchronous="FULL")
+    bring_up(old, kind="move ledger", application_id=APPLICATION_ID, steps=LEDGER_STEPS[:1])
+    new = await Ledger.open(tmp_path / "new", make_offload=InThread, now_ms=clock)
+    for name in ("a", "b"):
+        await new.add(request(name))
+    await new.close()
+    old.execute("ATTACH ? AS new", (str(tmp_path / "new" / "ledger.sqlite"),))
+    columns = ", ".join(name for (name,) in old.execute("SELECT name FROM pragma_table_info('requests')"))
+    old.execute(f"INSERT INTO main.requests ({columns}) SELECT {columns} FROM new.requests")
+    old.close()
+    ledger = await Ledger.open(tmp_path, make_offload=InThread, now_ms=clock)
+    changes = await ledger.changes()
+    assert [s.request.request_id for s in changes.due] == ["a", "b"]
+    await ledger.wish(A, lambda _: {"suspend": True})
+    assert [s.request.request_id for s in (await ledger.changes(changes.upto)).due] == ["a"]
+    await ledger.close()
 
 
 async def test_another_connections_write_wakes_who_waits(tmp_path: Path, clock: Clock) -> None:

@@ -1,7 +1,14 @@
+import random
+
+import attrs
+import pytest
+
 from moverq.limits import Limits
 from moverq.model.ids import MailboxId, RequestId
 from moverq.model.request import Priority
-from moverq.plan.scheduling import NEVER, Candidate, Choice, choose
+from moverq.plan.scheduling import NEVER, Candidate, Choice, Line
+from moverq.plan.sharing import WHOLE, Share
+from tests.moverq.plan.plain_choice import plain_choice
 
 LIMITS = Limits(
     max_active_moves_per_source_mdb=2,
@@ -33,7 +40,12 @@ def request(
 
 
 def run(queued: list[Candidate], running: list[Candidate] | None = None, now: float = 0.0) -> Choice:
-    return choose(queued, running or [], server_of=SERVERS, limits=LIMITS, now_s=now)
+    """`turn_s` of one that runs is when its turn began."""
+    line = Line()
+    for candidate in queued:
+        line.put(candidate)
+    at_work = {r.request_id: (r, r.turn_s if r.quiet else None) for r in running or []}
+    return line.choose(at_work, server_of=SERVERS, limits=LIMITS, now_s=now)
 
 
 def test_priority_goes_before_age_and_age_before_the_rest() -> None:
@@ -41,11 +53,11 @@ def test_priority_goes_before_age_and_age_before_the_rest() -> None:
     assert run(queued).start == ("urgent", "old")
 
 
-def test_a_full_database_holds_up_only_its_own_and_says_so() -> None:
+def test_a_full_database_holds_up_only_its_own() -> None:
     queued = [request("a", at=1), request("b", at=2), request("c", at=3), request("d", "S2", "T2", at=4)]
     choice = run(queued)
     assert choice.start == ("a", "b", "d")
-    assert choice.waiting == {"c": "2 moves from S1 are at work, its limit"}
+    assert choice.waiting
 
 
 def test_servers_and_the_worker_have_limits_too() -> None:
@@ -55,14 +67,14 @@ def test_servers_and_the_worker_have_limits_too() -> None:
     ]
     choice = run(queued)
     assert choice.start == ("a", "b", "c")
-    assert choice.waiting["d"] == "3 moves from server A are at work, its limit"
     full = [request(str(n), f"X{n}", f"Y{n}") for n in range(4)]
-    assert "this worker has its 4 moves" in run([request("e", "P", "Q")], full).waiting["e"]
+    assert run([request("e", "P", "Q")], full).start == ()
+    assert run([request("e", "P", "Q")], full[1:]).start == ("e",)
 
 
 def test_one_mailbox_is_moved_by_one_request_at_a_time() -> None:
     choice = run([request("back", mailbox="ada")], [request("forth", "S2", "T2", mailbox="ada", quiet=True)])
-    assert choice.waiting == {"back": "another request for this mailbox is at work"}
+    assert choice == Choice(start=(), waiting=True)
 
 
 def test_a_quiet_move_takes_nothing_from_its_databases() -> None:
@@ -82,7 +94,7 @@ def test_moves_that_only_wait_take_turns() -> None:
     """Who has been without longest comes next, and who has had his turn leaves only when another wants it."""
     choice = run(soaking("abcd"))
     assert choice.start == ("a", "b", "c")
-    assert choice.waiting == {"d": "3 other moves that only wait have their turn"}
+    assert choice.waiting
     at_work = soaking("abc", turn=100.0)
     assert run([], at_work, now=1000.0).dismiss == ()
     assert run(soaking("d"), at_work, now=129.0).dismiss == ()
@@ -101,6 +113,58 @@ def test_what_an_operator_wants_of_a_move_that_waits_is_done_at_once() -> None:
     wanted = request("wanted", "S1", "T1", quiet=True, wanted=True, turn=500.0, at=9)
     at_work = [*soaking("abc", turn=100.0), request("x"), request("y")]
     assert run([wanted], at_work).start == ("wanted",)
-    assert run([wanted], [*soaking("abc"), *(request(str(n)) for n in range(4))]).waiting == {
-        "wanted": "this worker has its 7 moves"
-    }
+    assert run([wanted], [*soaking("abc"), *(request(str(n)) for n in range(4))]) == Choice(start=(), waiting=True)
+
+
+def test_who_is_put_again_stands_where_he_belongs_now() -> None:
+    line = Line()
+    for name, at in (("a", 1), ("b", 2), ("c", 3)):
+        line.put(request(name, at=at))
+    line.put(request("a", at=4))
+    line.take_out(RequestId("b"))
+    line.take_out(RequestId("b"))
+    assert line.choose({}, server_of=SERVERS, limits=LIMITS).start == ("c", "a")
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_rows_choose_as_one_walk_along_all_that_wait(seed: int) -> None:
+    """Of any line and any that run, in the course of a day, against the plain way of choosing."""
+    rng = random.Random(seed)
+    share = rng.choice([WHOLE, Share(0, 2), Share(1, 3)])
+    limits = attrs.evolve(
+        LIMITS,
+        max_active_moves_per_source_mdb=rng.randint(1, 4),
+        max_active_moves_per_target_mdb=rng.randint(1, 4),
+        max_total_moves_per_mrs=rng.randint(1, 6),
+        max_quiet_moves_per_mrs=rng.randint(1, 4),
+    )
+    line, queued, running = Line(share), dict[RequestId, Candidate](), dict[RequestId, tuple[Candidate, float | None]]()
+    for now in range(40):
+        for _ in range(rng.randint(0, 6)):
+            quiet = rng.random() < 0.5
+            one = request(
+                str(rng.randrange(40)),
+                rng.choice(["S1", "S2", "S3"]),
+                rng.choice(["T1", "T2"]),
+                priority=rng.choice(list(Priority)),
+                at=rng.randrange(5),
+                mailbox=str(rng.randrange(30)),
+                quiet=quiet,
+                wanted=quiet and rng.random() < 0.2,
+                turn=rng.choice([NEVER, float(rng.randrange(100))]),
+            )
+            if one.request_id not in running:
+                queued[one.request_id] = one
+                line.put(one)
+        choice = line.choose(running, server_of=SERVERS, limits=limits, now_s=float(now))
+        expected = plain_choice(
+            list(queued.values()), running, server_of=SERVERS, limits=limits, share=share, now_s=float(now)
+        )
+        assert choice == expected
+        for request_id in choice.start:
+            if rng.random() < 0.8:
+                line.take_out(request_id)
+                one = queued.pop(request_id)
+                running[request_id] = (one, rng.choice([NEVER, now - 40.0]) if one.quiet else None)
+        for request_id in [*choice.dismiss, *rng.sample(sorted(running), min(2, len(running)))]:
+            running.pop(request_id, None)

@@ -9,7 +9,7 @@ import pytest
 from moverq.limits import MIB, Limits
 from moverq.model.ids import MailboxId, RequestId
 from moverq.model.request import Priority
-from moverq.plan.scheduling import Candidate, choose
+from moverq.plan.scheduling import Candidate, Choice, Line
 from moverq.plan.sharing import WHOLE, Share
 
 TOGETHER = (
@@ -43,6 +43,13 @@ def requests(count: int, *, databases: int = 3) -> list[Candidate]:
     ]
 
 
+def choose(queued: list[Candidate], *, limits: Limits, share: Share) -> Choice:
+    line = Line(share)
+    for candidate in queued:
+        line.put(candidate)
+    return line.choose({}, server_of={}, limits=limits)
+
+
 @pytest.mark.parametrize("of", PROCESSES)
 def test_the_parts_of_all_processes_are_the_limits_of_one_worker(of: int) -> None:
     parts = [share.limits(Limits()) for share in shares(of)]
@@ -72,7 +79,7 @@ def test_together_they_start_what_one_would_and_no_target_gets_more(of: int, mos
     started: list[Candidate] = []
     for share in shares(of):  # one after the other, as file locks have it: what one has, the next does not get
         left = [one for one in queued if one not in started]
-        chosen = choose(left, [], server_of={}, limits=share.limits(limits), share=share).start
+        chosen = choose(left, limits=share.limits(limits), share=share).start
         started += [one for one in left if one.request_id in chosen]
     per_target = {name: sum(one.target_database == name for one in started) for name in ("T0", "T1", "T2")}
     assert per_target == dict.fromkeys(per_target, most)
@@ -81,7 +88,7 @@ def test_together_they_start_what_one_would_and_no_target_gets_more(of: int, mos
 def test_each_begins_with_its_own_and_goes_on_with_the_newest_of_the_others() -> None:
     queued = requests(40)
     limits = attrs.evolve(Limits(), **dict.fromkeys(TOGETHER, 80), max_active_moves_per_target_mdb=80)
-    orders = [choose(queued, [], server_of={}, limits=share.limits(limits), share=share).start for share in shares(2)]
+    orders = [choose(queued, limits=share.limits(limits), share=share).start for share in shares(2)]
     own = [[one.request_id for one in queued if share.comes_first(one.mailbox_id)] for share in shares(2)]
     assert sorted(own[0] + own[1]) == [one.request_id for one in queued]
     assert min(len(one) for one in own) > 10
@@ -92,12 +99,12 @@ def test_each_begins_with_its_own_and_goes_on_with_the_newest_of_the_others() ->
 def test_what_only_waits_is_left_to_the_process_that_begins_with_it_unless_an_operator_wants_it() -> None:
     waiting = [attrs.evolve(one, quiet=True) for one in requests(20)]
     wanted = [attrs.evolve(one, wanted=True) for one in waiting]
-    chosen = [choose(waiting, [], server_of={}, limits=Limits(), share=share) for share in shares(2)]
+    chosen = [choose(waiting, limits=Limits(), share=share) for share in shares(2)]
     assert min(len(choice.start) for choice in chosen) > 3
     assert sorted(chosen[0].start + chosen[1].start) == [one.request_id for one in waiting]
     assert not any(choice.waiting for choice in chosen), "nobody looks again soon for what is another's"
     for share in shares(2):
-        assert len(choose(wanted, [], server_of={}, limits=Limits(), share=share).start) == 20
+        assert len(choose(wanted, limits=Limits(), share=share).start) == 20
 
 
 def test_priority_goes_before_whose_it_is() -> None:
@@ -105,18 +112,8 @@ def test_priority_goes_before_whose_it_is() -> None:
     share = Share(0, 2)
     at = next(n for n, one in enumerate(queued) if not share.comes_first(one.mailbox_id))
     queued[at] = attrs.evolve(queued[at], priority=Priority.HIGH)
-    choice = choose(queued, [], server_of={}, limits=share.limits(Limits()), share=share)
+    choice = choose(queued, limits=share.limits(Limits()), share=share)
     assert choice.start[0] == queued[at].request_id
-
-
-def test_a_process_without_a_part_says_who_has_it() -> None:
-    (queued,) = requests(1)
-    limits = attrs.evolve(Limits(), max_active_moves_per_target_mdb=1)
-    said = [
-        choose([queued], [], server_of={}, limits=share.limits(limits), share=share).waiting.get(queued.request_id)
-        for share in shares(3)
-    ]
-    assert sorted(said, key=str) == [None, *[f"other processes of this worker move to {queued.target_database}"] * 2]
 
 
 def test_a_worker_of_one_process_has_all() -> None:
