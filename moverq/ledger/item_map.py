@@ -211,11 +211,13 @@ class ItemMap:
         )
 
     async def unknown(self, item_ids: Sequence[ItemId]) -> tuple[ItemId, ...]:
-        """Those of `item_ids` that are not in the map as live."""
+        """Those of `item_ids` that are not in the map as live, nor as kept by the target."""
 
         def ask() -> tuple[ItemId, ...]:
             known = self._present(item_ids)
-            return tuple(i for i in item_ids if i not in known or known[i].dead)
+            sql = "SELECT item_id FROM kept WHERE item_id IN carray(?)"
+            kept = {i for (i,) in self._db.execute(sql, (apsw.carray(tuple(item_ids)),))} if item_ids else set()
+            return tuple(i for i in item_ids if i not in kept and (i not in known or known[i].dead))
 
         return await self._read(ask)
 
@@ -257,8 +259,9 @@ class ItemMap:
 
         return await self._read(recount)
 
-    async def adopt(self, token: int, other: "ItemMap") -> None:
-        """The rows are those of `other`: a move that takes another back goes on with its map.
+    async def adopt(self, token: int, other: "ItemMap", *, bad_only: bool = False) -> None:
+        """The rows are those of `other`: a move that takes another back goes on with its map. Those of what `other`'s
+        target kept are of bad items again. `bad_only`: rows of bad items alone, as of before any listing.
 
         Copied in one transaction of this file, by token. A file put in place of another would be shorter, but no
         token guards a rename: an orchestrator that wakes late would put the old map over the living one.
@@ -268,13 +271,55 @@ class ItemMap:
 
         def copy() -> None:
             with self._turn(token):
-                for table, columns in (("items", 9), ("sums", 7), ("settings", 3)):
+                for table, columns in (("items", 9), ("sums", 7), ("settings", 3), ("kept", 6)):
                     self._db.execute(f"DELETE FROM {table}")
-                    marks = ",".join("?" * columns)
-                    self._db.executemany(f"INSERT INTO {table} VALUES ({marks})", other._rows(f"SELECT * FROM {table}"))
-                self._db.executemany("UPDATE owner SET hierarchy = ?", other._rows("SELECT hierarchy FROM owner"))
+                    if not bad_only and table != "kept":
+                        rows = other._rows(f"SELECT * FROM {table}")
+                        self._db.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * columns)})", rows)
+                if not bad_only:
+                    self._db.executemany("UPDATE owner SET hierarchy = ?", other._rows("SELECT hierarchy FROM owner"))
+                kept = "SELECT item_id, folder_id, modseq, 0, digest, size, bad, 0 FROM kept"
+                bad = f"SELECT {_COLUMNS} FROM items WHERE bad IS NOT NULL AND NOT dead"
+                found = [*other._rows(kept), *(other._rows(bad) if bad_only else ())]
+                self._merge({row[0]: _Row._make(row)._replace(seen=0) for row in found}, 0)
 
         await self._offload(copy)
+
+    async def keep(self, token: int, item_ids: Iterable[ItemId]) -> None:
+        """These bad items are not the source's but the target's: it keeps them, and nothing of them is to be carried.
+
+        Raises: StaleToken.
+        """
+
+        def write() -> None:
+            with self._turn(token):
+                rows = [row for row in self._present(item_ids).values() if row.bad is not None and not row.dead]
+                sums: dict[bytes, _Sum] = {}
+                for row in rows:
+                    _sum_of(sums, row.folder_id).add(row, -1)
+                self._db.executemany("DELETE FROM items WHERE item_id = ?", [(row.item_id,) for row in rows])
+                self._add_sums(sums)
+                insert_rows(
+                    self._db,
+                    "INSERT OR REPLACE INTO kept",
+                    [(row.item_id, row.folder_id, row.modseq, row.digest, row.size, row.bad) for row in rows],
+                )
+
+        await self._offload(write)
+
+    async def let_go(self, token: int, folders: Iterable[FolderId]) -> int:
+        """What the target keeps outside these folders is not kept any more. Returns how many items that were.
+
+        Raises: StaleToken.
+        """
+
+        def write() -> int:
+            with self._turn(token):
+                sql = "DELETE FROM kept WHERE folder_id NOT IN carray(?)"
+                self._db.execute(sql, (apsw.carray((*folders, _NO_FOLDER)),))
+                return self._db.changes()
+
+        return await self._offload(write)
 
     # --- blocking, inside the offload -------------------------------------------------------------------------
 
@@ -329,7 +374,17 @@ class ItemMap:
             settings=tuple(self._rows("SELECT name, value FROM settings WHERE value IS NOT NULL ORDER BY name")),
             digests=digests,
             bad=bad,
+            kept=self._kept(),
         )
+
+    def _kept(self) -> dict[FolderId, FolderDigest]:
+        """Few rows, and none but in a rollback, so no sums are maintained of them."""
+        kept: dict[FolderId, FolderDigest] = {}
+        for folder_id, digest, size in self._rows("SELECT folder_id, digest, size FROM kept"):
+            sum_ = kept.get(folder_id, FolderDigest())
+            total = (sum_.total + int.from_bytes(digest, "big")) % MODULUS
+            kept[folder_id] = FolderDigest(sum_.items + 1, sum_.bytes + size, total)
+        return kept
 
     def _present(self, item_ids: Iterable[bytes]) -> dict[bytes, _Row]:
         wanted = tuple(item_ids)

@@ -122,4 +122,14 @@ MAP_STEPS = (
     ) STRICT;
     INSERT INTO owner (one, token) VALUES (1, 0);
     """,
+    """
+    CREATE TABLE kept (                    -- what the target had and the source never got, in a rollback
+        item_id   BLOB PRIMARY KEY,
+        folder_id BLOB NOT NULL,
+        modseq    INTEGER NOT NULL,
+        digest    BLOB NOT NULL,
+        size      INTEGER NOT NULL,
+        bad       TEXT NOT NULL            -- why the move that is taken back left it behind
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

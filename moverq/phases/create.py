@@ -7,6 +7,7 @@ and the watermark of the move it takes back.
 The final steps are rehearsed on the real target as soon as there is one (`rehearsal`).
 """
 
+from moverq.endpoints.base import Source
 from moverq.errors import NotFound, RequestRefused
 from moverq.model.change import Watermark
 from moverq.model.facts import (
@@ -18,6 +19,7 @@ from moverq.model.facts import (
     SeedWatermark,
     TargetMade,
 )
+from moverq.model.ids import ItemId
 from moverq.model.report import EntryKind
 from moverq.model.request import SyncStage
 from moverq.phases.rehearsal import rehearse_unless_known
@@ -80,13 +82,33 @@ async def _inherit(t: Tenure) -> Watermark | None:
         return None  # its record was removed: the old mailbox is compared in full
     if facts.has(PurgeAllowed):
         raise RequestRefused(why="the old mailbox has been soft-deleted; move it there with an ordinary new move")
-    reverse = facts.get(ReverseWatermark)
-    if reverse is None or not t.ledger.map_path(parent).exists():
+    if not t.ledger.map_path(parent).exists():
         return None
+    reverse = facts.get(ReverseWatermark)
     parents_map = t.ledger.item_map(parent)
     try:
         await parents_map.take_over(t.token)
-        await t.item_map.adopt(t.token, parents_map)
+        await t.item_map.adopt(t.token, parents_map, bad_only=reverse is None)
     finally:
         await parents_map.aclose()
-    return reverse.watermark
+    await _keep_what_was_left_behind(t)
+    return None if reverse is None else reverse.watermark
+
+
+async def _keep_what_was_left_behind(t: Tenure) -> None:
+    """Bad items of the move that is taken back are at its source, where the mailbox goes now, and not here: they stay
+    there, for the user had them. Those that are here, since the soak could not carry them, are bad items still."""
+    bad = await t.item_map.bad_items()
+    if not bad:
+        return
+    there = await _present(t.target_as_source, bad, t.limits.batch_bytes_max)
+    await t.item_map.keep(t.token, there - await _present(t.source, bad, t.limits.batch_bytes_max))
+
+
+async def _present(side: Source, item_ids: tuple[ItemId, ...], bytes_max: int) -> set[ItemId]:
+    """Those that this side has, readable or not."""
+    found = set[ItemId]()
+    while item_ids:
+        contents, bad, item_ids = await side.fetch(item_ids, bytes_max=bytes_max)
+        found |= {item.state.item_id for item in contents} | {item.state.item_id for item in bad}
+    return found

@@ -179,6 +179,12 @@ async def _sweep(t: Tenure) -> None:
     buried if not. Ids never come back, so what the source does not have is dead for good."""
     carrier = forward(t)
     generation = t.facts.need(SeedCursor).generation
+    # What a rollback's target keeps goes with its folder, if that was removed where the mailbox is now.
+    folders = await t.source.read_hierarchy()
+    let_go = await t.item_map.let_go(t.token, [folder.folder_id for folder in folders])
+    if let_go:
+        text = f"{let_go} items that only the target had were in folders that have been removed: they go with them."
+        await t.write(entries=(t.entry(EntryKind.LINE, text),))
     after = b""
     while True:
         await t.safe_point()

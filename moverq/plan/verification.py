@@ -2,7 +2,8 @@
 
 Three accounts, because two that agree may agree by a common mistake: the source's maintained sums, the target's, and
 what the ledger's item map says was carried. Bad items are in the source's sums and not in the target's; the map has
-their digests beside the others', so they are *explained* to the last bit and not merely counted.
+their digests beside the others', so they are *explained* to the last bit and not merely counted. So are those that a
+rollback finds at its target, the old home, because the move that it takes back left them there.
 """
 
 from collections.abc import Mapping
@@ -25,12 +26,14 @@ class LedgerAccount:
     settings: tuple[tuple[str, str], ...]
     digests: Mapping[FolderId, FolderDigest]
     bad: Mapping[FolderId, FolderDigest]
+    kept: Mapping[FolderId, FolderDigest]
+    """What only the target has, and keeps."""
 
 
 @attrs.frozen(kw_only=True)
 class Digests:
-    """The three numbers of the report. With bad items the source's differs from the others', and `explained` is the
-    source's less the bad items: that one must agree."""
+    """The three numbers of the report, the target's without what only it keeps. With bad items the source's differs
+    from the others', and `explained` is the source's less the bad items: that one must agree."""
 
     source: str
     target: str
@@ -62,7 +65,7 @@ def check_target(target: MailboxAccount, ledger: LedgerAccount) -> tuple[str, ..
     """Before the lock: does the target hold what the ledger says? The source may be ahead and is left out."""
     found = [*_check_parked(target.folders)]
     names = {folder.folder_id: folder.name for folder in target.folders}
-    have = dict(target.digests)
+    have = less(dict(target.digests), ledger.kept)
     for folder_id in sorted({*have, *ledger.digests}):
         found.extend(
             _differ(
@@ -78,13 +81,10 @@ def check_target(target: MailboxAccount, ledger: LedgerAccount) -> tuple[str, ..
 
 def digests_of(source: MailboxAccount, target: MailboxAccount, ledger: LedgerAccount) -> Digests:
     at_source = dict(source.digests)
-    less = {
-        folder_id: _less(digest, ledger.bad.get(folder_id, FolderDigest())) for folder_id, digest in at_source.items()
-    }
     return Digests(
         source=mailbox_digest(source.folders, at_source, dict(source.settings)),
-        explained=mailbox_digest(source.folders, less, dict(source.settings)),
-        target=mailbox_digest(target.folders, dict(target.digests), dict(target.settings)),
+        explained=mailbox_digest(source.folders, less(at_source, ledger.bad), dict(source.settings)),
+        target=mailbox_digest(target.folders, less(dict(target.digests), ledger.kept), dict(target.settings)),
         ledger=mailbox_digest(ledger.folders, ledger.digests, dict(ledger.settings)),
     )
 
@@ -128,17 +128,21 @@ def check_items(
     ledger: LedgerAccount,
     folders: tuple[FolderState, ...],
 ) -> tuple[str, ...]:
-    """Per folder: source less bad items = target = ledger, in count, bytes and sum."""
+    """Per folder: source less bad items = target less what it keeps = ledger, in count, bytes and sum."""
     paths = folder_paths(folders)
     found: list[str] = []
-    for folder_id in sorted({*source, *target, *ledger.digests, *ledger.bad}):
+    at_source, at_target = less(source, ledger.bad), less(target, ledger.kept)
+    for folder_id in sorted({*at_source, *at_target, *ledger.digests}):
         name = "/".join(paths.get(folder_id, (folder_id.hex(),)))
-        bad = ledger.bad.get(folder_id, FolderDigest())
-        mine = _less(source.get(folder_id, FolderDigest()), bad)
-        theirs = target.get(folder_id, FolderDigest())
+        mine, theirs = at_source.get(folder_id, FolderDigest()), at_target.get(folder_id, FolderDigest())
+        bad, kept = (of.get(folder_id, FolderDigest()).items for of in (ledger.bad, ledger.kept))
         found.extend(
             _differ(
-                name, mine, theirs, "the source" + (f" ({bad.items} bad left out)" if bad.items else ""), "the target"
+                name,
+                mine,
+                theirs,
+                "the source" + (f" ({bad} bad left out)" if bad else ""),
+                "the target" + (f" ({kept} that only it has left out)" if kept else ""),
             )
         )
         found.extend(_differ(name, theirs, ledger.digests.get(folder_id, FolderDigest()), "the target", "the ledger"))
@@ -168,6 +172,16 @@ def _differ(name: str, one: FolderDigest, other: FolderDigest, one_side: str, ot
         f"folder {name!r}: the same {one.items} items and {one.bytes} bytes, but a flag, date or content differs "
         f"between {one_side} and {other_side}"
     ]
+
+
+def less(
+    digests: Mapping[FolderId, FolderDigest], out: Mapping[FolderId, FolderDigest]
+) -> dict[FolderId, FolderDigest]:
+    """What is left of each folder without those items."""
+    return {
+        folder_id: _less(digests.get(folder_id, FolderDigest()), out.get(folder_id, FolderDigest()))
+        for folder_id in {*digests, *out}
+    }
 
 
 def _less(digest: FolderDigest, bad: FolderDigest) -> FolderDigest:

@@ -368,6 +368,52 @@ async def test_a_rollback_takes_the_mailbox_back_with_what_came_since(desk: Desk
         await moves.rollback(ledger, desk.engine.directory, request_id, idempotency_key="another")
 
 
+@pytest.mark.parametrize("way_back", ["short", "trimmed"])
+async def test_a_rollback_finds_what_the_move_left_behind_and_leaves_it_there(desk: Desk, way_back: str) -> None:
+    """And once more there and back: they are bad items of each move away, and of none home."""
+    desk.world.databases["DB2"].item_bytes_max = 250
+    source = next(iter(desk.world.databases["DB1"].instances.values()))
+    ledger, before = await desk.engine.ledger(), set(source.items)
+    desk.world.acked = None
+    request_id = await desk.ask(bad_item_limit=50)
+    assert (left := (await desk.run(request_id)).bad_items_encountered) > 0
+    for _ in range(2):
+        if way_back == "trimmed":
+            target = desk.world.databases["DB2"].instances[(await ledger.get(request_id)).request.target_instance]
+            target.trim(target.head)
+        await (await desk.world.mailbox()).deliver(b"Subject: at the new home\r\n\r\n")
+        await desk.run(request_id)
+        back = (await moves.rollback(ledger, desk.engine.directory, request_id)).request.request_id
+        await desk.run(request_id)
+        stats = await desk.run(back)
+        assert (stats.status, stats.bad_items_encountered) == ("Completed", 0), stats.message
+        assert before < set(source.items)
+        before = set(source.items)
+        request_id = (await moves.rollback(ledger, desk.engine.directory, back)).request.request_id
+        await desk.run(back)
+        assert (await desk.run(request_id)).bad_items_encountered == left
+
+
+async def test_what_was_left_behind_goes_with_its_folder_where_the_user_has_removed_it(desk: Desk) -> None:
+    desk.world.databases["DB2"].item_bytes_max = 250
+    source = next(iter(desk.world.databases["DB1"].instances.values()))
+    ledger = await desk.engine.ledger()
+    desk.world.acked = None
+    request_id = await desk.ask(bad_item_limit=50)
+    await desk.run(request_id)
+    mailbox = await desk.world.mailbox()
+    target = next(iter(desk.world.databases["DB2"].instances.values()))
+    lost = {state.folder_id for item_id, state in source.items.items() if item_id not in target.items}
+    folder_id = next(iter(lost - {mailbox.inbox}))
+    await mailbox.delete_folder(folder_id)
+    await desk.run(request_id)
+    back = (await moves.rollback(ledger, desk.engine.directory, request_id)).request.request_id
+    await desk.run(request_id)
+    assert (await desk.run(back)).status == "Completed"
+    assert folder_id not in source.folders
+    assert any("were in folders that have been removed" in e.text for e in (await desk.report(back)).entries)
+
+
 async def test_who_gets_past_a_weak_lock_after_the_drain_is_carried_in_the_same_attempt(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,8 +87,11 @@ class SteppedMap(ItemMap):
     async def take_over(self, token: int) -> None:
         await self._stepped("take_over", lambda: super(SteppedMap, self).take_over(token))
 
-    async def adopt(self, token: int, other: ItemMap) -> None:
-        await self._stepped("adopt", lambda: super(SteppedMap, self).adopt(token, other))
+    async def adopt(self, *args: Any, **kwargs: Any) -> None:
+        await self._stepped("adopt", lambda: super(SteppedMap, self).adopt(*args, **kwargs))
+
+    async def keep(self, *args: Any, **kwargs: Any) -> None:
+        await self._stepped("keep", lambda: super(SteppedMap, self).keep(*args, **kwargs))
 
     async def _stepped(self, verb: str, effect: Callable[[], Awaitable[None]]) -> None:
         if self.step is not None:

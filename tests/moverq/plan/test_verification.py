@@ -29,7 +29,7 @@ def account(digests: dict[FolderId, FolderDigest] = BOTH, tree: tuple[FolderStat
 def ledger(
     digests: dict[FolderId, FolderDigest] = BOTH, bad: dict[FolderId, FolderDigest] | None = None
 ) -> LedgerAccount:
-    return LedgerAccount(folders=TREE, settings=(("rules", "[]"),), digests=digests, bad=bad or {})
+    return LedgerAccount(folders=TREE, settings=(("rules", "[]"),), digests=digests, bad=bad or {}, kept={})
 
 
 def check(source: MailboxAccount, target: MailboxAccount, of: LedgerAccount) -> tuple[str, ...]:
