@@ -16,7 +16,7 @@ import trio
 from moverq.directory.directory import Directory
 from moverq.endpoints.base import Endpoint
 from moverq.endpoints.kinds import described, is_mail_system, open_mail_system
-from moverq.errors import RequestRefused
+from moverq.errors import ServedElsewhere
 from moverq.flow.log import log
 from moverq.model.ids import MailboxId
 
@@ -57,14 +57,14 @@ class Databases:
 
         Raises:
             NotFound: there is no such database.
-            RequestRefused: it is a mail server, which only the engine uses.
+            ServedElsewhere: it is a mail system, which only the engine uses.
         """
         if name not in self._stores:
             async with self._taking_up(name):
                 if name not in self._stores:
                     path = (await self._directory.database(name)).path
                     if is_mail_system(path):
-                        raise RequestRefused(why=f"{name} is {described(path)}, not from here")
+                        raise ServedElsewhere(why=f"{name} is {described(path)}, not from here")
                     self._stores[name] = await self._nursery.start(self._hold_store, name, self._root / path)
         return self._stores[name]
 

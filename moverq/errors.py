@@ -229,6 +229,15 @@ class RequestRefused(MoveError):
 
 
 @attrs.define(eq=False, kw_only=True)
+class ServedElsewhere(RequestRefused):
+    """The database is a mail system that serves its mailboxes itself. A delivery waits: where mail goes is the MTA's
+    to be told, and the message is not at fault."""
+
+    remedy = Remedy.REDIRECT
+    reach = "mailbox"
+
+
+@attrs.define(eq=False, kw_only=True)
 class NotFound(MoveError):
     """No such address, database, server, request or mailbox."""
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from moverq.cli import common
 from moverq.endpoints.store import StoreError, move_error
 from moverq.errors import leaves
+from moverq.lmtp.reply import reply_for
+
+LMTP_FOR_GOOD = 500
 
 
 def failed(error: BaseException, words: Sequence[str]) -> int:
@@ -31,6 +34,6 @@ def failed(error: BaseException, words: Sequence[str]) -> int:
         for leaf in found:
             said = f"{leaf.filename}: {leaf.strerror}" if isinstance(leaf, OSError) and leaf.filename else str(leaf)
             common.say(f"moverq: {said}", *getattr(leaf, "__notes__", ()))
-    if words[:1] == ["deliver"] and code not in (common.NOT_FOUND, common.REFUSED):
+    if words[:1] == ["deliver"] and reply_for("", error).code < LMTP_FOR_GOOD:
         return common.TEMPORARY  # the MTA keeps the message: whatever this is, it is not the message's fault
     return code

@@ -9,7 +9,7 @@ import re
 
 import attrs
 
-from moverq.errors import EndpointBroken, MailboxLocked, MailboxMoved, NotFound, RequestRefused, leaves
+from moverq.errors import EndpointBroken, MailboxLocked, MailboxMoved, NotFound, RequestRefused, ServedElsewhere, leaves
 
 TEXT_BYTES_MAX = 400
 """Of a sentence; a reply line has 512 (RFC 5321 §4.5.3.1.5)."""
@@ -52,6 +52,8 @@ def _reply(recipient: str, error: BaseException) -> Reply:
             return Reply(451, "4.2.1", f"<{recipient}> is being moved; try again in a moment")
         case NotFound(kind="recipient"):
             return Reply(550, "5.1.1", f"<{recipient}> has no mailbox here")
+        case ServedElsewhere():
+            return Reply(451, "4.3.0", f"<{recipient}> {error}; mail for it is to be routed there")
         case RequestRefused():
             return Reply(552, "5.2.2", f"<{recipient}> {error}")
         case EndpointBroken():

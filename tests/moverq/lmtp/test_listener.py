@@ -3,6 +3,7 @@
 import smtplib
 import socket
 import stat
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -94,6 +95,20 @@ async def test_nobody_and_a_full_mailbox_are_told_for_good(root: Root) -> None:
         assert (await sent(listener, "nobody@example.org"))[0] == 550
         code, said = await sent(listener, BOB)
     assert (code, said[:5]) == (552, b"5.2.2")
+
+
+async def test_mail_for_a_mailbox_that_a_mail_system_serves_now_stays_with_the_mta(root: Root, tmp_path: Path) -> None:
+    """Its route is the MTA's to be told, and the message is not at fault."""
+    await root.wait(await root.move(ADA, to=f"maildir:{tmp_path}/%u"))
+    async with root.lmtp("127.0.0.1:0") as listener:
+        code, said = await sent(listener, ADA)
+    assert (code, said[:5]) == (451, b"4.3.0")
+    assert b"is a place of Maildirs" in said
+    done = await trio.run_process(
+        [sys.executable, "-m", "moverq", "deliver", ADA, "--root", str(root.path)],
+        stdin=MESSAGE.encode(), capture_stderr=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 75
 
 
 async def test_a_mailbox_whose_database_is_gone_keeps_its_mail_at_the_mta(root: Root) -> None:
