@@ -71,6 +71,8 @@ class Limits:
     reverse_interval_s: float = 60.0
     """In the soak the reverse feed rests this long after an error before it tries again."""
 
+    lock_budget_ms_max: int = 24 * 3_600_000
+    """Of one request. The budget is there so that a cutover that hangs does not."""
     bad_item_limit_unconfirmed_max: int = 50
     """From 51 on `--accept-large-data-loss` is needed, as AcceptLargeDataLoss."""
     quarantine_item_bytes_max: int = 256 * MIB

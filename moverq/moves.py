@@ -5,7 +5,8 @@ if it runs and at its next start if not. So every verb returns quickly, may be r
 up. A refusal is `RequestRefused` with a sentence that says what to do instead.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Final
 from uuid import uuid4
 
 import attrs
@@ -15,6 +16,7 @@ from moverq.directory.versions import decide_versions
 from moverq.endpoints.base import Home
 from moverq.errors import NotFound, RequestRefused
 from moverq.ledger.ledger import Ledger
+from moverq.limits import Limits
 from moverq.model.facts import CleanedUp, Committed, PurgeAllowed
 from moverq.model.ids import InstanceId, RequestId, new_id
 from moverq.model.report import MoveReport
@@ -22,6 +24,10 @@ from moverq.model.request import MoveRequest, Priority, Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.model.statistics import MoveStatistics, from_standing
 from moverq.plan.explanation import Explanation, explain_standing
+
+LAST_DATE_MS: Final = 253_402_300_800_000
+"""The year 10000: no later date can be shown."""
+LASTING_S_MAX: Final = 100 * 366 * 86_400.0
 
 
 async def new_move(
@@ -48,17 +54,24 @@ async def new_move(
 
     Durable: request, and the directory's claim.
     Raises:
-        RequestRefused: no such mailbox or database, already there, already moving, a limit that needs confirming.
+        RequestRefused: no such mailbox or database, already there, already moving, a limit that needs confirming, a
+            value that no move can have, a key that is another request's.
     """
-    if idempotency_key is not None:
-        known = await ledger.by_key(idempotency_key)
-        if known is not None:
-            return known
     _check_confirmed(ledger, bad_item_limit, accepted=accept_large_data_loss)
+    _check_values(
+        ledger.limits, lock_budget_ms=lock_budget_ms, at_ms=complete_after_ms, lasting_s=(soak_s, retention_s)
+    )
     try:
         recipient = await directory.locate(address)
     except (NotFound, ValueError) as error:
         raise RequestRefused(why=f"there is no mailbox {address} in the directory") from error
+    if idempotency_key is not None and (known := await ledger.by_key(idempotency_key)) is not None:
+        if (known.request.mailbox_id, known.request.target_database) != (recipient.mailbox_id, target_database):
+            raise RequestRefused(
+                why=f"the key {idempotency_key!r} is that of another request: {known.request.address} to "
+                f"{known.request.target_database}"
+            )
+        return known
     try:
         await directory.database(target_database)
     except NotFound as error:
@@ -110,8 +123,12 @@ async def rollback(
     facts = await ledger.facts(request_id)
     key = idempotency_key if idempotency_key is not None else f"rollback of {request_id}"
     known = await ledger.by_key(key)
+    if known is not None and known.request.parent != request_id:
+        raise RequestRefused(why=f"the key {key!r} is that of another request, of {known.request.address}")
     if known is not None:
         return known
+    if lock_budget_ms is not None:
+        _check_values(ledger.limits, lock_budget_ms=lock_budget_ms)
     if not facts.has(Committed) or not facts.has(CleanedUp):
         raise RequestRefused(
             why=f"the move of {parent.request.address} has not been completed, so there is nothing to take back; "
@@ -219,11 +236,13 @@ async def suspend(ledger: Ledger, request_id: RequestId) -> Standing:
     return await ledger.wish(request_id, decide_wish)
 
 
-async def resume(ledger: Ledger, request_id: RequestId, *, bad_item_limit: int | None = -1) -> Standing:
+async def resume(
+    ledger: Ledger, request_id: RequestId, *, bad_item_limit: int | None = -1, accept_large_data_loss: bool = False
+) -> Standing:
     """A suspended or failed move goes on, with another bad item limit if one is given (None: unlimited).
 
     Raises:
-        RequestRefused: it is over.
+        RequestRefused: it is over, or the limit needs confirming.
     """
 
     def decide_wish(standing: Standing) -> dict[str, bool]:
@@ -233,8 +252,13 @@ async def resume(ledger: Ledger, request_id: RequestId, *, bad_item_limit: int |
             return {"suspend": False, "complete": True}
         return {"suspend": False, "retry": True}
 
+    def with_limit(standing: Standing) -> MoveRequest:
+        decide_wish(standing)  # one that is over keeps what it had
+        return attrs.evolve(standing.request, bad_item_limit=bad_item_limit)
+
     if bad_item_limit != -1:
-        await ledger.amend(request_id, lambda s: attrs.evolve(s.request, bad_item_limit=bad_item_limit))
+        _check_confirmed(ledger, bad_item_limit, accepted=accept_large_data_loss)
+        await ledger.amend(request_id, with_limit)
     return await ledger.wish(request_id, decide_wish)
 
 
@@ -264,7 +288,13 @@ async def set_move(
     lock_budget_ms: int | None = None,
     accept_large_data_loss: bool = False,
 ) -> Standing:
-    """What may be changed of a request that runs already; -1 and None (where None means nothing) leave it."""
+    """What may be changed of a request that runs already; -1 and None (where None means nothing) leave it.
+
+    Raises `RequestRefused`: a limit that needs confirming, a value that no move can have.
+    """
+    _check_values(
+        ledger.limits, lock_budget_ms=lock_budget_ms, at_ms=None if complete_after_ms == -1 else complete_after_ms
+    )
 
     def change(standing: Standing) -> MoveRequest:
         request = standing.request
@@ -302,6 +332,22 @@ async def remove(ledger: Ledger, request_id: RequestId) -> Standing:
         return {"remove": True}
 
     return await ledger.wish(request_id, decide_wish)
+
+
+def _check_values(
+    limits: Limits, *, lock_budget_ms: int | None = None, at_ms: int | None = None, lasting_s: Sequence[float] = ()
+) -> None:
+    """Raises `RequestRefused` for what a move cannot wait for, or wait so long."""
+    most_ms = limits.lock_budget_ms_max
+    if lock_budget_ms is not None and not 0 < lock_budget_ms <= most_ms:
+        raise RequestRefused(
+            why=f"a lock budget is from 1 to {most_ms} ms; a mailbox that may be locked for longer is "
+            f"moved with --offline"
+        )
+    if at_ms is not None and not 0 < at_ms < LAST_DATE_MS:
+        raise RequestRefused(why="a cutover has a date between 1970 and the year 10000")
+    if any(not 0 <= seconds <= LASTING_S_MAX for seconds in lasting_s):
+        raise RequestRefused(why="soak and retention last for a hundred years at most")
 
 
 def _check_confirmed(ledger: Ledger, bad_item_limit: int | None, *, accepted: bool) -> None:

@@ -20,7 +20,7 @@ number of processes may have a root open.
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -35,9 +35,10 @@ from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Serv
 from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
 from moverq.endpoints.kinds import checked_location, is_mail_system
-from moverq.errors import EndpointBroken, EndpointUnavailable, NotFound, RequestRefused
+from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
 from moverq.flow.clock import now_ms
+from moverq.flow.file_lock import FileLock
 from moverq.flow.folders import make_folder
 from moverq.flow.nursery import open_own_nursery
 from moverq.flow.offload import InThread
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 
 TRANSPORT = "transport.sqlite"
 DATABASES = "databases"
+IMPORTS = "imports"
 NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
 """What servers and databases are called: a database's folder has its name."""
 LOOK_S = 0.2
@@ -99,6 +101,9 @@ async def init_root(
 
     def prepare() -> None:
         try:
+            if not root.exists():
+                make_folder(root)
+                root.chmod(0o700)  # there is mail in it, and who is moved where
             make_folder(root / DATABASES)
         except OSError as error:
             raise EndpointBroken(endpoint=str(root), why=f"cannot be made: {error.strerror}") from error
@@ -296,6 +301,8 @@ class Root:
             NotFound: there is no such database.
         """
         normal = checked_address(address)
+        if quota_bytes is not None and not 0 < quota_bytes < 1 << 63:
+            raise RequestRefused(why=f"a quota of {quota_bytes} bytes is none")
         try:
             taken = await self.directory.locate(normal)
         except NotFound:
@@ -342,7 +349,7 @@ class Root:
             items=sum(digest.items for digest in digests.values()),
             bytes=sum(digest.bytes for digest in digests.values()),
             folders=len(account.folders),
-            quota_bytes=recipient.quota_bytes,
+            quota_bytes=_quota_bytes(dict(account.settings), recipient.quota_bytes),
             settings=dict(account.settings),
             head=account.head.modseq,
             active_move=recipient.active_move,
@@ -382,12 +389,24 @@ class Root:
         done: "Imported | None" = None,
         on_batch: "Callable[[Imported], None] | None" = None,
     ) -> "Imported":
-        """Every message of a Maildir, mbox or folder of .eml is in the mailbox; see `mailbox_files`."""
+        """Every message of a Maildir, mbox or folder of .eml is in the mailbox; see `mailbox_files`.
+
+        Raises:
+            EndpointBusy: another import into this mailbox is at work; each would add what the other does.
+        """
         from moverq.mailbox_files import import_mail
 
         session = self.session(address)
         await session.place()
-        return await import_mail(session, Path(path), append=append, done=done, on_batch=on_batch)
+        recipient = await self.directory.locate(address)
+        lock = FileLock(self.path / IMPORTS / f"{recipient.mailbox_id.hex()}.lock")
+        if not await trio.to_thread.run_sync(lock.try_acquire):
+            why = "another import into it is at work"
+            raise EndpointBusy(endpoint=f"mailbox {recipient.address}", retry_after_s=60.0, why=why)
+        try:
+            return await import_mail(session, Path(path), append=append, done=done, on_batch=on_batch)
+        finally:
+            lock.release()
 
     async def mailbox_export(
         self,
@@ -506,7 +525,10 @@ class Root:
         source_database: str | None = None,
         target_database: str | None = None,
     ) -> list[MoveStatistics]:
-        """Requests in numbers, newest first."""
+        """Requests in numbers, newest first. Raises `NotFound`: there is no such database."""
+        for database in (source_database, target_database):
+            if database is not None:
+                await self.directory.database(database)
         found = await moves.list_moves(
             self.ledger,
             statuses=statuses,
@@ -697,6 +719,12 @@ def checked_name(name: str, kind: str) -> str:
             f"digit first"
         )
     return name
+
+
+def _quota_bytes(settings: Mapping[str, str], asked: int | None) -> int | None:
+    """What the mailbox itself keeps to, where it can; else what the directory was told."""
+    quota = settings.get("quota_bytes", "")
+    return int(quota) if quota.isdecimal() else asked
 
 
 def absolute(path: Path | str) -> Path:

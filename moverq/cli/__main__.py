@@ -1,6 +1,7 @@
 """moverq on the command line: finds the verb, runs it, and says in an exit code how it went."""
 
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -81,6 +82,7 @@ dozens of times: 7 % of a move's CPU."""
 def main() -> None:
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     _allow_open_files()
+    _open_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -91,6 +93,20 @@ def _allow_open_files() -> None:
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _open_streams() -> None:
+    """There is something to answer to and to read from, also where the shell closed it (`>&-`); and what the locale's
+    encoding cannot say is said by its number, not by a traceback."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115 (as long as the process)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -73,7 +73,8 @@ class StatusLine:
 def answer(value: Any, text: str | Iterable[str], *, json: bool) -> None:
     """The answer, on stdout: the value in JSON, or the text."""
     if json:
-        print(jsonlib.dumps(value, indent=2, ensure_ascii=False))
+        is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+        print(jsonlib.dumps(value, indent=2, ensure_ascii=not is_utf8))
     elif isinstance(text, str):
         print(text)
     else:
@@ -145,6 +146,7 @@ def error_code(error: BaseException) -> int:
 # ---- what options may say
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+SECONDS_MAX = 100 * 365 * 86400.0
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
@@ -153,7 +155,10 @@ def seconds(text: str) -> float:
     match = _DURATION.fullmatch(text.strip().lower())
     if match is None or match[2] not in _UNITS:
         raise ValueError(f"{text!r} is no duration: say 90s, 15m, 2h or 14d")
-    return float(match[1]) * _UNITS[match[2]]
+    found = float(match[1]) * _UNITS[match[2]]
+    if found > SECONDS_MAX:
+        raise ValueError(f"{text!r} is longer than a hundred years")
+    return found
 
 
 def date_ms(text: str) -> int:

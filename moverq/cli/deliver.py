@@ -31,11 +31,15 @@ async def deliver(
     import trio
 
     from moverq.errors import RequestRefused
+    from moverq.limits import Limits
     from moverq.root import open_root
 
-    content = await trio.to_thread.run_sync(sys.stdin.buffer.read)
+    most = Limits().lmtp_message_bytes_max
+    content = await trio.to_thread.run_sync(sys.stdin.buffer.read, most + 1)
     if not content:
         raise RequestRefused(why="there is no message on stdin")
+    if len(content) > most:
+        raise RequestRefused(why=f"the message is larger than the {most:,} bytes that can be delivered")
     async with open_root(root) as opened:
         added = await opened.deliver(address, content, sender=sender, key=None if key is None else key.encode())
     answer(None, "delivered" if added else "was delivered before", json=False)

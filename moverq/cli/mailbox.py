@@ -45,6 +45,8 @@ async def list_(
     from moverq.root import open_root
 
     async with open_root(root) as opened:
+        if database is not None:
+            await opened.directory.database(database)
         found = await opened.mailbox_list(database=database)
     answer(
         [
@@ -196,12 +198,17 @@ async def set_(
     from moverq.root import open_root
 
     try:
-        meant = jsonlib.loads(value)
-    except ValueError:
+        meant = jsonlib.loads(value, parse_constant=_no_number)
+    except (ValueError, RecursionError):
         meant = value
     async with open_root(root) as opened:
         await opened.mailbox_set(address, name, meant)
     answer(None, f"{name} of {address} is {'not set' if meant is None else jsonlib.dumps(meant)}", json=False)
+
+
+def _no_number(text: str) -> None:
+    """NaN and the infinities, which Python reads and JSON has not."""
+    raise ValueError(text)
 
 
 @app.command
@@ -211,7 +218,8 @@ async def alias(address: str, alias: str, /, *, root: RootOption = ROOT) -> None
 
     async with open_root(root) as opened:
         recipient = await opened.alias_add(address, alias)
-    answer(None, f"{recipient.address} is also {', '.join(recipient.aliases)}", json=False)
+    also = f"is also {', '.join(recipient.aliases)}" if recipient.aliases else "has no other address"
+    answer(None, f"{recipient.address} {also}", json=False)
 
 
 def _counted_on(line: StatusLine, verb: str) -> "Callable[[Imported | Exported], None]":

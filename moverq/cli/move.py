@@ -289,6 +289,7 @@ async def resume(
     *,
     batch: Batch = None,
     bad_item_limit: OtherLimit = -1,
+    accept_large_data_loss: Accept = False,
     wait: Wait = False,
     root: RootOption = ROOT,
     json: JsonOption = False,
@@ -297,7 +298,9 @@ async def resume(
     await _each(
         names,
         batch,
-        lambda opened, name: opened.resume(name, bad_item_limit=bad_item_limit),
+        lambda opened, name: opened.resume(
+            name, bad_item_limit=bad_item_limit, accept_large_data_loss=accept_large_data_loss
+        ),
         wait=wait,
         root=root,
         json=json,

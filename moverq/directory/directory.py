@@ -157,12 +157,26 @@ class Directory(Protocol):
     async def aclose(self) -> None: ...
 
 
+ADDRESS_BYTES_MAX = 254
+"""RFC 5321, section 4.5.3.1.3: a path of 256 bytes, with its angle brackets."""
+NOT_IN_ADDRESSES = frozenset('/<>\\"\x7f')
+
+
 def normalize_address(address: str) -> str:
-    """The form addresses are compared in. Raises `ValueError` with a sentence where it is no address."""
+    """The form addresses are compared in. Raises `ValueError` with a sentence where it is no address.
+
+    Names of files are made of its parts, so none of them leads to another place.
+    """
     text = address.strip()
     local, at, domain = text.rpartition("@")
-    if not (at and local and domain) or any(ch.isspace() or ord(ch) < 32 for ch in text):
+    if not (at and local and domain) or any(ch.isspace() or ord(ch) < 32 or ch in NOT_IN_ADDRESSES for ch in text):
         raise ValueError(f"{address!r} is not an address: it needs the form name@domain")
+    if {local, domain} & {".", ".."} or len(text.encode(errors="replace")) > ADDRESS_BYTES_MAX:
+        raise ValueError(f"{address!r} is not an address that mail can have")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{address!r} is not an address: it is not UTF-8") from None
     return f"{local.lower()}@{domain.lower()}"
 
 

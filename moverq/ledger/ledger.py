@@ -431,6 +431,7 @@ class Ledger:
 
         def write() -> Path:
             make_folder(folder)
+            folder.parent.chmod(0o700)
             draft = path.with_suffix(".draft")
             with open(draft, "wb") as file:
                 file.write(raw[: self.limits.quarantine_item_bytes_max])

@@ -25,6 +25,7 @@ async def soak(t: Tenure) -> bool:
         reader=t.target_as_source, writer=t.source_as_target, token=t.token, item_map=t.item_map, limits=t.limits
     )
     until_ms = t.facts.need(SoakUntil).until_ms
+    await t.show_what_a_crash_left_out()
     while True:
         seen = t.bell.version
         await t.safe_point()

@@ -303,6 +303,13 @@ class Tenure:
         await self.directory.set_move(self.request.mailbox_id, attributes)
         self._shown = attributes
 
+    async def show_what_a_crash_left_out(self) -> None:
+        """The ledger is written first: who died between the two left the entry as it was before."""
+        if self._shown is None and (await self.directory.recipient(self.request.mailbox_id)).move != self._attributes(
+            self.standing.status
+        ):
+            await self.show_status()
+
     def _attributes(self, status: Status) -> MoveAttributes:
         return MoveAttributes(
             status=status.value,

@@ -368,6 +368,18 @@ async def test_a_rollback_takes_the_mailbox_back_with_what_came_since(desk: Desk
         await moves.rollback(ledger, desk.engine.directory, request_id, idempotency_key="another")
 
 
+async def test_the_directory_shows_how_the_move_stands_also_after_a_crash_between_the_two(desk: Desk) -> None:
+    """The ledger is written first, and the next tenure begins in the soak."""
+    request_id = await desk.ask()
+    await desk.run(request_id)
+    recipient = await desk.world.recipient()
+    assert recipient.move.status == "Completed"
+    before = attrs.evolve(recipient.move, status="CompletionInProgress")
+    await desk.engine.directory.set_move(recipient.mailbox_id, before)
+    await desk.run(request_id)
+    assert (await desk.world.recipient()).move.status == "Completed"
+
+
 @pytest.mark.parametrize("way_back", ["short", "trimmed"])
 async def test_a_rollback_finds_what_the_move_left_behind_and_leaves_it_there(desk: Desk, way_back: str) -> None:
     """And once more there and back: they are bad items of each move away, and of none home."""
@@ -404,7 +416,8 @@ async def test_what_was_left_behind_goes_with_its_folder_where_the_user_has_remo
     mailbox = await desk.world.mailbox()
     target = next(iter(desk.world.databases["DB2"].instances.values()))
     lost = {state.folder_id for item_id, state in source.items.items() if item_id not in target.items}
-    folder_id = next(iter(lost - {mailbox.inbox}))
+    parents = {folder.parent_id for folder in source.folders.values()}
+    folder_id = min(lost - parents - {mailbox.inbox})
     await mailbox.delete_folder(folder_id)
     await desk.run(request_id)
     back = (await moves.rollback(ledger, desk.engine.directory, request_id)).request.request_id

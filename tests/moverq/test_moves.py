@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from moverq import moves
+from moverq.endpoints.base import Home
+from moverq.endpoints.memory import MemoryEndpoint
 from moverq.errors import NotFound, RequestRefused
+from moverq.model.ids import MailboxId
 from tests.support.move_world import ADDRESS, Engine, World
 
 
@@ -26,6 +29,11 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
         (ADDRESS, "DB1", {}, "is in DB1 already"),
         (ADDRESS, "DB2", {"bad_item_limit": 51}, "confirm it with --accept-large-data-loss"),
         (ADDRESS, "DB2", {"bad_item_limit": None}, "confirm it with --accept-large-data-loss"),
+        (ADDRESS, "DB2", {"lock_budget_ms": 0}, "a lock budget is from 1 to"),
+        (ADDRESS, "DB2", {"lock_budget_ms": 1 << 70}, "a lock budget is from 1 to"),
+        (ADDRESS, "DB2", {"complete_after_ms": 1 << 60}, "before|between 1970 and the year 10000"),
+        (ADDRESS, "DB2", {"soak_s": 1 << 50}, "last for a hundred years at most"),
+        (ADDRESS, "DB2", {"retention_s": -1}, "last for a hundred years at most"),
     ],
 )
 async def test_what_cannot_be_done_is_refused_in_a_sentence(
@@ -50,6 +58,32 @@ async def test_a_mailbox_is_moved_once_at_a_time(engine: Engine) -> None:
     again = await moves.new_move(ledger, engine.directory, ADDRESS, "DB2", idempotency_key="mine")
     assert again.request == first.request
     assert (await engine.world.recipient()).active_move == first.request.request_id
+
+
+async def test_a_key_is_of_one_request(engine: Engine) -> None:
+    """Who asks for another move with it is told so, and not that his move is under way."""
+    ledger = await engine.ledger()
+    first = await moves.new_move(ledger, engine.directory, ADDRESS, "DB2", idempotency_key="mine")
+    bob = MailboxId(b"b" * 16)
+    mailbox = MemoryEndpoint("DB1", engine.world.databases["DB1"]).add_mailbox(bob)
+    await engine.directory.add_recipient(bob, "bob@example.org", Home("DB1", mailbox.instance))
+    for address, database in ((ADDRESS, "DB3"), ("bob@example.org", "DB2")):
+        with pytest.raises(RequestRefused, match="is that of another request: ada@"):
+            await moves.new_move(ledger, engine.directory, address, database, idempotency_key="mine")
+    with pytest.raises(RequestRefused, match="is that of another request"):
+        await moves.rollback(ledger, engine.directory, first.request.request_id, idempotency_key="mine")
+
+
+async def test_a_larger_limit_is_confirmed_at_resume_too_and_what_is_over_keeps_its_own(engine: Engine) -> None:
+    ledger = await engine.ledger()
+    request_id = (await moves.new_move(ledger, engine.directory, ADDRESS, "DB2")).request.request_id
+    with pytest.raises(RequestRefused, match="confirm it with --accept-large-data-loss"):
+        await moves.resume(ledger, request_id, bad_item_limit=51)
+    await moves.resume(ledger, request_id, bad_item_limit=51, accept_large_data_loss=True)
+    await (await engine.service()).run(drain=True)
+    with pytest.raises(RequestRefused, match="is Completed already"):
+        await moves.resume(ledger, request_id, bad_item_limit=5)
+    assert (await ledger.get(request_id)).request.bad_item_limit == 51
 
 
 async def test_a_request_is_found_by_address_and_by_the_beginning_of_its_id(engine: Engine) -> None:

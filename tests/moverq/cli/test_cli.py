@@ -4,6 +4,8 @@ import io
 import json
 import mailbox
 import os
+import subprocess
+import sys
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from moverq.cli import common
 from moverq.cli.__main__ import GROUPS, run
 from moverq.cli.worker import checked_limits
 from moverq.errors import EndpointUnavailable
+from moverq.flow.file_lock import FileLock
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
 from tests.support.cli import MESSAGE, Here
@@ -203,6 +206,46 @@ def test_a_delivery_stays_with_the_mta_when_it_is_not_the_messages_fault(cli: He
     assert cli("deliver", ADA, stdin=MESSAGE).code == 75
 
 
+def test_an_answer_is_given_in_any_locale_and_with_streams_closed(cli: Here) -> None:
+    """A locale that cannot say a folder's name is no reason for a traceback; nor is a shell's `>&-`."""
+    cli.ok("mailbox", "set", ADA, "x-note", '"日本"')
+    command = f"{sys.executable} -m moverq"
+    env = {**os.environ, "MOVERQ_ROOT": str(cli.root), "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+
+    def shell(line: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(["bash", "-c", line], env=env, capture_output=True, timeout=60)
+
+    shown = shell(f"{command} mailbox show {ADA} --json")
+    assert json.loads(json.loads(shown.stdout)["settings"]["x-note"]) == "日本"
+    for line, code in (
+        (f"{command} mailbox show {ADA}", 0),
+        (f"{command} mailbox list >&-", 0),
+        (f"{command} mailbox show $'\\xff@example.org'", 3),
+        (f"{command} deliver $'\\xff@example.org' <<< 'Subject: x'", 3),
+        (f"{command} deliver {ADA} <&-", 4),
+    ):
+        done = shell(line)
+        assert (done.returncode, b"Traceback" in done.stderr) == (code, False), (line, done)
+
+
+def test_a_second_import_at_the_same_time_is_not_begun(cli: Here, tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    (tmp_path / "mail" / "1.eml").write_bytes(MESSAGE)
+    mailbox_id = cli.ok("mailbox", "show", ADA, "--json").json["mailbox_id"]
+    other = FileLock(cli.root / "imports" / f"{mailbox_id}.lock")
+    assert other.try_acquire()
+    answer = cli("mailbox", "import", ADA, str(tmp_path / "mail"))
+    assert (answer.code, "another import into it is at work" in answer.err) == (75, True)
+    other.release()
+    cli.ok("mailbox", "import", ADA, str(tmp_path / "mail"))
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 1
+
+
+def test_mail_and_who_is_moved_are_for_nobody_elses_eyes(tmp_path: Path) -> None:
+    Here(tmp_path / "new").ok("init")
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+
+
 # ---- what is refused, and how
 
 
@@ -228,6 +271,16 @@ def test_a_delivery_stays_with_the_mta_when_it_is_not_the_messages_fault(cli: He
         (["move", "show", "abc"], common.NOT_FOUND, "no move request abc"),
         (["mailbox", "add", ADA, "--database", "DB2"], common.REFUSED, "is taken"),
         (["mailbox", "add", "nonsense", "--database", "DB2"], common.REFUSED, "not an address"),
+        (["mailbox", "add", "../../x@../../y", "--database", "DB2"], common.REFUSED, "not an address"),
+        (["mailbox", "add", "<bob@x.org>", "--database", "DB2"], common.REFUSED, "not an address"),
+        (["mailbox", "add", "x" * 300 + "@x.org", "--database", "DB2"], common.REFUSED, "not an address"),
+        (["mailbox", "add", "a@..", "--database", "DB2"], common.REFUSED, "not an address"),
+        (["mailbox", "add", "b@x.org", "--database", "DB2", "--quota", "9" * 30], common.REFUSED, "bytes is none"),
+        (["mailbox", "list", "--database", "DB9"], common.NOT_FOUND, "no database DB9"),
+        (["move", "list", "--from", "DB9"], common.NOT_FOUND, "no database DB9"),
+        (["move", "new", ADA, "--to", "DB2", "--soak", "9" * 20 + "d"], common.USAGE, "hundred years"),
+        (["move", "new", ADA, "--to", "DB2", "--complete-after", "+1000000000d"], common.USAGE, "hundred years"),
+        (["move", "new", ADA, "--to", "DB2", "--lock-budget", "9" * 30], common.REFUSED, "a lock budget is from 1"),
         (["mailbox", "set", ADA, "colour", "1"], common.REFUSED, "no setting 'colour'"),
         (["mailbox", "import", ADA, "/there/is/nothing"], common.NOT_FOUND, "/there/is/nothing"),
         (["server", "add", "EX1"], common.REFUSED, "a server EX1 already"),
