@@ -14,6 +14,7 @@ import attrs
 from moverq.directory.directory import Directory
 from moverq.directory.versions import decide_versions
 from moverq.endpoints.base import Home
+from moverq.endpoints.kinds import place_of
 from moverq.errors import NotFound, RequestRefused
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
@@ -73,12 +74,16 @@ async def new_move(
             )
         return known
     try:
-        await directory.database(target_database)
+        target = await directory.database(target_database)
     except NotFound as error:
         raise RequestRefused(why=f"there is no database {target_database} in the directory") from error
     home = recipient.register.home
     if home.database == target_database:
         raise RequestRefused(why=f"{recipient.address} is in {target_database} already")
+    if place_of((await directory.database(home.database)).path) == place_of(target.path):
+        raise RequestRefused(
+            why=f"{home.database} and {target_database} are two names of one place: {recipient.address} is there"
+        )
     if recipient.active_move is not None:
         raise RequestRefused(why=await _already_moving(ledger, recipient.address, recipient.active_move))
     versions = await decide_versions(directory, home.database, target_database)

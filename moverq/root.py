@@ -34,7 +34,7 @@ from moverq.databases import Databases
 from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Server, checked_address
 from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
-from moverq.endpoints.kinds import checked_location, is_mail_system
+from moverq.endpoints.kinds import checked_folder, checked_location, is_mail_system
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
 from moverq.flow.clock import now_ms
@@ -195,6 +195,8 @@ class Root:
         url = str(path) if path is not None and is_mail_system(str(path)) else None
         if url is not None:
             checked_location(url)
+        elif path is not None:
+            checked_folder(str(path))
         if any(entry.name == name for entry in await self.directory.databases()):
             raise RequestRefused(why=f"there is a database {name} already")
         if url is not None:

@@ -8,11 +8,14 @@
 What a kind needs to run is imported when one is opened: a command that moves nothing does not wait for it.
 """
 
+import os
+import re
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moverq.endpoints.imap import settings as imap_settings
+from moverq.errors import RequestRefused
 
 if TYPE_CHECKING:
     from moverq.endpoints.mirrored.endpoint import AddressOf, MirroredEndpoint
@@ -44,6 +47,26 @@ def checked_location(path: str) -> tuple[str, str]:
 
     maildir_settings.parse(path)
     return "maildir", "MAILDIR"
+
+
+def checked_folder(path: str) -> None:
+    """Raises `RequestRefused` where the path says a kind of place that there is not, and is not to become a folder."""
+    scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+-]*):", path)
+    if scheme is not None:
+        raise RequestRefused(
+            why=f"{path!r} is no place of mailboxes: a mail system is said as imap://, imaps://, maildir:/ or mbox:/, "
+            f"and a folder of that name as ./{path}"
+        )
+
+
+def place_of(path: str) -> str:
+    """Where the mail of a database is, without how it is reached: one place has one such name."""
+    if not is_mail_system(path):
+        return os.path.normpath(path)
+    if imap_settings.is_imap(path):
+        said = imap_settings.parse(path)
+        return f"{said.host}:{said.port} {said.user}".lower()
+    return path.partition("?")[0].rstrip("/")
 
 
 def described(path: str) -> str:

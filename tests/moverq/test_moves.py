@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from moverq import moves
+from moverq.directory.directory import DatabaseEntry
 from moverq.endpoints.base import Home
+from moverq.endpoints.kinds import place_of
 from moverq.endpoints.memory import MemoryEndpoint
 from moverq.errors import NotFound, RequestRefused
 from moverq.model.ids import MailboxId
@@ -58,6 +60,23 @@ async def test_a_mailbox_is_moved_once_at_a_time(engine: Engine) -> None:
     again = await moves.new_move(ledger, engine.directory, ADDRESS, "DB2", idempotency_key="mine")
     assert again.request == first.request
     assert (await engine.world.recipient()).active_move == first.request.request_id
+
+
+async def test_a_mailbox_is_not_moved_to_where_it_is_under_another_name(engine: Engine) -> None:
+    """What comes to the one side would be carried to the other, which is the same, again and again."""
+    home = (await engine.directory.locate(ADDRESS)).register.home.database
+    entry = await engine.directory.database(home)
+    await engine.directory.add_database(DatabaseEntry(name="TWIN", server=entry.server, path=f"{entry.path}/."))
+    with pytest.raises(RequestRefused, match="are two names of one place"):
+        await moves.new_move(await engine.ledger(), engine.directory, ADDRESS, "TWIN")
+
+
+def test_a_mail_system_is_one_place_however_it_is_reached() -> None:
+    imap = "imaps://admin@mail.example.org/?password-file=/a"
+    assert place_of(imap) == place_of("imaps://admin@Mail.Example.Org:993/?password-env=B&connections=2")
+    assert place_of(imap) != place_of("imaps://admin@mail.example.org:1993/?password-file=/a")
+    assert place_of("maildir:/srv/%u") == place_of("maildir:/srv/%u/?lock-command=/x")
+    assert place_of("maildir:/srv/%u") != place_of("mbox:/srv/%u")
 
 
 async def test_a_key_is_of_one_request(engine: Engine) -> None:

@@ -285,6 +285,7 @@ def test_mail_and_who_is_moved_are_for_nobody_elses_eyes(tmp_path: Path) -> None
         (["mailbox", "import", ADA, "/there/is/nothing"], common.NOT_FOUND, "/there/is/nothing"),
         (["server", "add", "EX1"], common.REFUSED, "a server EX1 already"),
         (["database", "add", "DB1", "--server", "EX1"], common.REFUSED, "a database DB1 already"),
+        (["database", "add", "DB3", "--server", "EX1", "--path", "imap:/foo"], common.REFUSED, "no place of mailboxes"),
         (["database", "add", "DB3", "--server", "EX9"], common.NOT_FOUND, "no server EX9"),
         (["database", "add", "../DB3", "--server", "EX1"], common.REFUSED, "is no name for a database"),
         (["init"], common.REFUSED, "is already the directory"),
