@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 HARDLY = {
     "bulk_copy": ("--percent", "1", "--runs", "1"),
     "many": ("--mailboxes", "3", "--items", "5"),
+    "queue": ("--few", "2", "--many", "4", "--idle-seconds", "2"),
     "memory": ("--small", "50", "--large", "100"),
     "cutover": ("--small", "10", "--middle", "20", "--large", "30", "--moves", "2", "--large-moves", "2"),
     "deliver": ("--seconds", "1", "--runs", "1", "--copied-items", "100"),
