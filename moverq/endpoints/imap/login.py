@@ -19,7 +19,7 @@ from moverq.endpoints.imap.deflate import DeflateStream
 from moverq.endpoints.imap.sasl import Dialogue, dialogue
 from moverq.endpoints.imap.settings import Secret, Settings
 from moverq.endpoints.imap.tls import TlsStream
-from moverq.endpoints.imap.wire import Response
+from moverq.endpoints.imap.wire import Response, Said
 from moverq.endpoints.mirrored.hooks import fill
 from moverq.errors import EndpointBroken, EndpointUnavailable, RequestRefused
 from moverq.version import __version__
@@ -43,7 +43,7 @@ async def connect(settings: Settings, user: str, *, answer_s: float) -> Connecti
     try:
         if context is not None and settings.tls == "implicit":
             connection.stream = await _wrap(stream, context, settings, endpoint)
-        greeting = await connection.greeting()
+        greeting = await _greeting(connection, settings)
         if not connection.capabilities and greeting.code == b"CAPABILITY":
             connection.capabilities = frozenset(greeting.arguments.upper().split())
         if context is not None and settings.tls == "starttls":
@@ -62,6 +62,14 @@ async def connect(settings: Settings, user: str, *, answer_s: float) -> Connecti
 
 
 # ---- the connection
+
+
+async def _greeting(connection: Connection, settings: Settings) -> Said:
+    """A server that waits for us to begin TLS says nothing, ever."""
+    with trio.move_on_after(CONNECT_S):
+        return await connection.greeting()
+    hint = "" if settings.tls == "implicit" else "; if TLS begins with the first byte there, say imaps://"
+    raise EndpointUnavailable(endpoint=connection.endpoint, why=f"it says nothing within {CONNECT_S:.0f} s{hint}")
 
 
 async def _open(settings: Settings, endpoint: str) -> trio.SocketStream:

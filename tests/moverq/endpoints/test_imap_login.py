@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import trio
 
 from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.login import connect
@@ -87,6 +88,16 @@ async def test_a_refused_login_says_so_and_never_what_was_sent(
         async with logged_in(f"imap://127.0.0.1:{server.port}/?tls=none&password-env=WRONG"):
             pass
     assert "guessed" not in f"{refused.value} {refused.value!r} {refused.value.__cause__!r}"
+
+
+async def test_a_server_that_waits_for_tls_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moverq.endpoints.imap.login.CONNECT_S", 0.1)
+    monkeypatch.setenv("THE_SECRET", "x")
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(EndpointUnavailable, match="says nothing within .* say imaps://"):
+            await connect(parse(f"imap://ada@127.0.0.1:{port}/?password-env=THE_SECRET"), "ada", answer_s=10)
 
 
 async def test_a_server_that_is_not_there_is_waited_for() -> None:
