@@ -96,7 +96,7 @@ async def test_a_server_that_waits_for_tls_is_not_waited_for_without_end(monkeyp
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         port = listener.socket.getsockname()[1]
-        with pytest.raises(EndpointUnavailable, match="says nothing within .* say imaps://"):
+        with pytest.raises(EndpointUnavailable, match=r"says nothing within .* say imaps://"):
             await connect(parse(f"imap://ada@127.0.0.1:{port}/?password-env=THE_SECRET"), "ada", answer_s=10)
 
 
