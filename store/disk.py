@@ -185,6 +185,12 @@ class Disk:
         except OSError as error:
             raise store_error(folder, error) from error
 
+    def free_bytes(self, folder: Path) -> int:
+        """How much more can be written on the file system that `folder` is on."""
+        with translated(folder):
+            there = os.statvfs(folder)
+        return there.f_bavail * there.f_frsize
+
     def make_folder(self, folder: Path) -> None:
         """`folder` is there. Durable, also where somebody else had just made it: what is synced in a folder is lost
         with the folder's own name."""

@@ -102,6 +102,42 @@ def make_catalogue(path: Path, *, signature: Signature, head: LogHead) -> None:
         connection.close()
 
 
+def copy_catalogue(db: apsw.Connection, path: Path) -> tuple[Signature, LogHead]:
+    """A copy of what `db` sees now is at `path`, where nothing was: its own pages, each of them read again and found
+    sound. Returns where it stands. The caller syncs it.
+
+    Page by page into an empty catalogue, in the memory of two page caches. `VACUUM INTO` writes the first page last,
+    which is where the checksums' VFS reads that pages have checksums: what does not fit into the cache gets none.
+
+    Raises:
+        Corruption: a page of the copy is not what was written.
+        apsw.Error: a page of `db` is damaged, or the disk is full.
+    """
+    make_catalogue(path, signature=Signature(bytes(16)), head=LogHead(LogPosition(0, 0), bytes(16)))
+    copy = open_catalogue(path)
+    try:
+        copy.execute("PRAGMA journal_mode=OFF")  # nobody reads it before it is whole
+        copy.execute("PRAGMA synchronous=OFF")
+        with copy.backup("main", db, "main") as backup:
+            backup.step()
+        copy.execute("PRAGMA journal_mode=DELETE")
+    finally:
+        copy.close()
+    copy = open_catalogue(path)  # with nothing in its cache
+    try:
+        said = copy.execute("PRAGMA quick_check(1)").get
+        if said != "ok":
+            raise Corruption(path=str(path), offset=0, expected="a sound copy of the catalogue", found=str(said))
+        return read_applied(copy)
+    finally:
+        copy.close()
+
+
+def size_of(db: apsw.Connection) -> int:
+    """How large the catalogue's file is, with all that `db` sees moved into it."""
+    return int(db.execute("PRAGMA page_count").get) * PAGE_BYTES
+
+
 def open_catalogue(path: Path, *, applies: bool = False) -> apsw.Connection:
     """A connection to an existing catalogue. One of an older version can be read; whoever applies records brings it up
     first (`bring_up`), and says so: more of it is kept in memory then, and what a statement of many rows would undo,

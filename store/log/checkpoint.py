@@ -12,12 +12,12 @@ import attrs
 import msgpack
 import xxhash
 
-from store.catalogue.schema import open_catalogue, read_applied
+from store.catalogue.schema import copy_catalogue, open_catalogue, read_applied, size_of
 from store.disk import Disk, File
-from store.errors import Corruption, StoreError
+from store.errors import Corruption, StoreError, StoreFull
 from store.ids import LogHead, Signature
 from store.layout import Layout, sealed_checkpoints
-from store.limits import CHECKPOINTS_KEPT, MIB
+from store.limits import CHECKPOINTS_KEPT, GENERATION_BYTES_MAX, MIB
 
 _READ_BYTES = 4 * MIB
 
@@ -37,6 +37,11 @@ def make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpoi
     """A sealed checkpoint of what `db` sees now exists; older ones than the newest two are gone. Durable on return.
 
     One at a time in all processes: two that wrote the same new file would seal a mixture.
+
+    Raises:
+        StoreFull: it would not leave room for the log's next generation, or did not fit; what was written of it is
+            gone.
+        Corruption: the catalogue, or the copy of it, has a damaged page.
     """
     disk.make_folder(layout.checkpoints)
     lock = disk.open(layout.checkpoints / "lock", create=True)
@@ -54,12 +59,34 @@ def _make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpo
             return made
     temporary = layout.checkpoints / "new.sqlite"
     _remove_unsealed(disk, layout)
-    db.execute("VACUUM INTO ?", (str(temporary),))
-    copy = open_catalogue(temporary)
+    _check_room(disk, layout, size_of(db))
     try:
-        signature, head = read_applied(copy)
-    finally:
-        copy.close()
+        made = _seal(disk, layout, db, temporary)
+    except BaseException:  # a draft gives its room back
+        _remove_unsealed(disk, layout)
+        raise
+    old = checkpoints(disk, layout)[:-CHECKPOINTS_KEPT]
+    for one in old:
+        disk.remove(one.path.with_suffix(".seal"))
+    if old:
+        disk.sync_folder(layout.checkpoints)
+    for one in old:
+        disk.remove(one.path)
+    return made
+
+
+def _check_room(disk: Disk, layout: Layout, size: int) -> None:
+    """A checkpoint is a convenience, and deliveries are not: it takes nothing that the log may need next."""
+    free = disk.free_bytes(layout.checkpoints)
+    if size + GENERATION_BYTES_MAX > free:
+        raise StoreFull(
+            path=str(layout.checkpoints),
+            why=f"a checkpoint of {size:,} bytes would leave no room for the log, {free:,} bytes are free",
+        )
+
+
+def _seal(disk: Disk, layout: Layout, db: apsw.Connection, temporary: Path) -> Checkpoint:
+    signature, head = copy_catalogue(db, temporary)
     path = layout.checkpoint(signature, head.position)
     file = disk.open(temporary)
     try:
@@ -80,13 +107,6 @@ def _make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpo
         written.close()
     disk.replace(sealing, path.with_suffix(".seal"))
     disk.sync_folder(layout.checkpoints)
-    old = checkpoints(disk, layout)[:-CHECKPOINTS_KEPT]
-    for made in old:
-        disk.remove(made.path.with_suffix(".seal"))
-    if old:
-        disk.sync_folder(layout.checkpoints)
-    for made in old:
-        disk.remove(made.path)
     return Checkpoint(signature, head, path, size, digest)
 
 

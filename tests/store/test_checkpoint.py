@@ -8,9 +8,10 @@ import pytest
 import store
 from store.catalogue.schema import open_catalogue
 from store.database import Database
-from store.disk import Disk
-from store.errors import Corruption
+from store.disk import Disk, File
+from store.errors import Corruption, StoreFull
 from store.layout import Layout
+from store.limits import GENERATION_BYTES_MAX, READ_CACHE_BYTES
 from store.log.checkpoint import checkpoints, make_checkpoint, verify
 from tests.support.store_world import append, check_sound, make_mailbox, opened, replayed
 
@@ -124,6 +125,59 @@ async def test_a_seal_that_cannot_be_read_does_not_count(
     made = await database.checkpoint()
     made.path.with_suffix(".seal").write_bytes(seal)
     assert checkpoints(Disk(), Layout(tmp_path / "db")) == []
+
+
+async def test_a_catalogue_larger_than_a_readers_page_cache_is_copied(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    async with opened(path) as database:
+        await make_mailbox(database)
+        for _ in range(12):
+            await append(database, *(b"x" for _ in range(1000)))
+    async with opened(path) as database:
+        made = await database.checkpoint()
+    verify(Disk(), made)
+    assert made.size > READ_CACHE_BYTES
+    copy = open_catalogue(made.path)
+    assert copy.execute("PRAGMA integrity_check").get == "ok"
+    assert copy.execute("SELECT count(*) FROM item").get == 12_000
+    copy.close()
+    check_sound(path)
+
+
+class SmallDisk(Disk):
+    free = 0
+
+    def free_bytes(self, folder: Path) -> int:
+        return self.free
+
+
+async def test_a_checkpoint_leaves_the_log_its_room(database: Database, mailbox: store.Mailbox, tmp_path: Path) -> None:
+    layout, disk = Layout(tmp_path / "db"), SmallDisk()
+    db = open_catalogue(layout.catalogue)
+    disk.free = GENERATION_BYTES_MAX
+    with pytest.raises(StoreFull, match="no room for the log"):
+        make_checkpoint(disk, layout, db)
+    assert disk.names(layout.checkpoints) == ["lock"]
+    disk.free += layout.catalogue.stat().st_size + 2**20
+    verify(disk, make_checkpoint(disk, layout, db))
+    db.close()
+
+
+async def test_a_draft_that_fails_gives_its_room_back(
+    database: Database, mailbox: store.Mailbox, tmp_path: Path
+) -> None:
+    class FullDisk(Disk):
+        def open(self, path: Path, *, create: bool = False, exclusive: bool = False, readonly: bool = False) -> File:
+            if path.suffix == ".sealing":
+                raise StoreFull(path=str(path), why="the disk is full")
+            return super().open(path, create=create, exclusive=exclusive, readonly=readonly)
+
+    layout = Layout(tmp_path / "db")
+    db = open_catalogue(layout.catalogue)
+    with pytest.raises(StoreFull):
+        make_checkpoint(FullDisk(), layout, db)
+    assert Disk().names(layout.checkpoints) == ["lock"]
+    db.close()
 
 
 async def test_two_at_once_do_not_seal_a_mixture(tmp_path: Path) -> None:
