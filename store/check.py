@@ -215,7 +215,7 @@ def start_of(disk: Disk, layout: Layout, log: Log, signature: Signature, path: P
     for checkpoint in checkpoints(disk, layout):
         if checkpoint.signature == signature and checkpoint.head.position.generation in numbers:
             verify(disk, checkpoint)
-            shutil.copyfile(checkpoint.path, path)
+            disk.copy(checkpoint.path, path)
             return checkpoint.head
     raise Corruption(
         path=str(layout.log),

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -197,6 +198,11 @@ class Disk:
         with translated(folder):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         self.sync_folder(folder.parent)
+
+    def copy(self, old: Path, new: Path) -> None:
+        """`new` has the bytes of `old`; nothing of it is durable."""
+        with translated(new):
+            shutil.copyfile(old, new)
 
     def replace(self, old: Path, new: Path) -> None:
         """`new` is what `old` was, or still what it was before: never anything between. Durable after `sync_folder`."""

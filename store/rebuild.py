@@ -10,8 +10,8 @@ present flags and places, keywords, deletions, settings, delivery keys, UIDs, an
 back *locked*: whoever knows the directory decides which of them is open.
 """
 
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +19,14 @@ import apsw
 import attrs
 
 from store.catalogue.apply import Applier
-from store.catalogue.schema import bring_up, catalogue_error, make_catalogue, open_catalogue, write_applied
+from store.catalogue.schema import (
+    bring_up,
+    catalogue_error,
+    make_catalogue,
+    open_catalogue,
+    read_applied,
+    write_applied,
+)
 from store.check import Progress, start_of
 from store.clock import now_ms
 from store.content.segment import FoundContent, scan
@@ -29,7 +36,7 @@ from store.frame import Frame
 from store.ids import FolderId, InstanceId, LogHead, MailboxId, Signature
 from store.layout import Layout, segment_numbers
 from store.limits import BLOCK
-from store.log.checkpoint import checkpoints, verify
+from store.log.checkpoint import Checkpoint, sound_checkpoints
 from store.log.generation import GenerationHeader, decode_header, make_generation
 from store.log.log import Log
 from store.names import INBOX, uidvalidity
@@ -70,7 +77,8 @@ def rebuild_database(
 
     Raises:
         StoreBusy: somebody has the database open.
-        Corruption: the log cannot be replayed to its end; nothing was changed.
+        Corruption: the log cannot be replayed to its end, or ends before what the present catalogue or a checkpoint
+            has seen of it; nothing was changed.
         StoreBroken: there is no database here.
     """
     disk = disk or Disk()
@@ -117,10 +125,12 @@ def _from_log(disk: Disk, layout: Layout, fresh: Path, report: RebuildReport, te
     signature = _signature(disk, layout)
     log = Log(disk, layout, signature)
     try:
-        head, report.source = _start(disk, layout, log, signature, fresh, report)
+        sound = sound_checkpoints(disk, layout, signature, damage=report.damage)
+        seen = _seen(layout, signature, sound)
+        head, report.source = _start(disk, layout, log, sound, fresh)
         db = open_catalogue(fresh, applies=True)
         try:
-            _replay(db, log, head, report, tell)
+            _replay(db, log, head, seen, report, tell)
             _complete(db, report)
         finally:
             db.close()
@@ -148,25 +158,34 @@ def _signature(disk: Disk, layout: Layout) -> Signature:
         file.close()
 
 
-def _start(
-    disk: Disk, layout: Layout, log: Log, signature: Signature, fresh: Path, report: RebuildReport
-) -> tuple[LogHead, str]:
+def _seen(layout: Layout, signature: Signature, sound: Sequence[Checkpoint]) -> LogHead | None:
+    """The farthest place in the log that the present catalogue, or a checkpoint, has seen: both are never ahead of what
+    was acknowledged, so damage before it is no torn tail."""
+    heads = [made.head for made in sound]
+    with suppress(StoreError, apsw.Error):  # it may be what is damaged
+        db = open_catalogue(layout.catalogue)
+        try:
+            timeline, applied = read_applied(db)
+        finally:
+            db.close()
+        if timeline == signature:
+            heads.append(applied)
+    return max(heads, key=lambda head: head.position, default=None)
+
+
+def _start(disk: Disk, layout: Layout, log: Log, sound: Sequence[Checkpoint], fresh: Path) -> tuple[LogHead, str]:
     """A catalogue to begin with, from the newest sound checkpoint, else from the log's beginning."""
     numbers = log.generations()
-    for checkpoint in reversed(checkpoints(disk, layout)):
-        if checkpoint.signature != signature or checkpoint.head.position.generation not in numbers:
-            continue
-        try:
-            verify(disk, checkpoint)
-        except StoreError as damage:
-            report.damage.append(str(damage))
-            continue
-        shutil.copyfile(checkpoint.path, fresh)
-        return checkpoint.head, f"checkpoint {checkpoint.head.position} and the log"
-    return start_of(disk, layout, log, signature, fresh), "the log from its beginning"
+    for checkpoint in reversed(sound):
+        if checkpoint.head.position.generation in numbers:
+            disk.copy(checkpoint.path, fresh)
+            return checkpoint.head, f"checkpoint {checkpoint.head.position} and the log"
+    return start_of(disk, layout, log, log.signature, fresh), "the log from its beginning"
 
 
-def _replay(db: apsw.Connection, log: Log, start: LogHead, report: RebuildReport, tell: Progress) -> None:
+def _replay(
+    db: apsw.Connection, log: Log, start: LogHead, seen: LogHead | None, report: RebuildReport, tell: Progress
+) -> None:
     def count(frame: Frame) -> None:
         report.frames += 1
         tell("log", frame.after.position.generation, 0)
@@ -174,7 +193,7 @@ def _replay(db: apsw.Connection, log: Log, start: LogHead, report: RebuildReport
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("BEGIN IMMEDIATE")
     bring_up(db)
-    head = replay(db, log, start, now_ms=now_ms(), on_frame=count)
+    head = replay(db, log, start, now_ms=now_ms(), seen=seen, on_frame=count)
     newest = log.generations()[-1]
     if newest != head.position.generation:
         raise Corruption(
@@ -228,7 +247,7 @@ def _set_aside(disk: Disk, layout: Layout) -> None:
             disk.replace(folder, aside / folder.name)
         disk.make_folder(folder)
     if layout.catalogue.exists():
-        shutil.copyfile(layout.catalogue, aside / layout.catalogue.name)
+        disk.copy(layout.catalogue, aside / layout.catalogue.name)
     disk.sync_folder(layout.root)
 
 

@@ -42,9 +42,19 @@ def recover(db: apsw.Connection, log: Log, *, now_ms: int) -> LogHead:
 
 
 def replay(
-    db: apsw.Connection, log: Log, applied: LogHead, *, now_ms: int, on_frame: Callable[[Frame], None] | None = None
+    db: apsw.Connection,
+    log: Log,
+    applied: LogHead,
+    *,
+    now_ms: int,
+    seen: LogHead | None = None,
+    on_frame: Callable[[Frame], None] | None = None,
 ) -> LogHead:
-    """Apply what lies behind `applied`; then make the log's end certain. `on_frame` is told of each frame."""
+    """Apply what lies behind `applied`; then make the log's end certain. `on_frame` is told of each frame.
+
+    Raises:
+        Corruption: the log is damaged, or ends before `seen`, up to which all of it was acknowledged; nothing was cut.
+    """
     applier = Applier(db)
     last: Frame | None = None
     for frame in log.read_all(applied):
@@ -52,6 +62,15 @@ def replay(
         apply_frame(applier, frame, path=str(log.path(frame.start.generation)))
         if on_frame is not None:
             on_frame(frame)
+    end = last.after if last is not None else applied
+    # The same place may be named as the end of a sealed generation or as the beginning of the next.
+    if seen is not None and end.position < seen.position and end.chain != seen.chain:
+        raise Corruption(
+            path=str(log.path(end.position.generation)),
+            offset=end.position.offset,
+            expected=f"the log to go on to {seen.position}, up to where it was acknowledged",
+            found="damage: no frame that belongs here",
+        )
     return log.settle(applied, last, now_ms=now_ms)
 
 

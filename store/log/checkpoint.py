@@ -159,6 +159,24 @@ def checkpoints(disk: Disk, layout: Layout, *, damaged: list[Path] | None = None
     return found
 
 
+def sound_checkpoints(
+    disk: Disk, layout: Layout, signature: Signature, *, damage: list[str] | None = None
+) -> list[Checkpoint]:
+    """Those of this timeline that are what was sealed, all of it read, oldest first; what is wrong with the others goes
+    into `damage`."""
+    sound = []
+    for made in checkpoints(disk, layout):
+        if made.signature != signature:
+            continue
+        try:
+            verify(disk, made)
+            sound.append(made)
+        except StoreError as found:
+            if damage is not None:
+                damage.append(str(found))
+    return sound
+
+
 def verify(disk: Disk, checkpoint: Checkpoint) -> None:
     """Raises `Corruption` where the copy is not what was sealed, or the seal does not say where the copy stands.
 

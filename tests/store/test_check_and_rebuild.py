@@ -10,12 +10,15 @@ import pytest
 
 import store
 from store.catalogue.compare import differences
-from store.catalogue.schema import open_catalogue
+from store.catalogue.schema import open_catalogue, read_applied
 from store.check import check_database
 from store.content.segment import HEADER_BYTES
+from store.disk import Disk
 from store.frame import padded
-from store.layout import Layout
+from store.ids import LogPosition
+from store.layout import Layout, generation_numbers
 from store.limits import BLOCK
+from store.log.checkpoint import checkpoints
 from store.rebuild import rebuild_database
 from tests.support.move_world import Inline
 
@@ -174,6 +177,62 @@ async def test_a_rebuild_does_not_guess_behind_a_damaged_log(tmp_path: Path) -> 
     assert Layout(path).catalogue.exists()
     flip(Layout(path).generation(1), BLOCK + 80)
     assert await contents(path) == before
+
+
+async def end_of_log(path: Path) -> LogPosition:
+    db = open_catalogue(Layout(path).catalogue)
+    try:
+        return read_applied(db)[1].position
+    finally:
+        db.close()
+
+
+async def test_a_rebuild_cuts_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    """The last frame rots. By itself it looks like a torn tail; the catalogue has seen it."""
+    path = await filled(tmp_path / "db")
+    end = await end_of_log(path)
+    async with opened(path) as database:
+        await database.mailbox(INSTANCE).deliver(b"the last one", key=b"last")
+    log, before = Layout(path).generation(end.generation), await contents(path)
+    flip(log, end.offset + 100)
+    damaged = log.read_bytes()
+    with pytest.raises(store.Corruption, match="acknowledged"):
+        rebuild_database(path)
+    assert log.read_bytes() == damaged
+    assert await contents(path) == before
+    async with opened(path) as database:
+        await database.checkpoint()  # the way out: what the catalogue knows no longer needs that piece of the log
+    Layout(path).catalogue.unlink()
+    rebuild_database(path)
+    assert await contents(path) == before
+
+
+async def test_a_rebuild_cuts_nothing_that_a_checkpoint_has_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catalogue and newest generations are lost; a checkpoint, which needs them, says that they were there."""
+    monkeypatch.setattr("store.log.log.GENERATION_BYTES_MAX", 2048)
+    path = await filled(tmp_path / "db", checkpoint=True)
+    (made,) = checkpoints(Disk(), Layout(path))
+    assert made.head.position.generation > 1
+    Layout(path).catalogue.unlink()
+    for number in generation_numbers(os.listdir(Layout(path).log)):
+        if number >= made.head.position.generation:
+            Layout(path).generation(number).unlink()
+    with pytest.raises(store.Corruption, match=f"go on to {made.head.position}"):
+        rebuild_database(path)
+
+
+async def test_a_torn_tail_that_nobody_has_seen_is_cut_by_a_rebuild(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    before, end = await contents(path), await end_of_log(path)
+    log = Layout(path).generation(end.generation)
+    with log.open("r+b") as file:
+        file.seek(end.offset)
+        file.write(b"torn" * 200)
+    rebuild_database(path)
+    assert await contents(path) == before
+    assert not log.read_bytes()[end.offset :].strip(b"\0")
 
 
 async def test_a_rebuild_needs_the_database_alone(tmp_path: Path) -> None:
