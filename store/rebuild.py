@@ -99,9 +99,7 @@ def rebuild_database(
             _from_content(disk, layout, fresh, report, tell)
         else:
             _from_log(disk, layout, fresh, report, tell)
-        _drop(disk, layout.catalogue)
-        disk.replace(fresh, layout.catalogue)
-        disk.sync_folder(layout.root)
+        _take_place(disk, layout, fresh)
         return report
     except apsw.Error as error:
         raise catalogue_error(layout.catalogue, error) from error
@@ -110,8 +108,23 @@ def rebuild_database(
         open_lock.close()
 
 
+def _take_place(disk: Disk, layout: Layout, fresh: Path) -> None:
+    """The new catalogue is the database's. Durable.
+
+    The old one goes first, then the log of its own, each synced: without its log a catalogue that somebody died in the
+    middle of folding is a mixture that nothing tells from a whole one, and a log without its catalogue would be taken
+    for the new one's. Whoever dies between leaves a database without a catalogue, and that is said.
+    """
+    disk.remove(layout.catalogue)
+    disk.sync_folder(layout.root)
+    _drop_sidecars(disk, layout.catalogue)
+    disk.sync_folder(layout.root)
+    disk.replace(fresh, layout.catalogue)
+    disk.sync_folder(layout.root)
+
+
 def _drop(disk: Disk, catalogue: Path) -> None:
-    """A catalogue's files are gone, the log of its own first: a lone one would be taken for its successor's."""
+    """A draft's files are gone."""
     _drop_sidecars(disk, catalogue)
     disk.remove(catalogue)
 
