@@ -35,7 +35,7 @@ from store.layout import Layout
 from store.log.checkpoint import checkpoints, verify
 from store.log.log import Log
 from store.records import ItemRow
-from store.recovery import apply_frame
+from store.recovery import apply_frame, require_whole
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being checked, how much is done, and of how much (bytes, or 0 where that is not known)."""
@@ -88,6 +88,7 @@ def check_database(path: Path, *, disk: Disk | None = None, progress: Progress |
     try:
         if not open_lock.lock(exclusive=False, wait=False):
             raise StoreBusy(path=str(path), why="another process works on it alone; try again when it is done")
+        require_whole(layout)
         live = open_catalogue(layout.catalogue)
         try:
             _check(disk, layout, live, scratch, report, tell)

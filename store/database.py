@@ -53,7 +53,7 @@ from store.offload import InThread, Offload
 from store.paging import Fetched, Page, Reading
 from store.proposal import Draft, Proposal
 from store.records import DeliveryKeyRow, ItemRow, MailboxMade, Mode
-from store.recovery import recover
+from store.recovery import recover, require_whole
 from store.retention import Maintained
 
 T = TypeVar("T")
@@ -336,7 +336,7 @@ def create_database(path: Path, *, disk: Disk | None = None, created_ms: int | N
 
 
 def _check_nothing_there(disk: Disk, layout: Layout) -> None:
-    if layout.catalogue.exists() or generation_numbers(disk.names(layout.log)):
+    if layout.catalogue.exists() or layout.rebuilt.exists() or generation_numbers(disk.names(layout.log)):
         raise Refused(why=f"there is a database in {layout.root} already")
 
 
@@ -439,6 +439,7 @@ class _Resources:
             raise StoreBroken(path=str(layout.root), why="there is no database here") from None
         if not self.open_lock.lock(exclusive=False, wait=False):
             raise StoreBusy(path=str(layout.root), why="another process works on it alone; try again when it is done")
+        require_whole(layout)
         self.committing = self.keep(open_catalogue(layout.catalogue, applies=True))
         try:
             self.signature, _ = read_applied(self.committing)

@@ -42,6 +42,11 @@ def store_error(path: Path, error: OSError) -> StoreError:
     return StoreBroken(path=str(path), why=os.strerror(error.errno) if error.errno else str(error))
 
 
+def is_unreadable(error: StoreError) -> bool:
+    """Could the disk itself not read what is there? A sector that has gone bad; the ones beside it may be read."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO
+
+
 def direct_buffer(size: int) -> memoryview:
     """Memory that `File.bypass_cache` works with: whole pages, `size` rounded up to them."""
     return memoryview(mmap.mmap(-1, (size + DIRECT_ALIGN - 1) // DIRECT_ALIGN * DIRECT_ALIGN))
@@ -217,6 +222,12 @@ class Disk:
             pass
         except OSError as error:
             raise store_error(path, error) from error
+
+    def remove_folder(self, folder: Path) -> None:
+        """Gone with all that is in it; gone already is fine."""
+        if folder.exists():
+            with translated(folder):
+                shutil.rmtree(folder)
 
     def sync_folder(self, folder: Path) -> None:
         """Names made, changed and removed in `folder` survive power loss."""

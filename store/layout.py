@@ -7,6 +7,9 @@
   content/00000001.seg …    the bytes of items
   catalogue.sqlite          where everything is: derived, never ahead of the log
   checkpoints/…             sealed copies of the catalogue
+  from-content.new/         a rebuild from content, being written; of no use to anybody else
+  from-content/             it is whole, and takes its place file by file: until it is gone there is no database
+  before-rebuild-…/         log, checkpoints and catalogue as they were before it
 """
 
 import re
@@ -50,6 +53,14 @@ class Layout:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def draft(self) -> Path:
+        return self.root / "from-content.new"
+
+    @property
+    def rebuilt(self) -> Path:
+        return self.root / "from-content"
 
     def generation(self, number: int) -> Path:
         return self.log / f"{number:08d}.log"

@@ -4,13 +4,15 @@ Needs the database alone. The new catalogue is made beside the old one and takes
 that dies is simply begun again.
 
 From content alone (the log is gone, or damaged where there is no checkpoint behind it) a *new timeline* begins: every
-watermark of the old one gets `FeedTrimmed`. What a content frame says is the item, its mailbox instance, the folder's
-id, when it was received and the flags it came with. What it does not say is listed in the report: folder names,
-present flags and places, keywords, deletions, settings, delivery keys, UIDs, and who may write. So the mailboxes come
-back *locked*: whoever knows the directory decides which of them is open.
+watermark of the old one gets `FeedTrimmed`. What comes back and what does not: see `salvage`. Log, checkpoints and
+catalogue are written aside, all of them, before the first of the old ones gives its place up:
+
+    from-content.new/   being written: whoever dies leaves the old database as it was
+    from-content/       whole; file by file the old ones go in there and the new ones come out. Nobody opens a
+                        database that has one, and the rebuild that is begun again ends that first.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -18,7 +20,6 @@ from uuid import uuid4
 import apsw
 import attrs
 
-from store.catalogue.apply import Applier
 from store.catalogue.schema import (
     bring_up,
     catalogue_error,
@@ -29,30 +30,17 @@ from store.catalogue.schema import (
 )
 from store.check import Progress, start_of
 from store.clock import now_ms
-from store.content.segment import FoundContent, scan
 from store.disk import Disk
 from store.errors import Corruption, StoreBroken, StoreBusy, StoreError
 from store.frame import Frame
-from store.ids import FolderId, InstanceId, LogHead, MailboxId, Signature
-from store.layout import Layout, segment_numbers
+from store.ids import LogHead, Signature
+from store.layout import Layout
 from store.limits import BLOCK
 from store.log.checkpoint import Checkpoint, sound_checkpoints
 from store.log.generation import GenerationHeader, decode_header, make_generation
 from store.log.log import Log
-from store.names import INBOX, uidvalidity
-from store.records import FolderPut, ItemRow, ItemsPut, MailboxMade, Mode, Record, encode
-from store.recovery import replay
-
-ROWS_PER_TRANSACTION = 4096
-UNKNOWN_FROM_CONTENT = (
-    "folder names and the folder tree (folders are named after their ids)",
-    "flags, keywords and places that changed after an item arrived",
-    "which items were deleted or purged (all that is still in the segments is back)",
-    "UIDs and change numbers (clients will download anew)",
-    "settings, subscriptions, special use",
-    "delivery keys (a message that an MTA sends again may arrive twice)",
-    "which mailbox each instance is, and whether it was open (they are locked; the directory knows)",
-)
+from store.recovery import replay, require_whole
+from store.salvage import UNKNOWN_FROM_CONTENT, Salvage, salvage
 
 
 @attrs.define
@@ -79,7 +67,7 @@ def rebuild_database(
         StoreBusy: somebody has the database open.
         Corruption: the log cannot be replayed to its end, or ends before what the present catalogue or a checkpoint
             has seen of it; nothing was changed.
-        StoreBroken: there is no database here.
+        StoreBroken: there is no database here, or a rebuild from content was cut short and has to be begun again.
     """
     disk = disk or Disk()
     layout = Layout(path)
@@ -94,12 +82,14 @@ def rebuild_database(
         if not open_lock.lock(exclusive=True, wait=False):
             raise StoreBusy(path=str(path), why="other processes have it open; stop them first")
         _drop(disk, fresh)
+        disk.remove_folder(layout.draft)
         report = RebuildReport(path)
         if from_content:
-            _from_content(disk, layout, fresh, report, tell)
+            _from_content(disk, layout, report, tell)
         else:
+            require_whole(layout)
             _from_log(disk, layout, fresh, report, tell)
-        _take_place(disk, layout, fresh)
+            _take_place(disk, layout, fresh)
         return report
     except apsw.Error as error:
         raise catalogue_error(layout.catalogue, error) from error
@@ -219,124 +209,77 @@ def _replay(
     db.execute("COMMIT")
 
 
-def _from_content(disk: Disk, layout: Layout, fresh: Path, report: RebuildReport, tell: Progress) -> None:
-    """A new timeline whose first transactions put back what the segments hold."""
+def _from_content(disk: Disk, layout: Layout, report: RebuildReport, tell: Progress) -> None:
+    """A new timeline takes the old one's place: whole, or (where this is cut short) not at all, or once it is begun
+    again. Until it is written nothing of the old one is touched."""
+    if layout.rebuilt.exists():
+        _take_all_places(disk, layout)  # of one that was cut short: then it is the old one
     report.source = "content segments alone"
     report.unknown = list(UNKNOWN_FROM_CONTENT)
-    _set_aside(disk, layout)
+    draft = Layout(layout.draft)
+    try:
+        for folder in (draft.root, draft.log, draft.checkpoints, _before(draft.root)):
+            disk.make_folder(folder)
+        _write_salvaged(disk, layout, draft, report, tell)
+        disk.sync_folder(draft.root)
+    except BaseException:  # it gives its room back
+        disk.remove_folder(draft.root)
+        raise
+    disk.replace(draft.root, layout.rebuilt)
+    disk.sync_folder(layout.root)
+    _take_all_places(disk, layout)
+
+
+def _write_salvaged(disk: Disk, layout: Layout, draft: Layout, report: RebuildReport, tell: Progress) -> None:
+    """Log and catalogue of the draft say what the segments hold. Durable, but for the draft's own name."""
     signature = Signature(uuid4().bytes)
     header = GenerationHeader(signature=signature, number=1, created_ms=now_ms(), chain=bytes(16))
-    make_generation(disk, layout, header)
-    make_catalogue(fresh, signature=signature, head=header.head)
-    db = open_catalogue(fresh, applies=True)
-    log = Log(disk, layout, signature)
+    make_generation(disk, draft, header)
+    make_catalogue(draft.catalogue, signature=signature, head=header.head)
+    db = open_catalogue(draft.catalogue, applies=True)
+    log = Log(disk, draft, signature)
     try:
-        salvage = _Salvage(db, log, header.head)
-        for number in segment_numbers(disk.names(layout.content)):
-            tell("segments", number, 0)
-            file = disk.open(layout.segment(number), readonly=True)
-            try:
-                for found in scan(file, number):
-                    if isinstance(found, Corruption):
-                        report.damage.append(str(found))
-                    else:
-                        salvage.add(found)
-            finally:
-                file.close()
-        salvage.finish()
+        salvage(disk, layout, Salvage(db, log, header.head), damage=report.damage, tell=tell)
         _complete(db, report)
     finally:
         log.close()
         db.close()
-    _sync(disk, fresh)
+    _sync(disk, draft.catalogue)
 
 
-def _set_aside(disk: Disk, layout: Layout) -> None:
-    """The old log and checkpoints stay, under another name: what could not be read today may be read tomorrow."""
-    aside = layout.root / f"before-rebuild-{now_ms()}"
-    disk.make_folder(aside)
-    for folder in (layout.log, layout.checkpoints):
-        if folder.exists():
-            disk.replace(folder, aside / folder.name)
-        disk.make_folder(folder)
-    if layout.catalogue.exists():
-        disk.copy(layout.catalogue, aside / layout.catalogue.name)
+def _before(rebuilt: Path) -> Path:
+    """Where the old timeline's files go: what could not be read today may be read tomorrow."""
+    return rebuilt / "before"
+
+
+def _take_all_places(disk: Disk, layout: Layout) -> None:
+    """What is in `from-content/` is the database, and the old one lies in a folder of its own. Durable.
+
+    Each step is a rename that is synced. One that has happened is left out, so whoever is cut short begins again.
+    """
+    rebuilt, before = Layout(layout.rebuilt), _before(layout.rebuilt)
+    for new, old in (
+        (rebuilt.log, layout.log),
+        (rebuilt.checkpoints, layout.checkpoints),
+        (rebuilt.catalogue, layout.catalogue),
+    ):
+        if not new.exists():
+            continue
+        # The catalogue's own log goes with it. Its index is made anew by whoever opens it.
+        for aside in (old, Path(f"{old}-wal")):
+            if aside.exists():
+                disk.replace(aside, before / aside.name)
+                disk.sync_folder(before)
+                disk.sync_folder(layout.root)
+        disk.remove(Path(f"{old}-shm"))
+        disk.replace(new, old)
+        disk.sync_folder(layout.root)
+        disk.sync_folder(rebuilt.root)
+    if before.exists():
+        disk.replace(before, layout.root / f"before-rebuild-{now_ms()}")
+        disk.sync_folder(layout.root)
+    disk.remove_folder(rebuilt.root)
     disk.sync_folder(layout.root)
-
-
-class _Salvage:
-    """Puts found items back, in transactions of the new log."""
-
-    def __init__(self, db: apsw.Connection, log: Log, head: LogHead) -> None:
-        self._db, self._log, self._head = db, log, head
-        self._seen: dict[InstanceId, dict[FolderId, int]] = {}
-        self._modseqs: dict[InstanceId, int] = {}
-        self._rows: dict[InstanceId, list[ItemRow]] = {}
-        self._records: list[Record] = []
-        self._items: set[tuple[bytes, bytes]] = set()
-        self._pending = 0
-
-    def add(self, found: FoundContent) -> None:
-        """The first frame of an item counts; a mover may have written it again after a crash."""
-        if (found.instance, found.item_id) in self._items:
-            return
-        self._items.add((found.instance, found.item_id))
-        uid = self._folder(found)
-        row = ItemRow(
-            found.item_id,
-            found.folder_id,
-            uid,
-            self._modseq(found.instance),
-            found.received_ms,
-            found.ref.size,
-            found.ref.content_hash,
-            found.ref.segment,
-            found.ref.offset,
-            found.flags,
-            (),
-            "IPM.Note",
-            (),
-        )
-        self._rows.setdefault(found.instance, []).append(row)
-        self._pending += 1
-        if self._pending >= ROWS_PER_TRANSACTION:
-            self.finish()
-
-    def _folder(self, found: FoundContent) -> int:
-        """The item's folder is there; returns the item's UID in it."""
-        now = now_ms()
-        if found.instance not in self._seen:
-            self._seen[found.instance] = {}
-            self._records.append(MailboxMade(found.instance, MailboxId(bytes(16)), Mode.LOCKED, 0, now))
-        folders = self._seen[found.instance]
-        if found.folder_id not in folders:
-            folders[found.folder_id] = 1
-            # Deliveries do not know their folder when their bytes are written: it was INBOX.
-            name = INBOX if found.folder_id == bytes(16) else f"Recovered {found.folder_id.hex()}"
-            modseq = self._modseq(found.instance)
-            validity = uidvalidity(now, modseq)
-            self._records.append(
-                FolderPut(found.instance, found.folder_id, b"", name, modseq, validity, 1, "", True, False, ())
-            )
-        uid = folders[found.folder_id]
-        folders[found.folder_id] = uid + 1
-        return uid
-
-    def _modseq(self, instance: InstanceId) -> int:
-        self._modseqs[instance] = self._modseqs.get(instance, 0) + 1
-        return self._modseqs[instance]
-
-    def finish(self) -> None:
-        """What was added is in the log and in the catalogue."""
-        records: Iterable[Record] = (ItemsPut(instance, rows) for instance, rows in self._rows.items())
-        transaction = [*self._records, *records]
-        if transaction:
-            self._db.execute("BEGIN IMMEDIATE")
-            Applier(self._db).apply(transaction)
-            self._head = self._log.append(encode([transaction]), head=self._head, now_ms=now_ms())
-            write_applied(self._db, self._head)
-            self._db.execute("COMMIT")
-        self._records, self._rows, self._pending = [], {}, 0
 
 
 def _complete(db: apsw.Connection, report: RebuildReport) -> None:

@@ -10,11 +10,21 @@ import apsw
 
 from store.catalogue.apply import Applier
 from store.catalogue.schema import read_applied, write_applied
-from store.errors import Corruption, NoSuchMailbox
+from store.errors import Corruption, NoSuchMailbox, StoreBroken
 from store.frame import Frame, FrameKind
 from store.ids import LogHead
+from store.layout import Layout
 from store.log.log import Log
 from store.records import decode
+
+
+def require_whole(layout: Layout) -> None:
+    """Raises `StoreBroken` where a rebuild from content was taking its place when it was cut short."""
+    if layout.rebuilt.exists():
+        raise StoreBroken(
+            path=str(layout.root),
+            why="a rebuild from content was cut short; begin it again: `moverq store rebuild --from-content`",
+        )
 
 
 def catch_up(db: apsw.Connection, log: Log, *, now_ms: int) -> LogHead:

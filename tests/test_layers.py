@@ -28,6 +28,7 @@ LAYERS = {
         ("store.mailbox",),
         ("store.mover",),
         ("store.retention", "store.backup", "store.copies", "store.check"),
+        ("store.salvage",),
         ("store.rebuild",),
         ("store.database",),
         ("store.__init__",),

@@ -16,8 +16,8 @@ from typing import NamedTuple, Protocol
 import attrs
 import xxhash
 
-from store.disk import File
-from store.errors import Corruption
+from store.disk import File, is_unreadable
+from store.errors import Corruption, StoreBroken
 from store.frame import padded
 from store.ids import ContentRef, FolderId, InstanceId, ItemId
 from store.limits import CONTENT_ALIGN, CONTENT_BYTES_MAX, DIRECT_ALIGN
@@ -159,17 +159,19 @@ def check_content(content: bytes, ref: Place, path: Path) -> None:
 
 
 def scan(file: File, segment: int) -> Iterator[FoundContent | Corruption]:
-    """Every content frame in a segment, in order, found without the catalogue; damaged content as `Corruption`.
+    """Every content frame in a segment, in order, found without the catalogue; damaged content as `Corruption`, what
+    the disk cannot read too.
 
     What a crash left unfinished looks the same as damage: only the catalogue knows which frames were acknowledged.
     """
     size = file.size()
     offset = 0
     while offset + HEADER_BYTES <= size:
-        found = decode_header(file.read(HEADER_BYTES, offset), segment=segment, offset=offset)
+        padding_end = min(padded(offset + 1, DIRECT_ALIGN), size)
+        block = _read(file, max(padding_end - offset, HEADER_BYTES), offset)
+        found = decode_header(block or b"", segment=segment, offset=offset)
         if found is None:
-            padding_end = min(padded(offset + 1, DIRECT_ALIGN), size)
-            if not file.read(padding_end - offset, offset).strip(b"\0"):
+            if block is not None and not block[: padding_end - offset].strip(b"\0"):
                 offset = padding_end  # the end of what was written together
                 continue
             following = _next_frame(file, segment, offset + CONTENT_ALIGN, size)
@@ -177,7 +179,7 @@ def scan(file: File, segment: int) -> Iterator[FoundContent | Corruption]:
                 path=str(file.path),
                 offset=offset,
                 expected="a content frame",
-                found=f"{following - offset} other bytes",
+                found="bytes that the disk cannot read" if block is None else f"{following - offset} other bytes",
             )
             offset = following
             continue
@@ -199,17 +201,54 @@ def _damage(file: File, ref: ContentRef, size: int) -> Corruption | None:
         return Corruption(
             path=str(file.path), offset=ref.offset, expected=f"{ref.size} bytes of content", found=f"{there}"
         )
+    content = _read(file, ref.size, ref.offset + HEADER_BYTES)
+    if content is None:
+        return unreadable(file, ref)
     try:
-        read_content(file, ref)
+        check_content(content, ref, file.path)
     except Corruption as damage:
         return damage
     return None
 
 
+def unreadable(file: File, ref: Place) -> Corruption:
+    """A disk that cannot read a sector has lost the item that lies there, and no other."""
+    return Corruption(
+        path=str(file.path),
+        offset=ref.offset,
+        expected=f"{ref.size} bytes of content",
+        found="bytes that the disk cannot read",
+    )
+
+
+def _read(file: File, size: int, offset: int) -> bytes | None:
+    """None where the disk cannot."""
+    try:
+        return file.read(size, offset)
+    except StoreBroken as error:
+        if not is_unreadable(error):
+            raise
+        return None
+
+
+def _read_in_pieces(file: File, size: int, offset: int) -> bytes:
+    """With zeros in place of what the disk cannot read; page by page where there is such a place."""
+    window = _read(file, size, offset)
+    if window is not None:
+        return window
+    pieces, end = [], min(offset + size, file.size())
+    while offset < end:
+        page_end = min(padded(offset + 1, DIRECT_ALIGN), end)
+        page = _read(file, page_end - offset, offset)
+        pieces.append(bytes(page_end - offset) if page is None else page)
+        offset = page_end
+    return b"".join(pieces)
+
+
 def _next_frame(file: File, segment: int, offset: int, size: int) -> int:
     """Where the next whole frame header is, or the end of the file."""
     while offset < size:
-        window = file.read(_SCAN_BYTES + HEADER_BYTES, offset)
+        window = _read_in_pieces(file, _SCAN_BYTES + HEADER_BYTES, offset)
         at = window.find(MAGIC)
         while 0 <= at < _SCAN_BYTES:
             if (offset + at) % CONTENT_ALIGN == 0 and decode_header(window[at:], segment=segment, offset=offset + at):

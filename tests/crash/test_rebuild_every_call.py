@@ -120,3 +120,39 @@ async def test_a_rebuild_that_is_cut_short_loses_nothing(sqlite: Seam, tmp_path:
             if not stopped:
                 break
     assert missing
+
+
+@pytest.mark.parametrize("leaving", [KILLED, LOST, KEPT, 2])
+async def test_a_rebuild_from_content_that_is_cut_short_leaves_the_old_database_or_begins_again(
+    sqlite: Seam, tmp_path: Path, leaving: int | None
+) -> None:
+    """Between the two, while file by file takes its place, everybody is told to begin it again."""
+    template, path = tmp_path / "template", tmp_path / "db"
+    await killed_before_a_fold(template)
+    shutil.copytree(template, path)
+    expected = await held(path)
+    stride, told = 1 if FULL else 3, 0
+    for stop_at in count(1 + OFFSET % stride, stride):
+        shutil.rmtree(path)
+        shutil.copytree(template, path)
+        stopped = rebuild_stopped(sqlite, path, stop_at, leaving, from_content=True)
+        if not stopped:
+            break
+        try:
+            if (path / "from-content").exists():
+                told += 1
+                for refused in (rebuild_database, check_database, store.create_database):
+                    with pytest.raises((store.StoreBroken, store.Refused)):
+                        refused(path)
+                with pytest.raises(store.StoreBroken, match="cut short; begin it again"):
+                    async with store.open_database(path):
+                        pass
+                assert rebuild_database(path, from_content=True).items == 301
+            elif await held(path) != expected:
+                assert len(await held(path)) == 301  # it has just been done
+            assert check_database(path).problems == []
+            assert not (path / "from-content").exists()
+        except BaseException as error:
+            error.add_note(f"stopped at call {stop_at}")
+            raise
+    assert told

@@ -20,6 +20,7 @@ from store.layout import Layout, generation_numbers
 from store.limits import BLOCK
 from store.log.checkpoint import checkpoints
 from store.rebuild import rebuild_database
+from store.records import ItemRow
 from tests.support.move_world import Inline
 
 INSTANCE = store.InstanceId(b"instance-of-ada.")
@@ -272,6 +273,88 @@ async def test_damaged_content_is_left_out_and_named(tmp_path: Path) -> None:
     assert report.items == 20
     assert len(report.damage) == 1
     assert "content with xxh3_128" in report.damage[0]
+
+
+def lose_log_and_catalogue(path: Path) -> None:
+    for file in [*path.glob("catalogue.sqlite*"), *Layout(path).log.iterdir()]:
+        file.unlink()
+
+
+class CutShort(BaseException):
+    """Somebody pressed ^C."""
+
+
+async def test_a_rebuild_from_content_that_is_cut_short_has_changed_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.content.pool.SEGMENT_BYTES_MAX", 4096)
+    path = await filled(tmp_path / "db")
+    before = await contents(path)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 2:
+            raise CutShort
+
+    with pytest.raises(CutShort):
+        rebuild_database(path, from_content=True, progress=stop)
+    assert await contents(path) == before
+    lose_log_and_catalogue(path)
+    with pytest.raises(CutShort):
+        rebuild_database(path, from_content=True, progress=stop)
+    with pytest.raises(store.Corruption, match="from-content"):
+        rebuild_database(path)  # not an empty database, of which upkeep would drop every segment
+    assert rebuild_database(path, from_content=True).items == 21
+
+
+async def test_what_a_rebuild_from_content_sets_aside_is_whole(tmp_path: Path) -> None:
+    """A killed process leaves a part of the catalogue in SQLite's write-ahead log."""
+    alive, path = tmp_path / "alive", tmp_path / "db"
+    await filled(alive)
+    async with opened(alive) as database:
+        await database.mailbox(INSTANCE).deliver(b"last", key=b"last")
+        shutil.copytree(alive, path)
+    assert (path / "catalogue.sqlite-wal").stat().st_size
+    rebuild_database(path, from_content=True)
+    (aside,) = path.glob("before-rebuild-*")
+    assert (aside / "log" / "00000001.log").exists()
+    db = open_catalogue(aside / "catalogue.sqlite")
+    assert db.execute("SELECT count(*) FROM item").get == 22
+    db.close()
+
+
+async def test_a_draft_that_was_saved_again_comes_back_as_it_was_last(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    store.create_database(path)
+    inbox = store.FolderId(b"f" * 16)
+    async with opened(path) as database:
+        mover = database.mover(INSTANCE)
+        await mover.create(store.MailboxId(b"m" * 16), 1)
+        put = store.FolderPut(INSTANCE, inbox, b"", "INBOX", 1, 1, 1, "", True, False, ())
+        await mover.put_folders([store.MovedFolder(store.FolderStepKind.CREATE, put)], 1)
+        for modseq, text in ((2, b"first draft"), (3, b"the final version")):
+            row = ItemRow(
+                store.ItemId(b"i" * 16), inbox, 1, modseq, 5, len(text), b"", 0, 0, 0, (), "IPM.Note", ()
+            )  # fmt: skip
+            assert await mover.put_items([row], [text], 1) == []
+    lose_log_and_catalogue(path)
+    assert rebuild_database(path, from_content=True).items == 1
+    assert list((await contents(path)).values()) == [b"the final version"]
+    assert check_database(path).ok
+
+
+async def test_a_mailbox_made_from_content_takes_deliveries(tmp_path: Path) -> None:
+    """Also one that none was ever delivered to: it was imported, or moved here."""
+    path = tmp_path / "db"
+    store.create_database(path)
+    async with opened(path) as database:
+        await database.create_mailbox(store.MailboxId(b"m" * 16), INSTANCE)
+        _, (inbox,), _ = await database.account(INSTANCE)
+        await database.mailbox(INSTANCE).append(inbox.folder_id, [store.NewItem(content=b"a", received_ms=1)])
+    lose_log_and_catalogue(path)
+    rebuild_database(path, from_content=True)
+    async with opened(path) as database:
+        await database.mover(INSTANCE).unlock(1)
+        await database.mailbox(INSTANCE).deliver(b"b", key=b"b")
 
 
 def test_a_folder_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:

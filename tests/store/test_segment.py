@@ -11,6 +11,7 @@ from store.disk import Disk, File
 from store.errors import Corruption
 from store.ids import ContentRef, FolderId, InstanceId, ItemId
 from store.limits import CONTENT_ALIGN
+from tests.support.bad_sector import spoil
 
 INSTANCE = InstanceId(b"n" * 16)
 SIZES = (0, 1, 63, 64, 65, 1000, 5_000_000)
@@ -121,3 +122,20 @@ def test_a_scan_finds_what_was_appended_to_a_torn_end(tmp_path: Path) -> None:
         file.close()
         assert [one.ref for one in found if isinstance(one, FoundContent)] == refs
         assert [one.offset for one in found if isinstance(one, Corruption)] == [0]
+
+
+@pytest.mark.parametrize("at", [0, 40_000, 100_000], ids=["header", "content", "the next header's page"])
+def test_a_scan_goes_on_behind_a_sector_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    raw, refs = frames(*(bytes([number]) * 100_000 for number in range(4)))
+    (tmp_path / "segment").write_bytes(raw)
+    spoil(monkeypatch, tmp_path / "segment", refs[1].offset + at)
+    file = Disk().open(tmp_path / "segment")
+    found = list(scan(file, 1))
+    file.close()
+    lost = {0: refs[1:2], 40_000: refs[1:2], 100_000: refs[1:3]}[at]
+    assert [one.ref for one in found if isinstance(one, FoundContent) and one.ref not in refs[:1]] == [
+        ref for ref in refs[1:] if ref not in lost
+    ]
+    assert any("cannot read" in one.found for one in found if isinstance(one, Corruption))

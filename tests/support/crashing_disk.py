@@ -133,9 +133,37 @@ class CrashingDisk(Disk):
 
     def replace(self, old: Path, new: Path) -> None:
         self._look(old.parent)
+        if old.is_dir():
+            self._replace_folder(old, new)
+            return
         self.node(old)
         self.step()
         super().replace(old, new)
+        self.step()
+
+    def _replace_folder(self, old: Path, new: Path) -> None:
+        """The new name is taken to be durable at once: what is asked is whether all that it leads to was."""
+        self.step()
+        Disk.replace(self, old, new)
+        below = [folder for folder in {*self._durable, *self._folders} if folder.is_relative_to(old)]
+        for folder in below:
+            moved = new / folder.relative_to(old)
+            if folder in self._durable:
+                self._durable[moved] = self._durable.pop(folder)
+            if folder in self._folders:
+                self._folders.remove(folder)
+                self._folders.add(moved)
+        self._folders.add(new)
+        self.step()
+
+    def remove_folder(self, folder: Path) -> None:
+        if not folder.exists():
+            return
+        self.step()
+        super().remove_folder(folder)
+        for gone in [one for one in self._durable if one.is_relative_to(folder)]:
+            del self._durable[gone]
+        self._folders = {one for one in self._folders if not one.is_relative_to(folder)}
         self.step()
 
     def remove(self, path: Path) -> None:
