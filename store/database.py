@@ -298,6 +298,8 @@ class Database:
                 purged += await retention.purge_recoverable(self._committer, info.instance, now_ms=now)
             cut += await retention.cut_feed(self._committer, info.instance, now_ms=now)
         dropped = await retention.drop_segments(self._committer, self.read_db, self._disk, self._layout)
+        for _ in range(READERS):  # they take turns; one that is in a long read does so next time
+            await self.read(lambda reading: reading.content.close_dropped())
         checkpointed = await self.read(
             lambda reading: retention.is_checkpoint_due(self._disk, self._layout, reading.db)
         )

@@ -4,7 +4,7 @@ Absence proves nothing: a mailbox instance that no directory entry names is neve
 only while a mailbox is open (its own clients' rules), never on a sealed or retired one.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 import apsw
@@ -23,6 +23,7 @@ from store.limits import (
     CHECKPOINTS_KEPT,
     DELIVERY_KEYS_KEPT_S,
     ITEMS_PER_VERB_MAX,
+    OPEN_SEGMENTS_MAX,
     RECOVERABLE_KEPT_S,
     TOMBSTONES_KEPT,
 )
@@ -114,11 +115,23 @@ def _cut(draft: Draft, now_ms: int) -> int:
 async def drop_segments(committer: Committer, read: ReadDb, disk: Disk, layout: Layout) -> int:
     """Segments that no item refers to, and nobody writes to, are gone; returns how many.
 
-    Each candidate's lease is taken first, so nothing can be written to it. Then, *inside the commit*, where what a
-    predecessor left in the log has been replayed: if no item refers to it, none ever will, for a copy needs an item
-    that does. The log says so before the files go. The newest segment stays, so that no number is used twice: a
-    reader may still have the old file open under it.
+    The newest segment stays, so that no number is used twice: a reader may still have the old file open under it. No
+    more than `OPEN_SEGMENTS_MAX` are open at a time, each such batch a commit: after a migration there are thousands.
     """
+    used = await read(queries.segments_in_use)
+    numbers = [n for n in segment_numbers(disk.names(layout.content))[:-1] if n not in used]
+    return sum(
+        [
+            await _drop_some(committer, disk, layout, numbers[at : at + OPEN_SEGMENTS_MAX])
+            for at in range(0, len(numbers), OPEN_SEGMENTS_MAX)
+        ]
+    )
+
+
+async def _drop_some(committer: Committer, disk: Disk, layout: Layout, numbers: Sequence[int]) -> int:
+    """Each candidate's lease is taken first, so nothing can be written to it. Then, *inside the commit*, where what a
+    predecessor left in the log has been replayed: if no item refers to it, none ever will, for a copy needs an item
+    that does. The log says so before the files go."""
     leased: list[tuple[int, File]] = []
 
     def decide(draft: Draft) -> tuple[int, ...]:
@@ -129,10 +142,7 @@ async def drop_segments(committer: Committer, read: ReadDb, disk: Disk, layout: 
         return dead
 
     try:
-        used = await read(queries.segments_in_use)
-        for number in segment_numbers(disk.names(layout.content))[:-1]:
-            if number in used:
-                continue
+        for number in numbers:
             try:
                 file = disk.open(layout.segment(number))
             except FileNotFoundError:

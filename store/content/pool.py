@@ -297,6 +297,15 @@ class SegmentReader:
         except FileNotFoundError:
             raise Corruption(path=str(path), offset=0, expected="a content segment", found="no file") from None
 
+    def close_dropped(self) -> None:
+        """Segments that were deleted are not kept open: until then their room is not given back."""
+        for number, file in list(self._open.items()):
+            if not file.is_linked():
+                self._open.pop(number).close()
+        if self._bulk is not None and not self._bulk[1].is_linked():
+            self._bulk[1].close()
+            self._bulk = None
+
     def close(self) -> None:
         while self._open:
             self._open.popitem()[1].close()

@@ -1,5 +1,6 @@
 """What time brings: purging, cutting, dropping, trimming; and what must never go."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -12,8 +13,9 @@ import store
 from store import retention
 from store.content.segment import NewContent
 from store.database import Database
+from store.disk import Disk
 from store.layout import Layout, segment_numbers
-from store.limits import DELIVERY_KEYS_KEPT_S, RECOVERABLE_KEPT_S
+from store.limits import DELIVERY_KEYS_KEPT_S, READERS, RECOVERABLE_KEPT_S
 from store.names import DELETED_MS
 from store.proposal import Draft, Proposal
 from store.records import ItemsPut
@@ -45,6 +47,12 @@ async def drop_segments(database: Database) -> int:
 
 def segments(path: Path) -> list[int]:
     return segment_numbers([found.name for found in Layout(path).content.iterdir()])
+
+
+def open_segments() -> list[str]:
+    """The files of segments that this process has open, those too that were deleted."""
+    names = [os.path.realpath(found) for found in Path("/proc/self/fd").iterdir()]
+    return [name for name in names if ".seg" in name]
 
 
 @pytest.fixture
@@ -196,6 +204,46 @@ async def test_a_segment_that_nothing_refers_to_is_dropped(small_segments: None,
         kept = await database.fetch(ALICE, await database.find(ALICE, items))
         assert [fetched.content for fetched in kept] == [b"%d" % number * 300 for number in (0, 3, 4)]
     check_sound(path)
+
+
+async def test_more_dead_segments_than_may_be_open_are_dropped_in_batches(
+    small_segments: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a migration leaves behind: a segment for each larger mailbox."""
+    monkeypatch.setattr("store.retention.OPEN_SEGMENTS_MAX", 4)
+    path, open_at_once = tmp_path / "db", 0
+
+    class Counting(Disk):
+        def remove(self, gone: Path) -> None:
+            nonlocal open_at_once
+            if gone.suffix == ".seg":
+                open_at_once = max(open_at_once, len(open_segments()))
+            super().remove(gone)
+
+    async with opened(path) as database:
+        mailbox = await make_mailbox(database)
+        items = [(await append(database, b"%d" % number * 300))[0] for number in range(15)]
+        await mailbox.purge(items)
+    async with opened(path, disk=Counting()) as database:
+        assert await drop_segments(database) == 14
+    assert 1 <= open_at_once <= 4
+    check_sound(path)
+
+
+async def test_upkeep_gives_back_the_room_of_segments_that_were_read(small_segments: None, tmp_path: Path) -> None:
+    """A worker has them open for days."""
+    path = tmp_path / "db"
+    async with opened(path) as database:
+        mailbox = await make_mailbox(database)
+        items = [(await append(database, b"%d" % number * 70_000))[0] for number in range(2)]
+        items += [(await append(database, b"%d" % number * 300))[0] for number in range(4)]
+        rows = await database.find(ALICE, items)
+        for _ in range(READERS):
+            assert len(await database.fetch(ALICE, rows)) == 6
+        await mailbox.purge(items)
+        assert len(open_segments()) > 6
+        assert (await database.maintain()).dropped == 3
+        assert [name for name in open_segments() if "deleted" in name] == []
 
 
 async def test_no_segment_number_is_used_twice(small_segments: None, tmp_path: Path) -> None:
