@@ -19,9 +19,9 @@ from itertools import islice
 
 import attrs
 
-from store.content.segment import HEADER_BYTES, NewFrame, Place, check_content, encode, read_content
-from store.disk import Disk, File, direct_buffer
-from store.errors import Corruption, StoreError
+from store.content.segment import HEADER_BYTES, NewFrame, Place, check_content, encode, read_content, unreadable
+from store.disk import Disk, File, direct_buffer, is_unreadable
+from store.errors import Corruption, StoreBroken, StoreError
 from store.frame import padded
 from store.ids import ContentRef
 from store.layout import Layout, segment_numbers
@@ -221,9 +221,25 @@ class SegmentReader:
             run = refs[at : at + together(refs, at)]
             at += len(run)
             try:
-                yield from self._read_run(run)
+                found = self._read_run(run)
             except Corruption as damage:  # it is alone, or their segment is gone
-                yield from [damage] * len(run)
+                found = [damage] * len(run)
+            except StoreBroken as error:
+                if not is_unreadable(error):
+                    raise
+                found = [self._read_alone(ref) for ref in run]
+            yield from found
+
+    def _read_alone(self, ref: Place) -> bytes | Corruption:
+        """After a bulk read of it and others failed: a sector that the disk cannot read damages what lies there."""
+        try:
+            return self.read(ref)
+        except Corruption as damage:
+            return damage
+        except StoreBroken as error:
+            if not is_unreadable(error):
+                raise
+            return unreadable(self.file(ref.segment), ref)
 
     def _read_run(self, run: Sequence[Place]) -> list[bytes | Corruption]:
         if len(run) == 1 and run[0].size <= GAP_BYTES:

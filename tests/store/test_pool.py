@@ -23,6 +23,7 @@ from store.limits import (
     SEGMENT_GROW_BYTES,
     STAGE_BYTES,
 )
+from tests.support.bad_sector import spoil
 
 INSTANCE = InstanceId(b"n" * 16)
 HEADER = NewContent(ItemId(b"i" * 16), FolderId(b"f" * 16), 0, 0)
@@ -86,6 +87,25 @@ def test_a_damaged_item_among_many_is_told_apart_from_its_neighbours(make: Make,
     assert [isinstance(one, Corruption) for one in found] == [at in (4, 9) for at in range(10)]
     assert isinstance(found[4], Corruption)
     assert found[4].offset == refs[4].offset + HEADER_BYTES
+    reader.close()
+
+
+@pytest.mark.parametrize("size", [20_000, 80_000, 2 * STAGE_BYTES])
+def test_a_sector_that_cannot_be_read_damages_the_item_that_lies_there(
+    make: Make, layout: Layout, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Read in bulk or alone, through the page cache or past it."""
+    writer, reader = make(), SegmentReader(Disk(), layout)
+    contents = [random.Random(n).randbytes(size) for n in range(5)]
+    refs = write(writer, *contents)
+    spoil(monkeypatch, layout.segment(1), refs[2].offset + size // 2)
+    for order in (refs, refs[2:3]):
+        for ref, found in zip(order, reader.read_each(order), strict=True):
+            if ref == refs[2]:
+                assert isinstance(found, Corruption)
+                assert "cannot read" in found.found
+            else:
+                assert found == contents[refs.index(ref)]
     reader.close()
 
 
