@@ -46,9 +46,10 @@ class Frame:
 
 @attrs.frozen
 class Damage:
-    """No valid frame here; why, in words."""
+    """No valid frame here; why, in words. `is_newer`: it is one, of a kind that this code does not know."""
 
     why: str
+    is_newer: bool = False
 
 
 def padded(size: int, to: int = BLOCK) -> int:
@@ -89,14 +90,12 @@ def payload_length(header: bytes, *, signature: Signature, position: LogPosition
         return Damage(f"the bytes {magic.hex()} in place of a frame")
     if check != xxhash.xxh3_64_intdigest(header[: HEADER_BYTES - 8]):
         return Damage("a frame header with a wrong checksum")
-    if version != VERSION:
-        return Damage(f"a frame of format version {version}, this code reads {VERSION}")
     if signed != signature:
         return Damage(f"a frame of another database or timeline ({signed.hex()[:8]})")
     if (generation, offset) != (position.generation, position.offset):
         return Damage(f"a frame that belongs to {LogPosition(generation, offset)}")
-    if kind not in FrameKind._value2member_map_ or length > FRAME_BYTES_MAX:
-        return Damage(f"a frame of kind {kind} and length {length}")
+    if version != VERSION or kind not in FrameKind._value2member_map_ or length > FRAME_BYTES_MAX:
+        return Damage(f"a frame of format version {version}, kind {kind} and length {length}", is_newer=True)
     return int(length)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from store.disk import Disk, File
-from store.errors import Corruption
+from store.errors import Corruption, StoreBroken
 from store.frame import HEADER_BYTES, Damage, Frame, FrameKind, decode, encode, padded, payload_length
 from store.ids import LogHead, LogPosition, Signature
 from store.layout import Layout, generation_numbers
@@ -90,7 +90,7 @@ class Log:
         """Is nothing written behind `head`? One small read: what every commit begins with."""
         file = self._open(head.position.generation)
         raw = file.read(HEADER_BYTES, head.position.offset)
-        return payload_length(raw, signature=self.signature, position=head.position) is None
+        return self._promised(raw, head.position) is None
 
     def read(self, after: LogHead) -> Iterator[Frame]:
         """The valid frames behind `after`, seals left out, up to the end or the first damage."""
@@ -120,11 +120,21 @@ class Log:
     def _frame(self, head: LogHead) -> Frame | Damage | None:
         file = self._open(head.position.generation)
         header = file.read(HEADER_BYTES, head.position.offset)
-        length = payload_length(header, signature=self.signature, position=head.position)
+        length = self._promised(header, head.position)
         if not isinstance(length, int):
             return length
         raw = file.read(padded(HEADER_BYTES + length), head.position.offset)
         return decode(raw, signature=self.signature, head=head)
+
+    def _promised(self, header: bytes, position: LogPosition) -> int | Damage | None:
+        """`payload_length`. Raises `StoreBroken` where it is a newer moverq that wrote there: that is no torn tail."""
+        found = payload_length(header, signature=self.signature, position=position)
+        if isinstance(found, Damage) and found.is_newer:
+            raise StoreBroken(
+                path=str(self.path(position.generation)),
+                why=f"written by a newer moverq ({found.why} at byte {position.offset:,}); use that one",
+            )
+        return found
 
     def settle(self, head: LogHead, last: Frame | None, *, now_ms: int) -> LogHead:
         """Make what a predecessor left behind `head` certain, after `last`, its last valid frame there (if any).
@@ -152,6 +162,7 @@ class Log:
 
         Raises:
             Corruption: the log ends before `head`, or goes on behind the damage, so it is not a tail.
+            StoreBroken: it goes on with what a newer moverq wrote.
         """
         file = self._open(head.position.generation)
         size = file.size()
@@ -171,7 +182,7 @@ class Log:
         for offset in range(BLOCK, len(rest), BLOCK):
             place = LogPosition(head.position.generation, head.position.offset + offset)
             header = rest[offset : offset + HEADER_BYTES]
-            if isinstance(payload_length(header, signature=self.signature, position=place), int):
+            if isinstance(self._promised(header, place), int):
                 raise Corruption(
                     path=str(file.path),
                     offset=head.position.offset,

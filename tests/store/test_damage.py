@@ -23,6 +23,7 @@ from store.ids import LogHead
 from store.layout import Layout
 from store.limits import BLOCK
 from store.log.log import Log
+from store.rebuild import rebuild_database
 from tests.support.store_scenarios import keep_catalogue, put_catalogue_back
 from tests.support.store_world import (
     ALICE,
@@ -142,6 +143,33 @@ async def test_a_damaged_frame_with_a_good_one_behind_it_is_no_torn_tail(path: P
     assert log.read_bytes() == before
     change(log, flip(start + 200))
     assert await number_of_items(path) == 8
+
+
+@pytest.mark.parametrize("newer", ["version", "kind"])
+async def test_what_a_newer_moverq_wrote_is_no_torn_tail(
+    path: Path, tmp_path: Path, newer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(path)
+    head, log = head_of(path), Layout(path).generation(1)
+    with monkeypatch.context() as later:
+        if newer == "version":
+            later.setattr("store.frame.VERSION", 2)
+        kind = FrameKind.GROUP if newer == "version" else 7
+        frame, _ = encode(kind, b"\x90", signature=_signature(path), head=head)  # type: ignore[arg-type]
+
+    def write(content: bytearray) -> None:
+        content[head.position.offset : head.position.offset + len(frame)] = frame
+
+    change(log, write)
+    before = log.read_bytes()
+    for work in (number_of_items(path), rebuilt(path)):
+        with pytest.raises(store.StoreBroken, match="written by a newer moverq"):
+            await work
+    assert log.read_bytes() == before
+
+
+async def rebuilt(path: Path) -> None:
+    rebuild_database(path)
 
 
 @pytest.mark.parametrize("place", ["repeated", "foreign", "of another generation", "garbage"])
