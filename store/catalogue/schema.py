@@ -218,9 +218,12 @@ def catalogue_error(path: Path, error: apsw.Error) -> StoreError:
 def is_durable(connection: apsw.Connection) -> bool:
     """All that was committed up to now has been moved from the write-ahead log into the file, and synced.
 
-    False where a reader's snapshot is in the way; another time, then.
+    False where a reader's snapshot is in the way, or another process is at it; another time, then.
     """
-    frames, moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    try:
+        frames, moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    except apsw.BusyError:
+        return False
     return frames == moved
 
 
