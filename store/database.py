@@ -284,7 +284,7 @@ class Database:
             made = make_checkpoint(self._disk, self._layout, reading.db)
             # The catalogue itself may still need the log: after power loss it is only as new as what was synced.
             if is_durable(reading.db):
-                retention.trim_log(self._disk, self._layout)
+                retention.trim_log(self._disk, self._layout, made.signature)
             return made
 
         return await self.read(seal)

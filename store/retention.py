@@ -16,7 +16,7 @@ from store.commit import Committer
 from store.disk import Disk, File
 from store.errors import MailboxLocked, MailboxMoved, MailboxSealed, NoSuchMailbox
 from store.guard import require_client
-from store.ids import InstanceId
+from store.ids import InstanceId, Signature
 from store.layout import Layout, generation_numbers, segment_numbers
 from store.limits import (
     CHECKPOINT_LOG_BYTES,
@@ -27,7 +27,7 @@ from store.limits import (
     RECOVERABLE_KEPT_S,
     TOMBSTONES_KEPT,
 )
-from store.log.checkpoint import checkpoints
+from store.log.checkpoint import checkpoints, sound_checkpoints
 from store.names import DELETED_MS
 from store.proposal import Draft, Proposal
 from store.records import FeedCut, GoneRow, ItemsGone, SegmentsDropped
@@ -172,12 +172,15 @@ def is_checkpoint_due(disk: Disk, layout: Layout, db: apsw.Connection) -> bool:
     return size >= CHECKPOINT_LOG_BYTES
 
 
-def trim_log(disk: Disk, layout: Layout) -> int:
-    """Generations below the older of the two newest checkpoints are gone; returns how many."""
-    sealed = checkpoints(disk, layout)
-    if len(sealed) < CHECKPOINTS_KEPT:
+def trim_log(disk: Disk, layout: Layout, signature: Signature) -> int:
+    """Generations below the older of the two newest checkpoints are gone; returns how many.
+
+    Of those that are sound, by reading all of them: a rebuild must find its way from either.
+    """
+    sound = sound_checkpoints(disk, layout, signature)
+    if len(sound) < CHECKPOINTS_KEPT:
         return 0
-    keep_from = sealed[-CHECKPOINTS_KEPT].head.position.generation
+    keep_from = sound[-CHECKPOINTS_KEPT].head.position.generation
     old = [number for number in generation_numbers(disk.names(layout.log)) if number < keep_from]
     for number in old:
         disk.remove(layout.generation(number))

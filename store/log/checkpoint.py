@@ -1,8 +1,8 @@
 """Checkpoints: sealed copies of the catalogue, hashed, named by the position they stand at.
 
 A rebuild starts from the newest one and replays what lies above it, and the log is trimmed only below the older of
-the two newest. A copy without its seal does not count: the seal (msgpack: position, chain, size, xxh3_128) is written
-after the copy is durable.
+the two newest that are sound. A copy without its seal does not count: the seal (msgpack: position, chain, size,
+xxh3_128) is written after the copy is durable.
 """
 
 from pathlib import Path
@@ -34,7 +34,8 @@ class Checkpoint:
 
 
 def make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpoint:
-    """A sealed checkpoint of what `db` sees now exists; older ones than the newest two are gone. Durable on return.
+    """A sealed checkpoint of what `db` sees now exists; older ones than the newest two that are sound are gone. Durable
+    on return.
 
     One at a time in all processes: two that wrote the same new file would seal a mixture.
 
@@ -65,7 +66,7 @@ def _make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpo
     except BaseException:  # a draft gives its room back
         _remove_unsealed(disk, layout)
         raise
-    old = checkpoints(disk, layout)[:-CHECKPOINTS_KEPT]
+    old = _outlived(disk, layout, made.signature)
     for one in old:
         disk.remove(one.path.with_suffix(".seal"))
     if old:
@@ -73,6 +74,14 @@ def _make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpo
     for one in old:
         disk.remove(one.path)
     return made
+
+
+def _outlived(disk: Disk, layout: Layout, signature: Signature) -> list[Checkpoint]:
+    """Those older than the newest two sound ones: a damaged one takes the place of none."""
+    kept = sound_checkpoints(disk, layout, signature)[-CHECKPOINTS_KEPT:]
+    if len(kept) < CHECKPOINTS_KEPT:
+        return []
+    return [made for made in checkpoints(disk, layout) if made.head.position < kept[0].head.position]
 
 
 def _check_room(disk: Disk, layout: Layout, size: int) -> None:
@@ -122,7 +131,7 @@ def _remove_unsealed(disk: Disk, layout: Layout) -> None:
 def _is_sound(disk: Disk, checkpoint: Checkpoint) -> bool:
     try:
         verify(disk, checkpoint)
-    except Corruption:
+    except StoreError:
         return False
     return True
 

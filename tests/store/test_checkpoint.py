@@ -1,6 +1,10 @@
 """Checkpoints: sealed copies to rebuild from, and what the log may lose because of them."""
 
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -116,6 +120,51 @@ async def test_a_damaged_copy_is_found_by_its_seal_and_made_anew(
     with pytest.raises(Corruption, match=r"\.sqlite is damaged at byte 0"):
         verify(Disk(), made)
     verify(Disk(), await database.checkpoint())
+
+
+async def test_a_damaged_copy_counts_for_none_of_the_two_that_are_kept(
+    database: Database, mailbox: store.Mailbox, tmp_path: Path
+) -> None:
+    path, made = tmp_path / "db", []
+    for number in range(3):
+        for _ in range(6):
+            await append(database, b"%d" % number)
+        made.append(await database.checkpoint())
+        if number == 1:
+            made[1].path.write_bytes(b"rotten")
+    assert checkpoints(Disk(), Layout(path)) == made
+    oldest = made[0].head.position.generation
+    assert generations(path)[0] <= f"{oldest:08d}.log", (
+        "the oldest, and then the log, is what is left without the newest"
+    )
+    for _ in range(6):
+        await append(database, b"3")
+    made.append(await database.checkpoint())
+    assert checkpoints(Disk(), Layout(path)) == made[2:]
+
+
+async def test_a_checkpoint_is_made_while_another_process_folds(
+    database: Database, mailbox: store.Mailbox, tmp_path: Path
+) -> None:
+    """It holds the lock on SQLite's own checkpointing: the log is trimmed another time."""
+    shared = Layout(tmp_path / "db").root / "catalogue.sqlite-shm"
+    with another_folds(shared):
+        verify(Disk(), await database.checkpoint())
+
+
+@contextmanager
+def another_folds(shared: Path) -> Iterator[None]:
+    holds = (
+        "import fcntl, sys; file = open(sys.argv[1], 'r+b'); fcntl.lockf(file, fcntl.LOCK_EX, 1, 121);"
+        "print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holds, str(shared)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        yield
+        holder.stdin.close()
 
 
 @pytest.mark.parametrize("seal", [b"", b"\xc1", b"\x93\x01\x02\x03", b"not a seal at all"])
