@@ -69,7 +69,7 @@ async def _read(
         connection.selected = (name, False)
         await connection.run(b"UID SEARCH ALL", take=partial(_note_found, found))
         pages = [found[begin : begin + PAGE] for begin in range(0, len(found), PAGE)]
-        readings = [Reading(connection, page) for page in pages]
+        readings = [Reading(connection, page, validity=0) for page in pages]
         for number, reading in enumerate(readings):
             if not number:
                 await reading.begin(name)

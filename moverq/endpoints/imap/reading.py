@@ -12,26 +12,35 @@ from typing import Final
 import attrs
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
-from moverq.endpoints.imap.wire import Literal, Response, number, pairs, uid_set
+from moverq.endpoints.imap.wire import Literal, Response, number, pairs, said, uid_set
 from moverq.endpoints.mirrored.mirror import FolderPlace, Located
+from moverq.errors import EndpointBusy
 from moverq.model.ids import FolderId
 
 _HEAD: Final = rb"\* \d+ FETCH \(UID (\d{1,10}) BODY\[\] "
 _AS_ASKED: Final = re.compile(_HEAD + rb"\{(\d{1,9})\}\r\n")
 _AS_ASKED_IN_PARTS: Final = re.compile(_HEAD)
 _END: Final = b")\r\n"
+CHANGED_S: Final = 1.0
+"""A folder is not what it was when it was looked into: so long it is left alone before the next look."""
 
 
 class Reading:
-    """A FETCH of bodies on its way: begun when it is known what will be wanted, ended when it is."""
+    """A FETCH of bodies on its way: begun when it is known what will be wanted, ended when it is.
 
-    def __init__(self, connection: Connection, uids: Sequence[int]) -> None:
+    The UIDs are those of `validity`. A name alone says nothing: the user may have renamed the folder since it was
+    looked into, and made another one of its name, with the same UIDs in it.
+    """
+
+    def __init__(self, connection: Connection, uids: Sequence[int], *, validity: int) -> None:
         self.connection = connection
         self.uids = tuple(uids)
+        self.validity = validity
         self.found: dict[int, bytes] = {}
         self.missing: dict[int, str] = {}
         """UIDs that the server lists and gives no bytes for, and what it says of them."""
         self._wire = b""
+        self._validity_there = 0
         self._examine: Command | None = None
         self._fetch: Command | None = None
 
@@ -48,7 +57,7 @@ class Reading:
         connection = self.connection
         if connection.selected == (self._wire, False):
             return None
-        examine = await connection.start(b"EXAMINE ", MailboxName(self._wire))
+        examine = await connection.start(b"EXAMINE ", MailboxName(self._wire), take=self._take_examine)
         connection.selected = (self._wire, False)
         connection.is_in_folder = True
         return examine
@@ -61,8 +70,7 @@ class Reading:
         assert self._fetch is not None
         connection = self.connection
         try:
-            if self._examine is not None:
-                await connection.done(self._examine)
+            await self._opened(self._examine)
         except Refused as refused:
             connection.selected = None
             with suppress(Refused):
@@ -80,6 +88,24 @@ class Reading:
             if len(self.found) < len(self.uids):
                 await self._one_by_one()
         return self.found
+
+    async def _opened(self, examine: Command | None) -> None:
+        """The folder is selected, and is the one that was meant. Raises `Refused`."""
+        if examine is None:
+            return
+        await self.connection.done(examine)
+        if self._validity_there != self.validity:
+            raise EndpointBusy(
+                endpoint=self.connection.endpoint,
+                retry_after_s=CHANGED_S,
+                why="a folder was made anew while it was read",
+            )
+
+    def _take_examine(self, response: Response) -> None:
+        if response.head[:6].upper() == b"* OK [":
+            answer = said(response.head[2:])
+            if answer.code == b"UIDVALIDITY":
+                self._validity_there = number(answer.arguments)
 
     def _usual(self, buffer: bytearray, at: int, to: int) -> int:
         """Bodies that came whole and in the order asked for."""
@@ -109,13 +135,11 @@ class Reading:
 
     async def _one_by_one(self) -> None:
         """Which of those that did not come are gone, and which are there and cannot be read?"""
-        examine = await self._open()  # for another folder may have been asked for since
-        if examine is not None:
-            try:
-                await self.connection.done(examine)
-            except Refused:
-                self.connection.selected = None
-                return
+        try:
+            await self._opened(await self._open())  # for another folder may have been asked for since
+        except Refused:
+            self.connection.selected = None
+            return
         for uid in self.uids:
             if uid in self.found:
                 continue
@@ -143,9 +167,9 @@ class Reading:
                 self.missing[uid] = why
 
 
-async def read_bodies(connection: Connection, wire: bytes, uids: Sequence[int]) -> dict[int, bytes]:
+async def read_bodies(connection: Connection, wire: bytes, uids: Sequence[int], *, validity: int) -> dict[int, bytes]:
     """The bytes of these messages, of those that are there."""
-    reading = Reading(connection, uids)
+    reading = Reading(connection, uids, validity=validity)
     await reading.begin(wire)
     return await reading.end()
 
@@ -170,8 +194,9 @@ class PageReading:
             if folder_id in places:
                 # Each page opens its folders itself: one that went is told to the page that needed it.
                 connection.selected = None
-                reading = Reading(connection, [row.server_uid for row in some])
-                await reading.begin(places[folder_id].wire)
+                place = places[folder_id]
+                reading = Reading(connection, [row.server_uid for row in some], validity=place.server_validity)
+                await reading.begin(place.wire)
                 readings.append((reading, some))
         return cls(rows, readings)
 

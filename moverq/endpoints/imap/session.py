@@ -25,7 +25,7 @@ from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import OnLook
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
-from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.mirror import FolderPlace, Mirror
 from moverq.endpoints.mirrored.paging import PageRead
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.flow.offload import Offload
@@ -108,9 +108,9 @@ class ImapSession:
             async with self.connection() as connection:
                 await listing.look_into(connection, wanted, on_look=on_look)
 
-    async def read(self, folder: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
+    async def read(self, folder: FolderPlace, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
         async with self.connection() as connection:
-            reading = Reading(connection, uids)
+            reading = Reading(connection, uids, validity=folder.server_validity)
             await reading.begin(folder.wire)
             return await reading.end(), reading.missing
 

@@ -62,7 +62,8 @@ async def _find_at_server(session: "ImapSession", folder: FolderRow, sought: Seq
         left = list(sought)
         found: list[Placed] = []
         for some in in_batches(candidates, lambda seen: seen.size, bytes_max=session.bytes_max):
-            read = await read_bodies(connection, folder.wire, [seen.uid for seen in some])
+            uids = [seen.uid for seen in some]
+            read = await read_bodies(connection, folder.wire, uids, validity=folder.server_validity)
             for seen in some:
                 match = next((one for one in left if _is(one, seen, read.get(seen.uid))), None)
                 if match is not None:

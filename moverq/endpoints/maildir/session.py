@@ -22,7 +22,7 @@ from moverq.endpoints.mirrored import normal_form
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
-from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.mirror import FolderPlace, Mirror
 from moverq.endpoints.mirrored.paging import PageRead, read_page
 from moverq.endpoints.mirrored.session import MailSession
 from moverq.errors import EndpointBusy
@@ -157,7 +157,7 @@ class MaildirSession(FileSession[Layout, Scan]):
 
         return await self.work(run, doing="look into a folder")
 
-    async def read(self, row: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
+    async def read(self, row: FolderPlace, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
         path = (await self.layout()).path(row.wire)
         bases = await self.mirror.ask(partial(numbers.bases_of, folder_id=row.folder_id, numbers=uids))
         read: dict[int, bytes] = {}
@@ -190,7 +190,7 @@ class MaildirSession(FileSession[Layout, Scan]):
             await self._tell_again(row, missed)
         return read, missing
 
-    async def _tell_again(self, row: FolderRow, uids: Sequence[int]) -> None:
+    async def _tell_again(self, row: FolderPlace, uids: Sequence[int]) -> None:
         """Nobody can say whether they are gone while the folder changes all the time: the feed has them once more, so
         that a reader who goes on without them meets them again.
 

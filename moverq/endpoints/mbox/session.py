@@ -23,7 +23,7 @@ from moverq.endpoints.mbox.places import MboxPlaces
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
-from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.mirror import FolderPlace, Mirror
 from moverq.endpoints.mirrored.paging import PageRead, read_page
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.errors import EndpointBusy
@@ -163,7 +163,7 @@ class MboxSession(FileSession[Layout, Index]):
             client_validity=index.base.validity if has_uids else 0,
         )
 
-    async def read(self, row: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
+    async def read(self, row: FolderPlace, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
         path = await self.path(row.wire)
         read: dict[int, bytes] = {}
         missing: dict[int, str] = {}

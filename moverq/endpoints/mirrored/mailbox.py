@@ -5,9 +5,9 @@ intents, and are done when the verb returns. The guard lives in the mirror: it k
 out. That is what the fence does, where there are hooks for it; see `hooks`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 import msgpack
@@ -27,12 +27,12 @@ from moverq.endpoints.base import (
 from moverq.endpoints.mirrored import folder_steps, intents
 from moverq.endpoints.mirrored.hooks import run_hook
 from moverq.endpoints.mirrored.intents import Merged
-from moverq.endpoints.mirrored.mirror import Located, Mirror, Standing
+from moverq.endpoints.mirrored.mirror import FolderPlace, Located, Mirror, Standing
 from moverq.endpoints.mirrored.normal_form import content_hash, is_same
-from moverq.endpoints.mirrored.paging import read_rows
+from moverq.endpoints.mirrored.paging import page_rows, read_rows
 from moverq.endpoints.mirrored.refresh import refresh
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
-from moverq.errors import NotFound, RequestRefused
+from moverq.errors import EndpointBusy, NotFound, RequestRefused
 from moverq.flow import clock
 from moverq.flow.batches import in_batches
 from moverq.model.change import BadItem, ChangeBatch, FolderState, ItemContent, ItemState, Watermark
@@ -41,6 +41,8 @@ from moverq.model.ids import FolderId, ItemId, MailboxId
 
 if TYPE_CHECKING:
     from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
+
+T = TypeVar("T")
 
 RECOUNT_BYTES: Final = 8 << 20
 RECOUNT_ITEMS: Final = 512
@@ -146,7 +148,8 @@ class MirroredMailbox:
         if cursor is None:
             await self._look()
         after = msgpack.unpackb(cursor) if cursor is not None else 0
-        page, contents, missing = await self.session.read_page(after, bytes_max=bytes_max, items_max=items_max)
+        read_page = partial(self.session.read_page, after, bytes_max=bytes_max, items_max=items_max)
+        page, contents, missing = await self._or_look_again(read_page)
         read, bad = await self._known(page.rows, contents, missing, is_movers=page.is_movers)
         settings, keys = await self._mirror.ask(Mirror.listing_extras) if cursor is None else ((), ())
         return SeedPage(
@@ -165,16 +168,31 @@ class MirroredMailbox:
         if not self._told.issuperset(item_ids):
             await self._look()
         self._told = frozenset()
-        found = await self._mirror.ask(partial(Mirror.find, item_ids=item_ids))
+        return await self._or_look_again(partial(self._fetch, item_ids, bytes_max=bytes_max))
+
+    async def _or_look_again(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` gives. A folder may have another name by now than the mirror knows: then, once, after a look."""
+        try:
+            return await read()
+        except EndpointBusy:
+            await self._look()
+            return await read()
+
+    async def _fetch(
+        self, item_ids: Sequence[ItemId], *, bytes_max: int
+    ) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...], tuple[ItemId, ...]]:
+        found, places = await self._mirror.ask(partial(_found, item_ids=item_ids))
         rows = [found[item_id] for item_id in item_ids if item_id in found]
         page = next(in_batches(rows, lambda row: row.state.size, bytes_max=bytes_max), [])
-        read, bad = await self._read(page)
+        read, bad = await self._read(page, places)
         return read, bad, tuple(row.state.item_id for row in rows[len(page) :])
 
-    async def _read(self, rows: Sequence[Located]) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...]]:
+    async def _read(
+        self, rows: Sequence[Located], places: Mapping[FolderId, FolderPlace]
+    ) -> tuple[tuple[ItemContent, ...], tuple[BadItem, ...]]:
         """The bytes of these items, in their order; those whose hash nobody knew yet get it."""
         is_movers = (await self._mirror.ask(Mirror.standing)).is_movers
-        return await self._known(rows, *await read_rows(self.session, rows), is_movers=is_movers)
+        return await self._known(rows, *await read_rows(self.session, rows, places), is_movers=is_movers)
 
     async def _known(
         self, rows: Sequence[Located], contents: Mapping[int, bytes], missing: Mapping[int, str], *, is_movers: bool
@@ -211,17 +229,17 @@ class MirroredMailbox:
         account = await self.account()
         digests = {folder.folder_id: FolderDigest() for folder in account.folders}
         after, done = 0, False
-        seed_rows = partial(Mirror.seed_rows, items_max=RECOUNT_ITEMS, bytes_max=RECOUNT_BYTES)
+        rows = partial(page_rows, items_max=RECOUNT_ITEMS, bytes_max=RECOUNT_BYTES)
         while not done:
-            page, done = await self._mirror.ask(partial(seed_rows, after=after))
-            read, _ = await self._read(page)
-            known = {row.state.item_id: row for row in page}
+            page = await self._mirror.ask(partial(rows, after=after))
+            read, _ = await self._read(page.rows, page.places)
+            known = {row.state.item_id: row for row in page.rows}
             for item in read:
                 row = known[item.state.item_id]
                 same = self._is_same(item.content, row)
                 state = row.state if same else item.state
                 digests[state.folder_id] = digests[state.folder_id].plus(state)
-            after = page[-1].seq if page else after
+            after, done = page.rows[-1].seq if page.rows else after, page.done
         return attrs.evolve(await self._mirror.ask(Mirror.account), digests=tuple(sorted(digests.items())))
 
     # ---- the guard
@@ -381,6 +399,10 @@ class MirroredMailbox:
         )
         await self.session.work_off()
         return merged.missing
+
+
+def _found(mirror: Mirror, item_ids: Sequence[ItemId]) -> tuple[dict[ItemId, Located], dict[FolderId, FolderPlace]]:
+    return mirror.find(item_ids), mirror.places()
 
 
 def _checked(mirror: Mirror, *, token: int, allowed: Sequence[GuardMode]) -> Standing:

@@ -46,21 +46,23 @@ def page_rows(mirror: Mirror, *, after: int, bytes_max: int, items_max: int) -> 
 async def read_page(session: "MailSession", after: int, *, bytes_max: int, items_max: int) -> PageRead:
     """The page behind `after`, for a session that does not read ahead."""
     page = await session.mirror.ask(partial(page_rows, after=after, bytes_max=bytes_max, items_max=items_max))
-    return PageRead(page, *await read_rows(session, page.rows))
+    return PageRead(page, *await read_rows(session, page.rows, page.places))
 
 
-async def read_rows(session: "MailSession", rows: Sequence[Located]) -> tuple[dict[int, bytes], dict[int, str]]:
-    """The bytes of these items, as in `PageRead`."""
+async def read_rows(
+    session: "MailSession", rows: Sequence[Located], places: Mapping[FolderId, FolderPlace]
+) -> tuple[dict[int, bytes], dict[int, str]]:
+    """The bytes of these items, as in `PageRead`. The mirror said both at once: where their folders are, and what they
+    are called there."""
     contents: dict[int, bytes] = {}
     missing: dict[int, str] = {}
     by_folder: dict[FolderId, list[Located]] = {}
     for row in rows:
         by_folder.setdefault(row.state.folder_id, []).append(row)
-    folders = {row.folder_id: row for row in await session.mirror.ask(Mirror.folders)} if rows else {}
     for folder_id, some in by_folder.items():
-        if folder_id not in folders:
+        if folder_id not in places:
             continue
-        found, unread = await session.read(folders[folder_id], [row.server_uid for row in some])
+        found, unread = await session.read(places[folder_id], [row.server_uid for row in some])
         contents |= {row.seq: found[row.server_uid] for row in some if row.server_uid in found}
         missing |= {row.seq: unread[row.server_uid] for row in some if row.server_uid in unread}
     return contents, missing

@@ -167,9 +167,9 @@ async def _put(
     await session.mirror.ask(
         partial(learned.apply, differences=differences, pairs=pairs, orphans=orphans, late=late, is_movers=is_movers)
     )
-    doubted = [pair for difference in differences for pair in difference.doubted]
-    if doubted:
-        await _look_closer(session, doubted)
+    for difference in differences:
+        if difference.doubted:
+            await _look_closer(session, difference)
 
 
 # ---- the same message in another place
@@ -201,7 +201,7 @@ async def _pair(
                 pairs[folder_id, seen.uid] = unread.state.item_id
             elif candidates:
                 asked.append(seen)
-        async for uid, content in _bodies(session, folder_id, asked):
+        async for uid, content in _bodies(session, difference.look, asked):
             seen = next(one for one in asked if one.uid == uid)
             candidates = lost[seen.received_ms // 1000, within]
             for found in candidates:
@@ -228,7 +228,7 @@ async def _late_copies(
             for seen in difference.new
             if (folder_id, seen.uid) not in pairs and (folder_id, seen.received_ms // 1000) in doubtful
         ]
-        async for uid, content in _bodies(session, folder_id, asked):
+        async for uid, content in _bodies(session, difference.look, asked):
             seen = next(one for one in asked if one.uid == uid)
             hashes = doubtful[folder_id, seen.received_ms // 1000]
             for hash_ in hashes:
@@ -239,18 +239,14 @@ async def _late_copies(
     return late
 
 
-async def _look_closer(session: "MailSession", doubted: Sequence[tuple[Located, Seen]]) -> None:
+async def _look_closer(session: "MailSession", difference: Difference) -> None:
     """Items that the server lists with another size or date than were sent: read, and told apart."""
-    by_folder: dict[FolderId, list[tuple[Located, Seen]]] = defaultdict(list)
-    for located, seen in doubted:
-        by_folder[located.state.folder_id].append((located, seen))
-    for folder_id, some in by_folder.items():
-        sent = {seen.uid: (located, seen) for located, seen in some}
-        verdicts: list[tuple[int, str]] = []
-        async for uid, content in _bodies(session, folder_id, [seen for _, seen in some]):
-            located, seen = sent[uid]
-            verdicts.append((located.seq, _verdict(located, seen, content, session.normal)))
-        await session.mirror.ask(partial(learned.note_verdicts, verdicts=verdicts))
+    sent = {seen.uid: (located, seen) for located, seen in difference.doubted}
+    verdicts: list[tuple[int, str]] = []
+    async for uid, content in _bodies(session, difference.look, [seen for _, seen in difference.doubted]):
+        located, seen = sent[uid]
+        verdicts.append((located.seq, _verdict(located, seen, content, session.normal)))
+    await session.mirror.ask(partial(learned.note_verdicts, verdicts=verdicts))
 
 
 def _verdict(located: Located, seen: Seen, content: bytes, form: Normal) -> str:
@@ -264,14 +260,12 @@ def _verdict(located: Located, seen: Seen, content: bytes, form: Normal) -> str:
     return "the server keeps a message with other bytes than it was sent"
 
 
-async def _bodies(
-    session: "MailSession", folder_id: FolderId, asked: Sequence[Seen]
-) -> AsyncIterator[tuple[int, bytes]]:
+async def _bodies(session: "MailSession", look: Look, asked: Sequence[Seen]) -> AsyncIterator[tuple[int, bytes]]:
     """(uid, content) of these messages, a bounded batch at a time."""
     if not asked:
         return
-    rows = await session.mirror.ask(Mirror.folders)
-    folder = next(row for row in rows if row.folder_id == folder_id)
+    folder = (await session.mirror.ask(Mirror.places))[look.folder_id]
+    folder = folder._replace(server_validity=look.validity)  # the mirror may have an older one, and other UIDs with it
     at = 0
     while at < len(asked):
         some: list[int] = []

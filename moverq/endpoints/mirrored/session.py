@@ -14,7 +14,7 @@ from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import OnLook
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
-from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.mirror import FolderPlace, FolderRow, Mirror
 from moverq.endpoints.mirrored.paging import PageRead
 from moverq.errors import MoveError
 from moverq.flow.folders import sync_folder
@@ -111,9 +111,9 @@ class MailSession(Protocol):
         another connection: this one is held meanwhile."""
         ...
 
-    async def read(self, folder: FolderRow, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
+    async def read(self, folder: FolderPlace, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
         """The bytes by UID, and of those that are there and cannot be read why. In neither: gone, or told again by
-        the feed."""
+        the feed. Raises `EndpointBusy` where the folder is not what it was when it was looked into: look again."""
         ...
 
     async def read_page(self, after: int, *, bytes_max: int, items_max: int) -> PageRead:

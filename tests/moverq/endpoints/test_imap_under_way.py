@@ -209,6 +209,39 @@ async def test_what_the_feed_told_and_went_since_is_told_again(tmp_path: Path) -
         assert {gone.id for gone in again.items_gone} == set(told)
 
 
+@pytest.mark.parametrize("read_by", ["pages", "the feed"])
+async def test_a_folder_that_was_renamed_and_made_anew_gives_its_own_bytes(read_by: str, tmp_path: Path) -> None:
+    """The new one has the name, and messages with the same UIDs."""
+    server = FakeImap()
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        source = await a_source(endpoint)
+        after = await source.head()
+        for number in range(5):
+            server.add("Sent", b"Subject: sent %d\r\n\r\n" % number)
+
+        def rename() -> None:
+            server.folders["Sent of old"] = server.folders.pop("Sent")
+            for number in range(5):
+                server.add("Sent", b"Subject: new! %d\r\n\r\n" % number)
+
+        if read_by == "pages":
+            page = await source.read_seed(None, bytes_max=1 << 20, items_max=1)
+            rename()
+            read = list(page.items)
+            while not page.done:
+                page = await source.read_seed(page.cursor, bytes_max=1 << 20, items_max=1)
+                read += page.items
+        else:
+            batch = await source.read_feed(after, changes_max=100)
+            rename()
+            contents, _, _ = await source.fetch([state.item_id for state in batch.items], bytes_max=1 << 20)
+            read = list(contents)
+        names = {folder.folder_id: folder.name for folder in await source.read_hierarchy()}
+        of_old = [item for item in read if names[item.state.folder_id] == "Sent of old"]
+        assert sorted(item.content for item in of_old) == server.contents()["Sent of old"]
+        assert {item.content for item in read} - {item.content for item in of_old} <= {*server.contents()["Sent"]}
+
+
 # ---- fewer connections than wanted
 
 WORDS = [
