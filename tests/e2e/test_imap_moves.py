@@ -1,5 +1,6 @@
 """Moves to and from real IMAP servers, where it matters that they are: refused names, late writes, forms of bytes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ async def test_a_folder_name_that_the_server_refuses_is_named_and_goes_on_being_
         assert any("does not take the folder name '50 %'" in text for text in told), told
         await site.take_back()
         assert {"Lists/50 %%", "Sent%"} <= site.old.mail().keys()
+
+
+async def test_a_folder_that_its_server_cannot_open_any_more_fails_the_move_in_words(tmp_path: Path) -> None:
+    async with a_site(tmp_path, "imap-maildir", "imap-mdbox") as site:
+        request = await site.ready()
+        before = site.new.mail()
+        folder = site.old.server.folder / "home" / site.old.user / "Maildir" / ".Sent"
+        site.old.close()
+        for inner in ("cur", "new", "tmp", "."):  # restored by root, and nobody gave it back to its user
+            os.chown(folder / inner, 0, 0)
+            os.chmod(folder / inner, 0o700)
+        await site.root.complete(request)
+        failed = await site.at_rest(request)
+        assert failed.status == Status.FAILED.value
+        assert "open the folder 'Sent'" in failed.message
+        assert site.new.mail() == before
 
 
 @pytest.mark.parametrize(("old", "new"), [("imap-mdbox", "imap-maildir"), ("imap-cyrus", "imap-mdbox")])

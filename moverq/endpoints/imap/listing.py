@@ -9,6 +9,7 @@ VANISHED where it has CONDSTORE alone, and everything there is where it has neit
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
@@ -119,32 +120,76 @@ async def list_folders(
             await connection.run(b'LIST "" "*"', take=take)
             await connection.run(b'LSUB "" "*"', take=take)
         silent = [one for one in found.values() if one.selectable and one.validity is None]
-        await _ask_status(connection, silent, items, take)
+        await _ask_status(connection, silent, items, take, found)
         if connection.has(b"OBJECTID") and known is not None:
             for one in found.values():
                 status_then, one.mailbox_object = known.get(one.wire, (None, b""))
                 if one.status is None or one.status != status_then:
                     one.mailbox_object = b""
             unknown = [one for one in found.values() if one.selectable and not one.mailbox_object]
-            await _ask_status(connection, unknown, b"(MAILBOXID)", take)
+            await _ask_status(connection, unknown, b"(MAILBOXID)", take, found)
     except Refused as refused:
         raise error_of(connection.endpoint, refused, doing="list its folders") from refused
     for one in found.values():
-        if one.selectable and one.validity is None:
-            one.selectable = False
+        if one.selectable and not one.validity:
+            raise _nameless(connection, one.wire)
     return sorted(found.values(), key=lambda one: one.wire)
 
 
 async def _ask_status(
-    connection: Connection, folders: Sequence[Listed], items: bytes, take: Callable[[Response], None]
+    connection: Connection,
+    folders: Sequence[Listed],
+    items: bytes,
+    take: Callable[[Response], None],
+    found: dict[bytes, Listed],
 ) -> None:
-    """One that the server has no status for cannot be selected."""
+    """One that went meanwhile is not among the found any more."""
     asked = [await connection.start(b"STATUS ", MailboxName(one.wire), b" " + items, take=take) for one in folders]
     for one, refused in zip(folders, await connection.refusals(asked), strict=True):
         if refused is not None:
-            if refused.answer.status == b"BAD":
-                raise refused
-            one.selectable = False
+            await check_gone(connection, one.wire, refused)
+            found.pop(one.wire, None)
+
+
+async def check_gone(connection: Connection, wire: bytes, refused: Refused) -> None:
+    """The folder that the server would not open is not there. A refusal says so by its code alone: one without any is
+    also what a server has to say that cannot get at the folder, and what is in it must not count as deleted.
+
+    Raises: EndpointUnavailable; EndpointBusy, EndpointBroken, RequestRefused: it is there, or may be.
+    """
+    code = refused.answer.code
+    if code in (b"NONEXISTENT", b"TRYCREATE"):
+        return
+    is_there = True
+    if code in (b"", b"CANNOT") and refused.answer.status == b"NO":
+        is_there = await _is_listed(connection, wire)
+    if is_there:
+        name = wire.decode("ascii", "replace")
+        raise error_of(connection.endpoint, refused, doing=f"open the folder {name!r}") from refused
+
+
+async def _is_listed(connection: Connection, wire: bytes) -> bool:
+    """As one that can be selected."""
+    found: list[Listed] = []
+
+    def take(response: Response) -> None:
+        kind, *rest = words(response)
+        if bytes(kind).upper() == b"LIST" and connection.mailbox_named(rest[2]) == wire:
+            found.append(Listed(wire=wire))
+            _note_list(found[-1], rest)
+
+    try:
+        await connection.run(b'LIST "" ', MailboxName(wire), take=take)
+    except Refused as refused:
+        raise error_of(connection.endpoint, refused, doing="list its folders") from refused
+    return any(one.selectable for one in found)
+
+
+def _nameless(connection: Connection, wire: bytes) -> EndpointBroken:
+    return EndpointBroken(
+        endpoint=connection.endpoint,
+        why=f"it gives folder {wire!r} no UIDVALIDITY, so its messages cannot be told apart",
+    )
 
 
 def _separator(word: object) -> bytes | None:
@@ -229,7 +274,7 @@ class _Looking:
 async def look_into(connection: Connection, folders: Iterable[Wanted], *, on_look: OnLook) -> None:
     """Each folder's look, in turn, `AHEAD` of them sent before the first is answered.
 
-    A folder that cannot be looked into, because it went meanwhile, is left out: the next listing tells.
+    A folder that went meanwhile is left out: the next listing tells.
     """
     looking: list[_Looking] = []
     for wanted in folders:
@@ -273,11 +318,10 @@ async def _end(connection: Connection, one: _Looking, on_look: OnLook) -> None:
     assert one.fetch is not None
     try:
         await connection.done(one.examine)
-    except Refused:
-        try:
+    except Refused as refused:
+        with suppress(Refused):
             await connection.done(one.fetch)
-        except Refused:
-            return
+        await check_gone(connection, one.wanted.wire, refused)
         return
     try:
         await connection.done(one.fetch)
@@ -286,10 +330,7 @@ async def _end(connection: Connection, one: _Looking, on_look: OnLook) -> None:
         if one.items:
             raise error_of(connection.endpoint, refused, doing="list a folder's messages") from refused
     if not one.validity:
-        raise EndpointBroken(
-            endpoint=connection.endpoint,
-            why=f"it gives folder {one.wanted.wire!r} no UIDVALIDITY, so its messages cannot be told apart",
-        )
+        raise _nameless(connection, one.wanted.wire)
     await on_look(
         Look(
             folder_id=one.wanted.folder_id,

@@ -12,6 +12,7 @@ from typing import Final
 import attrs
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
+from moverq.endpoints.imap.listing import check_gone
 from moverq.endpoints.imap.wire import Literal, Response, number, pairs, said, uid_set
 from moverq.endpoints.mirrored.mirror import FolderPlace, Located
 from moverq.errors import EndpointBusy
@@ -65,7 +66,7 @@ class Reading:
     async def end(self) -> dict[int, bytes]:
         """The bytes by UID. A UID that is not among them is gone, or `missing`.
 
-        Raises: EndpointUnavailable, EndpointBusy, EndpointBroken.
+        Raises: EndpointUnavailable, EndpointBusy (also where the folder is not what it was), EndpointBroken.
         """
         assert self._fetch is not None
         connection = self.connection
@@ -75,9 +76,7 @@ class Reading:
             connection.selected = None
             with suppress(Refused):
                 await connection.done(self._fetch)
-            if refused.answer.code in (b"NONEXISTENT", b"TRYCREATE") or refused.answer.status == b"NO":
-                return {}  # the folder went: so did its messages, as the next refresh will say
-            raise error_of(connection.endpoint, refused, doing="open a folder") from refused
+            raise await self._lost(refused) from refused
         try:
             await connection.done(self._fetch)
         except Refused as refused:
@@ -95,11 +94,15 @@ class Reading:
             return
         await self.connection.done(examine)
         if self._validity_there != self.validity:
-            raise EndpointBusy(
-                endpoint=self.connection.endpoint,
-                retry_after_s=CHANGED_S,
-                why="a folder was made anew while it was read",
-            )
+            raise self._changed("a folder was made anew while it was read")
+
+    async def _lost(self, refused: Refused) -> EndpointBusy:
+        """What to raise where the folder is not there: its messages may be elsewhere, as the next look will say."""
+        await check_gone(self.connection, self._wire, refused)
+        return self._changed("a folder was renamed or deleted while it was read")
+
+    def _changed(self, why: str) -> EndpointBusy:
+        return EndpointBusy(endpoint=self.connection.endpoint, retry_after_s=CHANGED_S, why=why)
 
     def _take_examine(self, response: Response) -> None:
         if response.head[:6].upper() == b"* OK [":
@@ -137,9 +140,9 @@ class Reading:
         """Which of those that did not come are gone, and which are there and cannot be read?"""
         try:
             await self._opened(await self._open())  # for another folder may have been asked for since
-        except Refused:
+        except Refused as refused:
             self.connection.selected = None
-            return
+            raise await self._lost(refused) from refused
         for uid in self.uids:
             if uid in self.found:
                 continue
@@ -154,7 +157,7 @@ class Reading:
             try:
                 await self.connection.run(b"UID FETCH %d (UID RFC822.SIZE)" % uid, take=take)
             except Refused as refused:
-                self.missing[uid] = refused.answer.text
+                self.missing[uid] = self._why(refused)
                 continue
             if not listed:
                 continue
@@ -162,9 +165,16 @@ class Reading:
             try:
                 await self.connection.run(b"UID FETCH %d (UID BODY.PEEK[])" % uid, take=self._take)
             except Refused as refused:
-                why = f"the server says: {refused.answer.text}"
+                why = self._why(refused)
             if uid not in self.found:
                 self.missing[uid] = why
+
+    def _why(self, refused: Refused) -> str:
+        """What is wrong with a message. Raises `EndpointBusy` where that is not what was said."""
+        error = error_of(self.connection.endpoint, refused, doing="read messages")
+        if isinstance(error, EndpointBusy):
+            raise error from refused
+        return f"the server says: {refused.answer.text}"
 
 
 async def read_bodies(connection: Connection, wire: bytes, uids: Sequence[int], *, validity: int) -> dict[int, bytes]:

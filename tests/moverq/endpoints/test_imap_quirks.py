@@ -22,7 +22,7 @@ from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.learned import _within
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
-from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, leaves
+from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, RequestRefused, leaves
 from moverq.model.change import FolderState, ItemContent, ItemState
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 from tests.support.fake_imap import PLAIN, RICH, FakeImap, Quirk, open_fake
@@ -418,6 +418,61 @@ async def test_wrong_answers_are_an_error_in_words(
             assert isinstance(error, kind)
             assert word in str(error)
             assert "of the fake" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"), [(b"[INUSE] try again", EndpointBusy), (b"that did not work", RequestRefused)]
+)
+@pytest.mark.parametrize("refused", [b"STATUS", b"EXAMINE", b"EXAMINE to read"])
+async def test_a_folder_that_cannot_be_opened_is_an_error_and_not_an_empty_one(
+    refused: bytes, words: bytes, kind: type[MoveError], tmp_path: Path
+) -> None:
+    is_refusing = False
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        if is_refusing and command.startswith(b"LIST"):  # whose status it need not say (RFC 5819, section 2)
+            data = re.sub(rb'\* STATUS "Sent"[^\r]*\r\n', b"", data) if refused == b"STATUS" else data
+        if is_refusing and command.startswith(refused.split()[0] + b' "Sent"'):
+            return re.sub(rb"(?s).*(M\d+) OK.*", rb"\1 NO " + words + b"\r\n", data)
+        return data
+
+    async with open_fake(FakeImap(quirk=Quirk(answer=answer))) as server, an_endpoint(server, tmp_path) as endpoint:
+        for number in range(3):
+            server.add("Sent", b"Subject: %d\r\n\r\n" % number)
+        source = await a_source(endpoint)
+        after = await source.head()
+        if refused != b"EXAMINE to read":
+            server.add("Sent", b"Subject: 3\r\n\r\n")
+        is_refusing = True
+        with pytest.raises(kind, match=r"Sent|try again"):
+            await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+        is_refusing = False
+        page = await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+        assert sorted(item.content for item in page.items) == server.contents()["Sent"]
+        assert not page.bad
+        assert not (await source.read_feed(after, changes_max=100)).items_gone
+
+
+@pytest.mark.parametrize("words", [b"[NONEXISTENT] no such folder", b"Mailbox doesn't exist: Sent"])
+async def test_a_folder_that_went_after_it_was_listed_is_gone(words: bytes, tmp_path: Path) -> None:
+    """Dovecot 2.3 has no code for it."""
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        if command.startswith(b"LIST"):
+            server.folders.pop("Sent", None)
+        return data.replace(b"[NONEXISTENT] no such folder", words)
+
+    async with open_fake(FakeImap()) as server, an_endpoint(server, tmp_path) as endpoint:
+        server.add("Sent", b"Subject: x\r\n\r\n")
+        source = await a_source(endpoint)
+        after = await source.head()
+        server.add("Sent", b"Subject: y\r\n\r\n")
+        server.quirk.answer = answer
+        await source.head()
+        batch = await source.read_feed(after, changes_max=100)
+        assert len(batch.items_gone) == 1
+        assert batch.hierarchy is not None
+        assert [folder.name for folder in batch.hierarchy] == ["INBOX"]
 
 
 async def test_a_message_that_is_listed_and_has_no_bytes_is_a_bad_item(tmp_path: Path) -> None:
