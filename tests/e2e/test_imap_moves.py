@@ -1,7 +1,10 @@
 """Moves to and from real IMAP servers, where it matters that they are: refused names, late writes, forms of bytes."""
 
 import os
+import random
+from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import trio
@@ -11,6 +14,9 @@ from moverq.errors import EndpointUnavailable
 from moverq.model.request import Status
 from moverq.phases import clean_up, finalize
 from moverq.phases.tenure import Tenure
+from moverq.root import init_root, open_root
+from tests.support.dovecot import shared_dovecot, start_dovecot
+from tests.support.imap_world import Mailbox
 from tests.support.mail_site import REFUSED_BY_CYRUS, a_site, but_for_empty_parents, count
 
 pytestmark = pytest.mark.slow
@@ -34,6 +40,31 @@ async def test_a_folder_name_that_the_server_refuses_is_named_and_goes_on_being_
         assert any("does not take the folder name '50 %'" in text for text in told), told
         await site.take_back()
         assert {"Lists/50 %%", "Sent%"} <= site.old.mail().keys()
+
+
+async def test_folders_of_every_personal_namespace_are_moved(tmp_path: Path) -> None:
+    archive = """namespace archive {
+        type = private
+        prefix = Archive/
+        separator = /
+        location = mdbox:~/archive
+        list = yes
+    }"""
+    server, address = start_dovecot(namespace="separator = /", more=archive), f"{uuid4().hex[:12]}@example.com"
+    try:
+        with (
+            closing(Mailbox(server, f"{address}.old", random.Random(1))) as old,
+            closing(Mailbox(shared_dovecot("mdbox"), f"{address}.new", random.Random(2))) as new,
+        ):
+            old.fill(6, folders=("INBOX", "Archive/2020"))
+            await init_root(tmp_path / "root")
+            async with open_root(tmp_path / "root") as root:
+                places = [of.server.url(user=of.user.replace(address, "{address}")) for of in (old, new)]
+                done = await root.wait(await root.move(address, source=places[0], to=places[1]))
+            assert done.status == Status.COMPLETED.value
+            assert but_for_empty_parents(new.mail()) == but_for_empty_parents(old.mail())
+    finally:
+        server.stop()
 
 
 async def test_a_folder_that_its_server_cannot_open_any_more_fails_the_move_in_words(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ import trio
 
 from moverq.endpoints.files.subscriptions import decode_subscriptions
 from moverq.endpoints.imap.connection import Connection
-from moverq.endpoints.imap.listing import list_folders, look_into, naming_of
+from moverq.endpoints.imap.listing import list_folders, look_into
 from moverq.endpoints.imap.metadata import read_annotations
+from moverq.endpoints.imap.namespaces import Namespaces, namespaces_of
 from moverq.endpoints.imap.quota import read_room
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import WireError, uids_in
 from moverq.endpoints.maildir import names
 from moverq.endpoints.maildir.side_files import decode_keywords, decode_uid_list
-from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.learned import Looks
 from moverq.endpoints.mirrored.listed import Wanted
 from moverq.errors import MoveError
@@ -74,9 +74,9 @@ def exchange(name: str, asked: Asked, *seeds: bytes) -> Decoder:
 
 
 async def ask_folders(connection: Connection) -> None:
-    naming, others = await naming_of(connection)
-    assert all(isinstance(other, bytes) for other in (naming.prefix, *others))
-    for one in await list_folders(connection, Naming(b"", b"/"), others, known={}):
+    namespaces = await namespaces_of(connection)
+    assert all(isinstance(one.prefix, bytes) for one in namespaces.all)
+    for one in await list_folders(connection, Namespaces(), known={}):
         assert isinstance(one.wire, bytes)
         assert isinstance(one.mailbox_object, bytes)
         assert all(0 <= said < ROW_END for said in (one.validity or 0, one.uidnext, one.modseq, one.items))
@@ -98,7 +98,7 @@ async def ask_messages(connection: Connection) -> None:
 
 
 async def ask_bodies(connection: Connection) -> None:
-    found = await read_bodies(connection, b"INBOX", UIDS)
+    found = await read_bodies(connection, b"INBOX", UIDS, validity=3)
     assert all(isinstance(content, bytes) for content in found.values())
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from moverq.endpoints.base import Room
-from moverq.endpoints.imap.listing import list_folders, naming_of
+from moverq.endpoints.imap.listing import list_folders
 from moverq.endpoints.imap.login import connect
+from moverq.endpoints.imap.namespaces import namespaces_of
 from moverq.endpoints.imap.quota import read_room
 from moverq.endpoints.imap.session import ANSWER_S, ImapSession
 from moverq.endpoints.imap.settings import Settings, parse
@@ -45,8 +46,7 @@ class ImapServer:
     async def list_folders(self, user: str) -> list[Listed]:
         connection = await connect(self.settings, user, answer_s=self.answer_s)
         try:
-            naming, others = await naming_of(connection)
-            return await list_folders(connection, naming, others)
+            return await list_folders(connection, await namespaces_of(connection))
         finally:
             await connection.aclose()
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 import attrs
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
-from moverq.endpoints.imap.wire import Literal, Response, date_ms, midnight_ms, number, pairs, runs_in, said
-from moverq.endpoints.mirrored.folder_names import Naming
+from moverq.endpoints.imap.namespaces import Namespaces
+from moverq.endpoints.imap.wire import Response, date_ms, midnight_ms, number, pairs, runs_in, said
 from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
 from moverq.errors import EndpointBroken
@@ -51,44 +51,13 @@ AHEAD: Final = 8
 # ---- folders
 
 
-async def naming_of(connection: Connection) -> tuple[Naming, tuple[bytes, ...]]:
-    """How names are made in the personal namespace, and the prefixes of everybody else's."""
-    found: list[tuple[bytes, bytes | None]] = []
-    others: list[bytes] = []
-
-    def take(response: Response) -> None:
-        said_words = words(response)
-        kind = bytes(said_words[0]).upper()
-        if kind == b"NAMESPACE":
-            for place, space in enumerate(said_words[1:4]):
-                for prefix, separator, *_ in space if isinstance(space, list) else ():
-                    if place == 0 and not found:
-                        found.append((connection.mailbox_named(prefix), _separator(separator)))
-                    else:
-                        others.append(connection.mailbox_named(prefix))
-        elif kind == b"LIST":
-            found.append((b"", _separator(said_words[2])))
-
-    try:
-        if connection.has(b"NAMESPACE"):
-            await connection.run(b"NAMESPACE", take=take)
-        if not found:
-            await connection.run(b'LIST "" ""', take=take)
-    except Refused as refused:
-        raise error_of(connection.endpoint, refused, doing="say how its folders are named") from refused
-    prefix, separator = found[0] if found else (b"", b"/")
-    return Naming(prefix, separator), tuple(prefix for prefix in others if prefix)
-
-
-async def list_folders(
-    connection: Connection, naming: Naming, others: Sequence[bytes], *, known: Known | None = None
-) -> list[Listed]:
-    """Every folder of the personal namespace, with its status, and its MAILBOXID where `known` is given.
+async def list_folders(connection: Connection, namespaces: Namespaces, *, known: Known | None = None) -> list[Listed]:
+    """Every folder of the user's own, with its status, and its MAILBOXID where `known` is given.
 
     The MAILBOXID is asked for one by one, where the status is not the known one: a renamed folder has another. Not by
     LIST: there Cyrus 3.6 says it of a folder that was renamed with bytes from anywhere, unreadable and unbalanced.
 
-    Raises: EndpointUnavailable, EndpointBusy, EndpointBroken.
+    Raises: EndpointUnavailable, EndpointBusy, EndpointBroken, RequestRefused.
     """
     found: dict[bytes, Listed] = {}
 
@@ -97,7 +66,7 @@ async def list_folders(
         match bytes(kind).upper():
             case b"LIST":
                 wire = connection.mailbox_named(rest[2])
-                if not any(wire.startswith(prefix) for prefix in others):
+                if namespaces.is_users(wire):
                     _note_list(found.setdefault(wire, Listed(wire=wire)), rest)
             case b"LSUB":
                 wire = connection.mailbox_named(rest[2])
@@ -190,10 +159,6 @@ def _nameless(connection: Connection, wire: bytes) -> EndpointBroken:
         endpoint=connection.endpoint,
         why=f"it gives folder {wire!r} no UIDVALIDITY, so its messages cannot be told apart",
     )
-
-
-def _separator(word: object) -> bytes | None:
-    return bytes(word) if isinstance(word, Literal) and word else None
 
 
 def _note_list(one: Listed, rest: Sequence[Any]) -> None:

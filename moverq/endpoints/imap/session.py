@@ -15,6 +15,7 @@ from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.lending import Connections
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.metadata import read_annotations
+from moverq.endpoints.imap.namespaces import Namespaces, namespaces_of
 from moverq.endpoints.imap.places import ImapPlaces
 from moverq.endpoints.imap.reading import Reading
 from moverq.endpoints.imap.seeding import PAGE_BYTES, PageAhead, read_page
@@ -55,7 +56,7 @@ class ImapSession:
         self.bytes_max = bytes_max
         self.refreshing = trio.Lock()
         self.known_naming = Naming()
-        self.others: tuple[bytes, ...] = ()
+        self._namespaces: Namespaces | None = None
         self.mirror = MirrorFile(path, instance, offload)
         self.kind = "imap"
         self.lock_command: Sequence[str] = settings.lock_command
@@ -71,7 +72,6 @@ class ImapSession:
         self._watch = Watch(self)
         self._greeted = False
         self._answer_s = answer_s
-        self._naming_known = False
         self.connections = Connections(self._greet, self._drop_ahead, at_most=settings.connections)
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class ImapSession:
 
     async def list_folders(self, *, known: Known | None, afresh: bool) -> list[Listed]:
         async with self.connection() as connection:
-            listed = await listing.list_folders(connection, await self.naming(connection), self.others, known=known)
+            listed = await listing.list_folders(connection, await self.namespaces(connection), known=known)
             if known is not None:
                 due = afresh or not self._are_annotations_known
                 asked = [one for one in listed if one.selectable and (due or one.wire not in known)]
@@ -120,7 +120,7 @@ class ImapSession:
     @asynccontextmanager
     async def places(self) -> AsyncIterator[ImapPlaces]:
         async with self.connection() as connection:
-            await self.naming(connection)
+            await self.namespaces(connection)
             yield ImapPlaces(connection)
 
     async def append_all(self, merged: Merged, token: int) -> tuple[BadItem, ...]:
@@ -168,12 +168,12 @@ class ImapSession:
             async with self.connection():
                 pass
 
-    async def naming(self, connection: Connection) -> Naming:
-        """How this server makes names; asked once."""
-        if not self._naming_known:
-            self.known_naming, self.others = await listing.naming_of(connection)
-            self._naming_known = True
-        return self.known_naming
+    async def namespaces(self, connection: Connection) -> Namespaces:
+        """How this server makes names, and whose they are; asked once."""
+        if self._namespaces is None:
+            self._namespaces = await namespaces_of(connection)
+            self.known_naming = self._namespaces.naming
+        return self._namespaces
 
     async def aclose(self) -> None:
         await self._watch.aclose()

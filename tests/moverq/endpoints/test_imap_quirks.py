@@ -227,6 +227,58 @@ async def test_names_that_the_server_refuses_and_that_have_one_plainer_form_stay
         assert all(f"the folder name '{name}'" in told for name in ("a%", "a*", "b%"))
 
 
+# ---- whose folders
+
+
+NAMESPACES = {
+    "one": (b'(("" "/")) NIL NIL', {b"INBOX", b"a", b"a/b"}, set()),
+    "below INBOX": (b'(("INBOX." ".")) (("user." ".")) NIL', {b"INBOX", b"INBOX.a"}, {b"user.bob", b"user"}),
+    "shared at the root": (b'(("INBOX." ".")) (("user." ".")) (("" "."))', {b"INBOX", b"INBOX.a"}, {b"user.b", b"c"}),
+    "two that are the user's": (
+        b'(("" "/")("Archive/" "/")) NIL NIL',
+        {b"INBOX", b"a", b"Archive", b"Archive/b"},
+        set(),
+    ),
+    "one in the other": (b'(("" "/")("x/mine/" "/")) NIL (("x/" "/"))', {b"a", b"x/mine/b"}, {b"x/b", b"x"}),
+    "no separator at the end": (b'(("" "/")) NIL (("shared" "/"))', {b"shared mail", b"sharedness/a"}, {b"shared/a"}),
+    "none of the user's": (b'NIL NIL (("shared/" "/"))', {b"INBOX", b"a"}, {b"shared/a"}),
+}
+
+
+@pytest.mark.parametrize(("said", "own", "foreign"), NAMESPACES.values(), ids=NAMESPACES.keys())
+async def test_only_the_users_own_folders_are_moved_and_all_of_them(
+    said: bytes, own: set[bytes], foreign: set[bytes], tmp_path: Path
+) -> None:
+    separator = b'"."' if b'"."' in said else b'"/"'
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        return (
+            data.replace(b'(("" "/")) NIL NIL', said)
+            .replace(b'"/" "', separator + b' "')
+            .replace(b'"/" NIL', separator)
+        )
+
+    async with (
+        open_fake(FakeImap(PLAIN, quirk=Quirk(answer=answer))) as server,
+        an_endpoint(server, tmp_path) as endpoint,
+    ):
+        for name in own | foreign:
+            server.add(name.decode(), b"Subject: x\r\n\r\n")
+        source = await a_source(endpoint)
+        await source.head()
+        known = await source.session.mirror.ask(Mirror.folders)
+        assert {row.wire for row in known if row.selectable} == own | {b"INBOX"}
+
+
+async def test_own_folders_with_another_separator_are_refused_in_words(tmp_path: Path) -> None:
+    quirk = Quirk(answer=lambda command, data: data.replace(b'(("" "/"))', b'(("" "/")("Old." "."))'))
+    async with open_fake(FakeImap(quirk=quirk)) as server, an_endpoint(server, tmp_path) as endpoint:
+        await (await a_source(endpoint)).head()
+        server.add("Old.2020", b"Subject: x\r\n\r\n")
+        with pytest.raises(RequestRefused, match=r"'Old.2020' is in a namespace with another separator"):
+            await (await a_source(endpoint)).head()
+
+
 # ---- the connection ends, anywhere
 
 
