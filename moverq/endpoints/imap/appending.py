@@ -14,12 +14,16 @@ that locks the folder from the first byte of an APPEND to its last would make th
 batch that has waited for `GATE_S` with all its bytes sent gives up its connection, and with it what it sent, waits
 without one, and from then on no two are sent to one folder at once.
 
+A keyword that the server does not keep is left out: what a folder takes (PERMANENTFLAGS) is asked before the first
+keyword goes there. Of what the server refuses, only what it says of the message itself makes a bad item.
+
 Of a far server each batch of a folder costs the way there and back, since it ends when the one before is answered: so a
 page is one batch then. Two pages are written at a time, so the server has work all the same.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -30,12 +34,14 @@ import trio
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Piece, Refused, error_of
 from moverq.endpoints.imap.listing import flag_words
 from moverq.endpoints.imap.wire import date_words, number, uids_in
+from moverq.endpoints.imap.writing import select
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
 from moverq.endpoints.mirrored.mirror import FolderPlace
+from moverq.errors import RequestRefused
 from moverq.flow.batches import in_batches
 from moverq.model.change import BadItem
-from moverq.model.ids import FolderId
+from moverq.model.ids import FolderId, ItemId
 
 if TYPE_CHECKING:
     from moverq.endpoints.imap.session import ImapSession
@@ -51,6 +57,10 @@ FAR_BATCH_BYTES: Final = 8 << 20
 APPENDS_AHEAD: Final = 4
 """Without MULTIAPPEND: APPENDs sent on one connection before the first is answered."""
 GATE_S: Final = 5.0
+_ITS_OWN_TROUBLE: Final = frozenset(
+    (b"OVERQUOTA", b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG", b"CORRUPTION", b"NOPERM", b"EXPIRED")
+)
+"""Of a refusal (RFC 5530): another message would fare no better."""
 
 
 class _InTheWay(Exception):
@@ -84,6 +94,7 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     by_folder: dict[FolderId, list[ToAppend]] = defaultdict(list)
     for one in merged.appends:
         by_folder[one.state.folder_id].append(one)
+    left_out = await _leave_out(session, merged, by_folder)
     order = session.append_order
     batches: list[_Batch] = []
     # In the nursery: one task a batch, each until its messages are there.
@@ -97,11 +108,39 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
                 await nursery.start(batch.run)
     placed = [place for batch in batches for place in batch.placed]
     bad = [item for batch in batches for item in batch.bad]
-    if placed:
-        await session.mirror.ask(partial(intents.note_placed, placed=placed, token=token))
+    left_out |= {item_id: () for batch in batches for item_id in batch.stripped}
+    for item in bad:
+        left_out.pop(item.state.item_id, None)
+    if placed or left_out:
+        await session.mirror.ask(partial(intents.note_placed, placed=placed, token=token, left_out=left_out))
     if bad:
         await session.mirror.ask(partial(intents.forget, item_ids=[item.state.item_id for item in bad], token=token))
     return tuple(bad)
+
+
+async def _leave_out(
+    session: "ImapSession", merged: Merged, by_folder: dict[FolderId, list[ToAppend]]
+) -> dict[ItemId, tuple[str, ...]]:
+    """Keywords that their folder does not take are gone from what is to be written: the items that had some, with
+    those that are left."""
+    left_out: dict[ItemId, tuple[str, ...]] = {}
+    for folder_id, some in by_folder.items():
+        if not any(one.keywords for one in some):
+            continue
+        if folder_id not in session.keywords_taken:
+            async with session.connection() as connection:
+                with suppress(RequestRefused):  # it went, as the APPEND will say
+                    _, taken = await select(connection, merged.places[folder_id].wire)
+                    session.keywords_taken[folder_id] = taken
+        taken = session.keywords_taken.get(folder_id)
+        if taken is None:
+            continue
+        for at, one in enumerate(some):
+            kept = tuple(word for word in one.keywords if word.lower() in taken)
+            if kept != one.keywords:
+                some[at] = one._replace(keywords=kept)
+                left_out[one.state.item_id] = kept
+    return left_out
 
 
 def cut(appends: Sequence[ToAppend], *, of: int, by: int, round_trip_s: float) -> Iterator[Sequence[ToAppend]]:
@@ -127,6 +166,10 @@ class _Batch:
     end: trio.Event
     placed: list[Placed] = attrs.Factory(list)
     bad: list[BadItem] = attrs.Factory(list)
+    stripped: list[ItemId] = attrs.Factory(list)
+    """Those that were tried once more, without their keywords."""
+    _is_any_taken: bool = False
+    _limited: list[Refused] = attrs.Factory(list)
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Started: the batch has its connection."""
@@ -152,20 +195,20 @@ class _Batch:
     async def _send(self, connection: Connection) -> None:
         many = connection.has(b"MULTIAPPEND")
         commands = [self.items] if many else [[one] for one in self.items]
-        alone: list[ToAppend] = []
+        again: list[ToAppend] = []
         sent: list[tuple[Command, Sequence[ToAppend]]] = []
         for number_, some in enumerate(commands):
             before_end = self._wait_for_before if self.before is not None and not number_ else None
             sent.append((await connection.start(*self._pieces(some, connection), before_end=before_end), some))
             if len(sent) == APPENDS_AHEAD:
-                alone += await self._answer(connection, *sent.pop(0))
+                again += await self._answer(connection, *sent.pop(0))
         while sent:
-            alone += await self._answer(connection, *sent.pop(0))
-        for one in alone:
-            refused = await self._answer(
-                connection, await connection.start(*self._pieces([one], connection)), [one], last=True
-            )
-            assert not refused
+            again += await self._answer(connection, *sent.pop(0))
+        while again:
+            one = [again.pop(0)]
+            again[:0] = await self._answer(connection, await connection.start(*self._pieces(one, connection)), one)
+        if len(self._limited) > 1 and not self._is_any_taken:  # a limit of the folder's, or the user's
+            raise error_of(connection.endpoint, self._limited[0], doing="take a message") from self._limited[0]
 
     async def _wait_for_before(self) -> None:
         assert self.before is not None
@@ -185,29 +228,37 @@ class _Batch:
             else:
                 yield from (head + b" ", memoryview(one.content))
 
-    async def _answer(
-        self, connection: Connection, command: Command, batch: Sequence[ToAppend], *, last: bool = False
-    ) -> Sequence[ToAppend]:
-        """Those of the batch to try alone: a refused batch is all or nothing (RFC 3502), and one item may be why."""
+    async def _answer(self, connection: Connection, command: Command, batch: Sequence[ToAppend]) -> Sequence[ToAppend]:
+        """Those of the batch to try alone, once more."""
         try:
             answer = await connection.done(command)
         except Refused as refused:
-            code = refused.answer.code
-            if code in (b"TRYCREATE", b"NONEXISTENT"):
-                return ()  # the folder went: what was to go there is not there, as the next look will show
-            if code in (b"OVERQUOTA", b"UNAVAILABLE", b"INUSE", b"NOPERM"):
-                raise error_of(connection.endpoint, refused, doing="take a message") from refused
-            if not last and len(batch) > 1:
-                return batch
-            kind = "LargeItem" if code in (b"TOOBIG", b"LIMIT") else "CorruptItem"
-            why = f"the server refuses it: {refused.answer.text or refused.answer.status.decode()}"
-            self.bad += (BadItem(one.state, kind, why, raw=one.content) for one in batch)
-            return ()
+            return self._refused(connection, refused, batch)
+        self._is_any_taken = True
         if answer.code == b"APPENDUID":
             validity, _, uids = answer.arguments.partition(b" ")
             found = uids_in(uids)
             if number(validity) == self.folder.server_validity and len(found) == len(batch):
                 self.placed += (Placed(one.state.item_id, uid) for one, uid in zip(batch, found, strict=True))
+        return ()
+
+    def _refused(self, connection: Connection, refused: Refused, batch: Sequence[ToAppend]) -> Sequence[ToAppend]:
+        """A refused batch is all or nothing (RFC 3502), and one item may be why; of an item, its keywords may."""
+        code, text = refused.answer.code, refused.answer.text or refused.answer.status.decode()
+        if code in (b"TRYCREATE", b"NONEXISTENT"):
+            return ()  # the folder went: what was to go there is not there, as the next look will show
+        if code in _ITS_OWN_TROUBLE or "quota" in text.lower():
+            raise error_of(connection.endpoint, refused, doing="take a message") from refused
+        if len(batch) > 1:
+            return batch
+        (one,) = batch
+        if one.keywords and code != b"TOOBIG":
+            self.stripped.append(one.state.item_id)
+            return [one._replace(keywords=())]
+        if code == b"LIMIT":
+            self._limited.append(refused)
+        kind = "LargeItem" if code in (b"TOOBIG", b"LIMIT") else "CorruptItem"
+        self.bad.append(BadItem(one.state, kind, f"the server refuses it: {text}", raw=one.content))
         return ()
 
 

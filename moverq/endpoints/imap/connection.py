@@ -409,7 +409,7 @@ def astring(text: str) -> Piece:
     return quoted(data) if is_quotable(data) else Literal(data)
 
 
-_BUSY: Final = (b"UNAVAILABLE", b"INUSE", b"LIMIT", b"THROTTLED")
+_BUSY: Final = (b"UNAVAILABLE", b"INUSE", b"LIMIT", b"THROTTLED", b"SERVERBUG")
 _BROKEN: Final = {
     b"OVERQUOTA": "the quota is used up",
     b"NOPERM": "this login may not do so",

@@ -31,7 +31,7 @@ from moverq.endpoints.mirrored.paging import PageRead
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
 from moverq.flow.offload import Offload
 from moverq.model.change import BadItem
-from moverq.model.ids import InstanceId
+from moverq.model.ids import FolderId, InstanceId
 
 ANSWER_S: Final = 120.0
 
@@ -62,6 +62,8 @@ class ImapSession:
         self.lock_command: Sequence[str] = settings.lock_command
         self.release_command: Sequence[str] = settings.release_command
         self.append_order = AppendOrder()
+        self.keywords_taken: dict[FolderId, frozenset[str] | None] = {}
+        """Of the folders that were asked: the keywords that they take, in small letters. None: any."""
         self.ahead: PageAhead | None = None
         self.can_move = False
         """Messages can be moved between folders there, and it is told what they are called then."""

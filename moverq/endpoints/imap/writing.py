@@ -106,7 +106,7 @@ async def work_off(session: "ImapSession") -> None:
                 await _store_and_expunge(session, connection, due, folder_id)
 
 
-async def _select(connection: Connection, wire: bytes) -> tuple[int, frozenset[str] | None]:
+async def select(connection: Connection, wire: bytes) -> tuple[int, frozenset[str] | None]:
     """The folder is selected for writing: its UIDVALIDITY, and the keywords it takes (None: any)."""
     validity = 0
     permanent: frozenset[str] | None = None
@@ -139,7 +139,7 @@ async def _move(
     to_folder: FolderId,
     asked: Sequence[tuple[ItemId, int]],
 ) -> None:
-    validity, _ = await _select(connection, due.wires[from_folder])
+    validity, _ = await select(connection, due.wires[from_folder])
     if validity != due.validity[from_folder]:
         return  # the next refresh tells what its messages are called now
     with session.mirror.intending() as intent:
@@ -168,7 +168,7 @@ async def _move(
 async def _store_and_expunge(
     session: "ImapSession", connection: Connection, due: intents.Due, folder_id: FolderId
 ) -> None:
-    validity, permanent = await _select(connection, due.wires[folder_id])
+    validity, permanent = await select(connection, due.wires[folder_id])
     if validity != due.validity[folder_id]:
         return
     groups: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
@@ -219,4 +219,4 @@ async def _expunge(connection: Connection, uids: Sequence[int]) -> None:
         await connection.run(b"UID STORE " + uid_set(others) + b" +FLAGS.SILENT (\\Deleted)")
 
 
-__all__ = ["settle", "work_off"]
+__all__ = ["select", "settle", "work_off"]

@@ -45,6 +45,7 @@ TO_DO: Final = 0
 """The intent of work that nobody has begun."""
 NOBODY: Final = -1
 """An intent that is none."""
+NO_KEYWORDS_LEFT_OUT: Final[Mapping[ItemId, tuple[str, ...]]] = {}
 _ATOM: Final = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z^_`a-z|}~]+")
 
 
@@ -348,11 +349,24 @@ def _said(keywords: tuple[str, ...]) -> str:
 # ---- done
 
 
-def note_placed(mirror: Mirror, placed: Sequence[Placed], token: int) -> None:
-    """These items have a place at the server, where their bytes are durable."""
+def note_placed(
+    mirror: Mirror,
+    placed: Sequence[Placed],
+    token: int,
+    *,
+    left_out: Mapping[ItemId, tuple[str, ...]] = NO_KEYWORDS_LEFT_OUT,
+) -> None:
+    """These items have a place at the server, where their bytes are durable. `left_out`: those that it has with these
+    keywords only."""
     with mirror.changing():
         mirror.check_mover(token)
         place(mirror, placed)
+        for item_id, kept in left_out.items():
+            keywords = mirror.db.execute(
+                "UPDATE items SET server_keywords = ? WHERE item_id = ? RETURNING keywords", (_said(kept), item_id)
+            ).get
+            if keywords is not None:
+                mirror.remark("the server does not keep a keyword", len(sayable(split(keywords))) - len(kept))
 
 
 def place(mirror: Mirror, placed: Sequence[Placed]) -> set[ItemId]:

@@ -24,8 +24,9 @@ from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, RequestRefused, leaves
 from moverq.model.change import FolderState, ItemContent, ItemState
+from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
-from tests.support.fake_imap import PLAIN, RICH, FakeImap, Quirk, open_fake
+from tests.support.fake_imap import PLAIN, RICH, Cut, FakeImap, Quirk, _Session, open_fake
 
 STRIDE = 1 if os.environ.get("MOVERQ_CRASH_FULL") == "1" else 67
 """Bytes between two places where a connection is cut: a prime, so that the cuts fall everywhere within answers."""
@@ -333,6 +334,16 @@ async def test_a_source_whose_connection_ends_at_any_byte_is_read_whole_by_the_n
             assert read == server.contents()["INBOX"], f"cut after {cut} bytes"
 
 
+def cut_before_the_answer_to_an_append(server: FakeImap) -> None:
+    def answer(command: bytes, data: bytes) -> bytes:
+        if command.startswith(b"APPEND"):
+            server.quirk.answer = None
+            raise Cut
+        return data
+
+    server.quirk.answer = answer
+
+
 async def test_an_append_whose_answer_nobody_heard_is_not_made_twice(tmp_path: Path) -> None:
     """The process dies with messages at the server and no answer; the next one finds its intent, and them."""
     written = items(3)
@@ -342,7 +353,7 @@ async def test_an_append_whose_answer_nobody_heard_is_not_made_twice(tmp_path: P
             target = endpoint.target(InstanceId(b"t" * 16))
             await target.create(MailboxId(b"m" * 16), 1)
             await target.apply_folders(folders(), 1)
-            server.quirk.cut_after = server.quirk.sent
+            cut_before_the_answer_to_an_append(server)
             with pytest.raises(ExceptionGroup):
                 await target.write_items(written, 1)
         assert any(server.contents().values()), "some came"
@@ -362,7 +373,7 @@ async def test_a_late_append_that_was_given_up_is_known_again_and_taken_away(tmp
         target = endpoint.target(InstanceId(b"t" * 16))
         await target.create(MailboxId(b"m" * 16), 1)
         await target.apply_folders(folders(), 1)
-        server.quirk.cut_after = server.quirk.sent
+        cut_before_the_answer_to_an_append(server)
         with pytest.raises(ExceptionGroup):
             await target.write_items(written, 1)
         late = {name: list(folder.mail) for name, folder in server.folders.items()}
@@ -553,6 +564,72 @@ async def test_a_refused_message_is_a_bad_item_and_the_others_of_its_batch_arriv
         assert [(one.kind, "not this one" in one.why) for one in bad] == [("LargeItem", True)] * 2
         fine = [item for item in written if b"Subject: 2" not in item.content]
         assert server.contents() == expected(fine)
+
+
+async def a_target(endpoint: MirroredEndpoint) -> MirroredMailbox:
+    target = endpoint.target(InstanceId(b"t" * 16))
+    await target.create(MailboxId(b"m" * 16), 1)
+    await target.apply_folders(folders(), 1)
+    return target
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[THROTTLED] slow down",
+        "[SERVERBUG] Internal error occurred",
+        "[INUSE] locked",
+        "[LIMIT] too many messages",
+        "Quota exceeded (mailbox for user is full)",
+    ],
+)
+async def test_a_server_that_is_in_trouble_makes_no_bad_items(words: str, tmp_path: Path) -> None:
+    server = FakeImap(RICH, refuse_append=lambda content: words)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        with pytest.raises(ExceptionGroup) as raised:
+            await (await a_target(endpoint)).write_items(items(6), 1)
+        assert isinstance(only(raised.value), RequestRefused if "Quota" in words else EndpointBusy)
+
+
+async def test_messages_beyond_a_limit_that_others_are_within_are_large_items(tmp_path: Path) -> None:
+    server = FakeImap(RICH, refuse_append=lambda content: "[LIMIT] no" if b": 2" in content else None)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        bad = await (await a_target(endpoint)).write_items(items(7), 1)
+        assert [one.kind for one in bad] == ["LargeItem"] * 2
+
+
+def takes_no_other_keywords(command: bytes, data: bytes) -> bytes:
+    return data.replace(b" \\*)]", b" kept)]")
+
+
+@pytest.mark.parametrize("answer", [takes_no_other_keywords, None], ids=["says so", "says it takes any"])
+@pytest.mark.parametrize("refuses", [True, False], ids=["refuses", "drops"])
+async def test_a_keyword_that_the_server_does_not_take_costs_the_keyword_and_not_the_message(
+    answer: Callable[[bytes, bytes], bytes] | None, refuses: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = _Session._append
+
+    def strict(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+        if refuses and b"work" in rest:
+            return b"", b"NO keyword not permitted"
+        return append(session, rest.replace(b"work", b""), literals)
+
+    monkeypatch.setattr(_Session, "_append", strict)
+    written = [item._replace(state=item.state._replace(keywords=("Kept", "work"))) for item in items(4)]
+    server = FakeImap(RICH, quirk=Quirk(answer=answer))
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written, 1) == ()
+        account = await target.account()
+        assert server.contents() == expected(written)
+        if answer is not None or refuses:  # else it is found out by looking, and mended
+            assert sum(digest.items for _, digest in account.digests) == len(written)
+            wanted = {folder_id: FolderDigest() for folder_id in (INBOX_ID, SENT_ID)}
+            for item in written:
+                wanted[item.state.folder_id] = wanted[item.state.folder_id].plus(item.state)
+            assert dict(account.digests) == wanted
+            (told,) = await target.remarks()
+            assert told == f"the server does not keep a keyword ({4 if answer is not None else 8} times)"
 
 
 async def test_appendlimit_is_known_before_anything_is_sent(tmp_path: Path) -> None:
