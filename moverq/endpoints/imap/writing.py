@@ -1,27 +1,30 @@
 """The server follows the mirror: moves, flags, expunges; and what came of appends and moves that nobody saw end.
 
 The server's answer to an APPEND (APPENDUID) says where each message is; without UIDPLUS the messages are found by
-content, as after a crash. The appends themselves are in `appending`.
+content, as after a crash. So are messages that were moved, where COPYUID does not say what they are called now. The
+appends themselves are in `appending`.
 
 What always holds: an effect whose repetition would show (APPEND, MOVE) has a durable intent before it; the rest (STORE,
 EXPUNGE of a UID) is done again without harm until it is noted as done.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moverq.endpoints.imap.connection import Connection, MailboxName, Refused, error_of
+from moverq.endpoints.imap.connection import Connection, MailboxName, Refused, error_of, words
 from moverq.endpoints.imap.listing import flag_words, look_into
 from moverq.endpoints.imap.reading import read_bodies
-from moverq.endpoints.imap.wire import Response, number, said, uid_set, uids_in
+from moverq.endpoints.imap.wire import Response, WireError, number, pairs, said, uid_set, uids_in
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Placed
 from moverq.endpoints.mirrored.learned import Looks, Seen
 from moverq.endpoints.mirrored.listed import Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
 from moverq.endpoints.mirrored.normal_form import is_same
+from moverq.errors import RequestRefused
 from moverq.flow.batches import in_batches
 from moverq.model.ids import FolderId, ItemId
 
@@ -45,7 +48,8 @@ async def settle(session: "ImapSession") -> None:
         found = await _find_at_server(session, row, some) if row is not None else []
         there = {place.item_id for place in found}
         absent = [located for located in some if located.state.item_id not in there]
-        await session.mirror.ask(partial(intents.note_settled, found=found, absent=absent))
+        lost = await _lost(session, rows, absent) if absent else frozenset()
+        await session.mirror.ask(partial(intents.note_settled, found=found, absent=absent, lost=lost))
 
 
 async def _find_at_server(session: "ImapSession", folder: FolderRow, sought: Sequence[Located]) -> list[Placed]:
@@ -78,6 +82,44 @@ def _is(located: Located, seen: Seen, content: bytes | None) -> bool:
     return same_second and content is not None and is_same(content, state.content_hash, located.normal_hash)
 
 
+async def _lost(
+    session: "ImapSession", rows: Mapping[FolderId, FolderRow], absent: Sequence[Located]
+) -> frozenset[ItemId]:
+    """Of these, which did not come to where they were to be moved, those that are not at their old place either."""
+    moving = await session.mirror.ask(partial(intents.moving, item_ids=[one.state.item_id for one in absent]))
+    if not moving:
+        return frozenset()
+    there: dict[FolderId, tuple[int, set[int]]] = {}
+    async with session.connection() as connection:
+        for folder_id in {folder_id for _, folder_id, _, _ in moving} & rows.keys():
+            asked = [uid for _, from_folder, _, uid in moving if from_folder == folder_id]
+            there[folder_id] = await _present(connection, rows[folder_id].wire, asked)
+    return frozenset(
+        item_id
+        for item_id, folder_id, validity, uid in moving
+        if (found := there.get(folder_id)) is None or found[0] != validity or uid not in found[1]
+    )
+
+
+async def _present(connection: Connection, wire: bytes, asked: Sequence[int]) -> tuple[int, set[int]]:
+    """UIDVALIDITY, and those of the UIDs that are there; of a folder that went none."""
+    present: set[int] = set()
+
+    def take(response: Response) -> None:
+        if b" FETCH " in response.head.upper()[:30]:
+            present.add(number(pairs(words(response)[2]).get(b"UID")))
+
+    try:
+        validity, _ = await select(connection, wire)
+    except RequestRefused:
+        return 0, present
+    try:
+        await connection.run(b"UID FETCH " + uid_set(asked) + b" (UID)", take=take)
+    except Refused as refused:
+        raise error_of(connection.endpoint, refused, doing="list messages") from refused
+    return validity, present
+
+
 def _known_uids(mirror: Mirror, folder_id: FolderId) -> set[int]:
     return {
         uid
@@ -96,11 +138,15 @@ async def work_off(session: "ImapSession") -> None:
     if not due:
         return
     async with session.connection() as connection:
+        in_doubt = False
         for (from_folder, to_folder), asked in due.moves.items():
             if from_folder in due.wires and to_folder in due.wires:
-                await _move(session, connection, due, from_folder, to_folder, asked)
-        if due.moves:
-            due = await session.mirror.ask(intents.due)
+                in_doubt |= not await _move(session, connection, due, from_folder, to_folder, asked)
+    if in_doubt:
+        await settle(session)
+    if due.moves:
+        due = await session.mirror.ask(intents.due)
+    async with session.connection() as connection:
         for folder_id in due.flags.keys() | due.expunges.keys():
             if folder_id in due.wires:
                 await _store_and_expunge(session, connection, due, folder_id)
@@ -138,18 +184,21 @@ async def _move(
     from_folder: FolderId,
     to_folder: FolderId,
     asked: Sequence[tuple[ItemId, int]],
-) -> None:
+) -> bool:
+    """False: the server said yes and not where all of them are now, so those are in doubt."""
     validity, _ = await select(connection, due.wires[from_folder])
     if validity != due.validity[from_folder]:
-        return  # the next refresh tells what its messages are called now
+        return True  # the next refresh tells what its messages are called now
     with session.mirror.intending() as intent:
         await session.mirror.ask(partial(intents.note_begun, item_ids=[item_id for item_id, _ in asked], intent=intent))
         copied: dict[int, int] = {}
 
         def take(response: Response) -> None:
             if b"[COPYUID " in response.head.upper():
-                _, sources, targets = said(response.head[2:]).arguments.split(b" ")
-                copied.update(zip(uids_in(sources), uids_in(targets), strict=True))
+                with suppress(WireError, ValueError):  # as good as none
+                    there, sources, targets = said(response.head[2:]).arguments.split(b" ")
+                    if number(there) == due.validity[to_folder]:
+                        copied.update(zip(uids_in(sources), uids_in(targets), strict=True))
 
         verb = b"UID MOVE " if connection.has(b"MOVE") else b"UID COPY "
         try:
@@ -159,10 +208,12 @@ async def _move(
         except Refused as refused:
             raise error_of(connection.endpoint, refused, doing="move messages") from refused
         moved = {item_id: copied[uid] for item_id, uid in asked if uid in copied}
-        if moved or not copied:
+        if moved:
+            told = [one for one in asked if one[0] in moved]
             await session.mirror.ask(
-                partial(intents.note_moved, moved=moved, asked=asked, copied=not connection.has(b"MOVE"))
+                partial(intents.note_moved, moved=moved, asked=told, copied=not connection.has(b"MOVE"))
             )
+    return len(moved) == len(asked)
 
 
 async def _store_and_expunge(

@@ -17,7 +17,7 @@ Blocking; each function is one transaction.
 
 import re
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -422,8 +422,17 @@ def is_anything_left(mirror: Mirror, at_work: Iterable[int]) -> bool:
     return bool(is_any or in_doubt(mirror, at_work))
 
 
-def note_settled(mirror: Mirror, found: Sequence[Placed], absent: Sequence[Located]) -> None:
-    """What intents in doubt came to: `found` at the server, or `absent`."""
+def moving(mirror: Mirror, item_ids: Sequence[ItemId]) -> list[tuple[ItemId, FolderId, int, int]]:
+    """Of those that are being moved, what they were called before: folder, UIDVALIDITY, UID."""
+    sql = "SELECT item_id, from_folder, server_validity, server_uid FROM to_move WHERE item_id IN carray(?)"
+    return list(mirror.db.execute(sql, (apsw.carray(tuple(item_ids)),)))
+
+
+def note_settled(
+    mirror: Mirror, found: Sequence[Placed], absent: Sequence[Located], *, lost: Collection[ItemId] = ()
+) -> None:
+    """What intents in doubt came to: `found` at the server, or `absent`. Of the absent, one that was to be moved still
+    is, unless it is `lost`: not at its old place either."""
     with mirror.changing():
         there = place(mirror, found)
         for item_id, _ in found:
@@ -432,7 +441,9 @@ def note_settled(mirror: Mirror, found: Sequence[Placed], absent: Sequence[Locat
                 mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
         for located in absent:
             state = located.state
-            if mirror.db.execute("SELECT 1 FROM to_move WHERE item_id = ?", (state.item_id,)).get is not None:
+            if state.item_id in lost:
+                _left(mirror, state.item_id)
+            elif mirror.db.execute("SELECT 1 FROM to_move WHERE item_id = ?", (state.item_id,)).get is not None:
                 mirror.db.execute("UPDATE items SET intent = 0 WHERE item_id = ?", (state.item_id,))
                 continue
             forgotten = mirror.db.execute(

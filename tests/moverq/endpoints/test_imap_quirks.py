@@ -23,10 +23,10 @@ from moverq.endpoints.mirrored.learned import _within
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, RequestRefused, leaves
-from moverq.model.change import FolderState, ItemContent, ItemState
+from moverq.model.change import ChangeBatch, FolderState, ItemContent, ItemState, Watermark
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
-from tests.support.fake_imap import PLAIN, RICH, Cut, FakeImap, Quirk, _Session, open_fake
+from tests.support.fake_imap import PLAIN, RICH, Cut, FakeImap, Quirk, _is_in, _Session, open_fake
 
 STRIDE = 1 if os.environ.get("MOVERQ_CRASH_FULL") == "1" else 67
 """Bytes between two places where a connection is cut: a prime, so that the cuts fall everywhere within answers."""
@@ -386,6 +386,51 @@ async def test_a_late_append_that_was_given_up_is_known_again_and_taken_away(tmp
                 server.add(name, mail.content, flags=" ".join(mail.flags), date=mail.date)
         await target.account()
         assert server.contents() == expected(written)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"* OK [COPYUID %d %d %d] moved\r\n", b"* OK [COPYUID 7] moved\r\n", b""],
+    ids=["told", "told in riddles", "silent"],
+)
+async def test_a_message_that_is_moved_is_there_once_whatever_the_server_tells(
+    told: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of them the server loses on the way: the next listing brings it again."""
+    is_lost = iter([False, True, False, False])
+
+    def move(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+        assert session._selected is not None
+        here = session.server.folders[session._selected]
+        there = session.server.folders[rest.split(b'"')[1].decode()]
+        (mail,) = [mail for mail in here.mail if _is_in(mail.uid, rest.split(b" ")[2])]
+        here.mail.remove(mail)
+        said = told % (there.validity, mail.uid, there.uidnext) if b"%" in told else told
+        mail.uid, mail.modseq = there.uidnext, session.server.tick()
+        there.uidnext += 1
+        if next(is_lost):
+            return b"", b"OK nothing was moved"
+        there.mail.append(mail)
+        return said, b"OK done"
+
+    monkeypatch.setattr(_Session, "_uid_move", move, raising=False)
+    written = items(6)
+    server = FakeImap(RICH)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await write_all(target, 1, written)
+        moved = [
+            item._replace(state=item.state._replace(folder_id=SENT_ID, uid=100 + n, modseq=50 + n))
+            for n, item in enumerate(written)
+            if item.state.folder_id == INBOX_ID
+        ]
+        for item in moved:
+            through = Watermark(b"x" * 16, InstanceId(b"y" * 16), item.state.modseq)
+            assert await target.apply_changes(ChangeBatch(through=through, more=True, items=(item.state,)), 1) == ()
+        assert sum(digest.items for _, digest in (await target.account()).digests) == len(written) - 1
+        assert await target.write_items(moved, 1) == ()
+        assert sum(digest.items for _, digest in (await target.account()).digests) == len(written)
+        assert server.contents() == {"Sent": sorted(item.content for item in written)}
 
 
 async def test_two_batches_at_a_time_leave_each_others_intents_alone(tmp_path: Path) -> None:
