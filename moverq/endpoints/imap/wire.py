@@ -14,7 +14,7 @@ literal where a string is usual. Bounded by: `LINE_BYTES_MAX`, `LITERAL_BYTES_MA
 
 import re
 from calendar import timegm
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from time import gmtime
 from typing import Any, Final
@@ -25,6 +25,8 @@ LINE_BYTES_MAX: Final = 16 << 20
 """A SEARCH or VANISHED of a very large folder is one line; anything longer is no IMAP server."""
 LITERAL_BYTES_MAX: Final = 2 << 30
 
+SET_BYTES_MAX: Final = 7_000
+"""Of the UIDs in one command: a server need not take lines of more than 8,000 bytes (RFC 2683, section 3.2.1.5)."""
 NESTED_MAX: Final = 64
 """Lists in lists. What is asked for has three levels."""
 
@@ -245,6 +247,17 @@ def uid_set(uids: Iterable[int]) -> bytes:
         else:
             runs.append([uid, uid])
     return b",".join(b"%d" % a if a == b else b"%d:%d" % (a, b) for a, b in runs)
+
+
+def uid_sets(uids: Iterable[int], *, bytes_max: int = SET_BYTES_MAX) -> Iterator[bytes]:
+    """The same in as many sets as it takes, in order, for a command each."""
+    text, at = uid_set(uids), 0
+    while len(text) - at > bytes_max:
+        end = text.rindex(b",", at, at + bytes_max + 1)  # a run is shorter than any bound
+        yield text[at:end]
+        at = end + 1
+    if text:
+        yield text[at:]
 
 
 def runs_in(text: bytes, *, most: int = 1 << 20) -> list[tuple[int, int]]:

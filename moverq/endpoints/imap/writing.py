@@ -14,10 +14,10 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moverq.endpoints.imap.connection import Connection, MailboxName, Refused, error_of, words
+from moverq.endpoints.imap.connection import Connection, MailboxName, Piece, Refused, Take, error_of, words
 from moverq.endpoints.imap.listing import flag_words, look_into
 from moverq.endpoints.imap.reading import read_bodies
-from moverq.endpoints.imap.wire import Response, WireError, number, pairs, said, uid_set, uids_in
+from moverq.endpoints.imap.wire import Response, WireError, number, pairs, said, uid_sets, uids_in
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Placed
 from moverq.endpoints.mirrored.learned import Looks, Seen
@@ -114,7 +114,7 @@ async def _present(connection: Connection, wire: bytes, asked: Sequence[int]) ->
     except RequestRefused:
         return 0, present
     try:
-        await connection.run(b"UID FETCH " + uid_set(asked) + b" (UID)", take=take)
+        await _run_all(connection, b"UID FETCH ", asked, b" (UID)", take=take)
     except Refused as refused:
         raise error_of(connection.endpoint, refused, doing="list messages") from refused
     return validity, present
@@ -202,9 +202,8 @@ async def _move(
 
         verb = b"UID MOVE " if connection.has(b"MOVE") else b"UID COPY "
         try:
-            await connection.run(
-                verb + uid_set(uid for _, uid in asked) + b" ", MailboxName(due.wires[to_folder]), take=take
-            )
+            uids = [uid for _, uid in asked]
+            await _run_all(connection, verb, uids, b" ", MailboxName(due.wires[to_folder]), take=take)
         except Refused as refused:
             raise error_of(connection.endpoint, refused, doing="move messages") from refused
         moved = {item_id: copied[uid] for item_id, uid in asked if uid in copied}
@@ -229,8 +228,9 @@ async def _store_and_expunge(
         left_out += len(keywords) - len(kept)
         groups[bits, kept].append(uid)
     commands = [
-        await connection.start(b"UID STORE " + uid_set(uids) + b" FLAGS.SILENT (" + flag_words(bits, keywords) + b")")
+        await connection.start(b"UID STORE " + some + b" FLAGS.SILENT (" + flag_words(bits, keywords) + b")")
         for (bits, keywords), uids in groups.items()
+        for some in uid_sets(uids)
     ]
     try:
         for command in commands:
@@ -249,10 +249,13 @@ async def _store_and_expunge(
 
 async def _expunge(connection: Connection, uids: Sequence[int]) -> None:
     """These messages are gone, and no other that somebody marked as deleted."""
-    which = uid_set(uids)
+
+    async def mark(uids: Sequence[int], sign: bytes) -> None:
+        await _run_all(connection, b"UID STORE ", uids, b" " + sign + b"FLAGS.SILENT (\\Deleted)")
+
     if connection.has(b"UIDPLUS"):
-        await connection.run(b"UID STORE " + which + b" +FLAGS.SILENT (\\Deleted)")
-        await connection.run(b"UID EXPUNGE " + which)
+        await mark(uids, b"+")
+        await _run_all(connection, b"UID EXPUNGE ", uids)
         return
     marked: list[int] = []
 
@@ -262,12 +265,19 @@ async def _expunge(connection: Connection, uids: Sequence[int]) -> None:
 
     await connection.run(b"UID SEARCH DELETED", take=take)
     others = sorted(set(marked) - set(uids))
-    if others:
-        await connection.run(b"UID STORE " + uid_set(others) + b" -FLAGS.SILENT (\\Deleted)")
-    await connection.run(b"UID STORE " + which + b" +FLAGS.SILENT (\\Deleted)")
+    await mark(others, b"-")
+    await mark(uids, b"+")
     await connection.run(b"EXPUNGE")
-    if others:
-        await connection.run(b"UID STORE " + uid_set(others) + b" +FLAGS.SILENT (\\Deleted)")
+    await mark(others, b"+")
+
+
+async def _run_all(
+    connection: Connection, before: bytes, uids: Sequence[int], *after: Piece, take: Take | None = None
+) -> None:
+    """One command after another, until all of these UIDs were in one. Raises `Refused`."""
+    commands = [await connection.start(before + some, *after, take=take) for some in uid_sets(uids)]
+    for command in commands:
+        await connection.done(command)
 
 
 __all__ = ["select", "settle", "work_off"]

@@ -17,13 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moverq.endpoints.base import FolderStep, StepKind, Target
+from moverq.endpoints.imap import writing
 from moverq.endpoints.imap.endpoint import open_endpoint
+from moverq.endpoints.imap.wire import uid_sets
 from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.learned import _within
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, RequestRefused, leaves
-from moverq.model.change import ChangeBatch, FolderState, ItemContent, ItemState, Watermark
+from moverq.model.change import ChangeBatch, FolderState, Gone, ItemContent, ItemState, Watermark
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 from tests.support.fake_imap import PLAIN, RICH, Cut, FakeImap, Quirk, _is_in, _Session, open_fake
@@ -431,6 +433,27 @@ async def test_a_message_that_is_moved_is_there_once_whatever_the_server_tells(
         assert await target.write_items(moved, 1) == ()
         assert sum(digest.items for _, digest in (await target.account()).digests) == len(written)
         assert server.contents() == {"Sent": sorted(item.content for item in written)}
+
+
+@pytest.mark.parametrize("capabilities", [RICH, PLAIN], ids=["rich", "plain"])
+async def test_no_command_is_longer_than_a_server_must_take(
+    capabilities: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "uid_sets", partial(uid_sets, bytes_max=25))
+    written = items(60)
+    server = FakeImap(capabilities)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await write_all(target, 1, written)
+        odd = [item for item in written if item.state.uid % 2]
+        changed = tuple(item.state._replace(modseq=100, flags=0) for item in odd)
+        gone = tuple(Gone(item.state.item_id, 100) for item in written if item not in odd)
+        through = Watermark(b"x" * 16, InstanceId(b"y" * 16), 100)
+        server.quirk.commands.clear()
+        await target.apply_changes(ChangeBatch(through=through, more=False, items=changed, items_gone=gone), 1)
+        assert max(len(command) for command in server.quirk.commands) < 80
+        assert server.contents() == expected(odd)
+        assert {flag for folder in server.folders.values() for mail in folder.mail for flag in mail.flags} == {"work"}
 
 
 async def test_two_batches_at_a_time_leave_each_others_intents_alone(tmp_path: Path) -> None:

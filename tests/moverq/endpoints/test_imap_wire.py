@@ -6,10 +6,12 @@ import socket
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moverq.endpoints.imap.connection import send_pieces
 from moverq.endpoints.imap.listing import _Looking, seen_in
-from moverq.endpoints.imap.wire import ROOM_BYTES, ROOM_BYTES_MIN, Incoming, Response
+from moverq.endpoints.imap.wire import ROOM_BYTES, ROOM_BYTES_MIN, Incoming, Response, uid_sets, uids_in
 from moverq.endpoints.mirrored.learned import Seen
 from moverq.endpoints.mirrored.listed import Wanted
 from moverq.model.ids import FolderId
@@ -54,6 +56,13 @@ def test_responses_are_the_same_however_the_stream_is_cut(piece_max: int, is_fed
     incoming = Incoming()
     assert [one.parts for one in said_in(wire, rng, piece_max=piece_max, incoming=incoming, is_fed=is_fed)] == sent
     assert incoming.is_between_responses
+
+
+@given(st.sets(st.integers(1, 1 << 32), max_size=60), st.integers(25, 100))
+def test_the_sets_of_many_uids_are_short_and_name_each_once(uids: set[int], bytes_max: int) -> None:
+    sets = list(uid_sets(uids, bytes_max=bytes_max))
+    assert max(map(len, sets), default=0) <= bytes_max
+    assert [uid for some in sets for uid in uids_in(some)] == sorted(uids)
 
 
 def test_room_for_something_large_is_given_back() -> None:
