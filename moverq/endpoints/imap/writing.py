@@ -73,6 +73,34 @@ async def _find_at_server(session: "ImapSession", folder: FolderRow, sought: Seq
                 if match is not None:
                     left.remove(match)
                     found.append(Placed(match.state.item_id, seen.uid))
+    if left and not session.can_move:
+        taken = {place.server_uid for place in found}
+        new = [seen for seen in candidates if seen.uid >= folder.server_uidnext and seen.uid not in taken]
+        found += _told_by_date(session, folder, left, new)
+    return found
+
+
+def _told_by_date(
+    session: "ImapSession", folder: FolderRow, sought: Sequence[Located], new: Sequence[Seen]
+) -> list[Placed]:
+    """Of a server that alters messages and names no UIDs: as many new ones of a second as were sent are these, in
+    their order.
+
+    Raises:
+        RequestRefused: there are more or fewer, and who took none of them for ours would write them all once more.
+    """
+    sent: dict[int, list[Located]] = defaultdict(list)
+    for one in sought:
+        sent[one.state.received_ms // 1000].append(one)
+    found: list[Placed] = []
+    for second, some in sent.items():
+        came = sorted(seen.uid for seen in new if seen.received_ms // 1000 == second)
+        if came and len(came) != len(some):
+            raise RequestRefused(
+                why=f"{session.name} keeps messages in another form than they were sent, and does not say what it "
+                f"calls them (UIDPLUS): those in folder {folder.state.name!r} cannot be told apart"
+            )
+        found += (Placed(one.state.item_id, uid) for one, uid in zip(sorted(some), came, strict=False))
     return found
 
 

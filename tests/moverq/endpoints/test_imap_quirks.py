@@ -456,6 +456,30 @@ async def test_no_command_is_longer_than_a_server_must_take(
         assert {flag for folder in server.folders.values() for mail in folder.mail for flag in mail.flags} == {"work"}
 
 
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_server_that_alters_messages_and_says_no_uids_gets_them_once(
+    others: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = _Session._append
+
+    def altering(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+        for number in range(others):
+            session.server.add("INBOX", b"Subject: not ours %d\r\n\r\n" % number, date="14-Nov-2023 22:13:20 +0000")
+        return append(session, rest, [b"X-Received: by us\r\n" + one for one in literals])
+
+    monkeypatch.setattr(_Session, "_append", altering)
+    written = items(9)
+    server = FakeImap(KINDS["no UIDPLUS"])
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        if others:
+            with pytest.raises(RequestRefused, match="cannot be told apart"):
+                await write_all(endpoint.target(InstanceId(b"t" * 16)), 1, written)
+            return
+        await write_all(endpoint.target(InstanceId(b"t" * 16)), 1, written)
+        sent = expected(written)
+        assert server.contents() == {name: [b"X-Received: by us\r\n" + one for one in sent[name]] for name in sent}
+
+
 async def test_two_batches_at_a_time_leave_each_others_intents_alone(tmp_path: Path) -> None:
     """While one batch is on its way the next asks what is in doubt: not that one."""
     written = items(40)
