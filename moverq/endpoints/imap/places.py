@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -11,7 +12,7 @@ from moverq.endpoints.imap.metadata import write_annotations
 from moverq.endpoints.imap.wire import Response, number, pairs, quoted
 from moverq.endpoints.mirrored.mirror import FolderRow
 from moverq.endpoints.mirrored.session import Places
-from moverq.errors import MoveError
+from moverq.errors import MoveError, RequestRefused
 from moverq.model.change import FolderState
 
 
@@ -24,7 +25,8 @@ class ImapPlaces:
 
     async def make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
         """Three times out and back, however many folders: what one command says of a folder the next must not meet on
-        its way (RFC 3501, section 5.5)."""
+        its way (RFC 3501, section 5.5). Once more where names are refused: is it there under this one, or is another
+        folder meant by it, as by `work` where there is a `Work` and the server has no small letters?"""
         uses = [self._use(folder) for _, folder in wanted]
         refusals = await self.connection.refusals(
             [
@@ -37,11 +39,14 @@ class ImapPlaces:
                 refusals[at : at + 1] = await self.connection.refusals(
                     [await self.connection.start(b"CREATE ", MailboxName(wire))]
                 )
+        others = await self._meant_by([wire for (wire, _), no in zip(wanted, refusals, strict=True) if no is not None])
         asked = [await self._ask_status(wire, b"UIDVALIDITY UIDNEXT") for wire, _ in wanted]
         unknown = await self.connection.refusals([command for command, _ in asked])
         made: list[tuple[int, int] | MoveError] = []
-        for (_, folder), refused, lacks, (_, found) in zip(wanted, refusals, unknown, asked, strict=True):
-            if lacks is None:  # one that was refused was there already
+        for (wire, folder), refused, lacks, (_, found) in zip(wanted, refusals, unknown, asked, strict=True):
+            if wire in others:
+                made.append(RequestRefused(why=f"{wire!r} is another folder's name at {self.connection.endpoint}"))
+            elif lacks is None:  # one that was refused was there already
                 made.append((found.get(b"UIDVALIDITY", 0), found.get(b"UIDNEXT", 1)))
             else:
                 made.append(self._error(refused or lacks, doing=f"make folder {folder.name!r}"))
@@ -54,6 +59,22 @@ class ImapPlaces:
             ]
         )
         return made
+
+    async def _meant_by(self, wires: Sequence[bytes]) -> set[bytes]:
+        """Those of the names that are listed as other ones."""
+        listed: dict[bytes, set[bytes]] = {wire: set() for wire in wires}
+
+        def take(response: Response, names: set[bytes]) -> None:
+            said = words(response)
+            if bytes(said[0]).upper() == b"LIST":
+                names.add(self.connection.mailbox_named(said[3]))
+
+        commands = [
+            await self.connection.start(b'LIST "" ', MailboxName(wire), take=partial(take, names=names))
+            for wire, names in listed.items()
+        ]
+        await self.connection.refusals(commands)
+        return {wire for wire, names in listed.items() if names and wire not in names}
 
     def _use(self, folder: FolderState) -> bytes:
         if not folder.special_use or not self.connection.has(b"CREATE-SPECIAL-USE"):

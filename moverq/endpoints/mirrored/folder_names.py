@@ -64,12 +64,12 @@ class Naming:
 
     def candidates(self, parent: bytes | None, name: str, *, mark: str) -> Iterator[bytes]:
         """The name, and what to try where the server says no: plainer and plainer. `mark` tells namesakes apart."""
-        yield self.wire(parent, name)
         plain = _TROUBLE.sub("_", self._sayable(name)) or "_"
-        yield self.wire(parent, plain)
-        yield self.wire(parent, f"{plain}_{mark}")
         ascii_only = re.sub(r"[^A-Za-z0-9_-]", "_", plain)[:40]
-        yield self.wire(parent, f"{ascii_only}_{mark}")
+        for sayable in (name, plain, f"{plain}_{mark}", f"{ascii_only}_{mark}"):
+            wire = self.wire(parent, sayable)
+            if wire.upper() != b"INBOX" or (parent, name) == (None, INBOX):  # which `Inbox` would mean too
+                yield wire
 
     def _decoded(self, part: bytes) -> str:
         return part.decode(errors="backslashreplace") if self.utf8 else from_utf7(part)

@@ -121,7 +121,7 @@ async def _create(
         left = [folder for folder in left if folder.folder_id not in now]
         taken = {row.wire for row in rows.values()}
         planned, refused = _plan(session, rows, level, taken)
-        made, failed = await _make(places, planned, taken)
+        made, failed = await _make(places, planned, taken, _meant(rows.values()))
         for row in made:
             if row.selectable:
                 await places.annotate(row.wire, annotations_of(row.state.attributes), {})
@@ -168,26 +168,42 @@ def _plan(
     return planned, None
 
 
+def _meant(rows: Iterable[FolderRow]) -> set[tuple[bytes, int]]:
+    """What makes two names one folder's: a server that has no small letters says the same UIDVALIDITY of both."""
+    return {(row.wire.lower(), row.server_validity) for row in rows if row.selectable}
+
+
 async def _make(
-    places: "Places", planned: Sequence[tuple[FolderRow, Names]], taken: set[bytes]
+    places: "Places", planned: Sequence[tuple[FolderRow, Names]], taken: set[bytes], meant: set[tuple[bytes, int]]
 ) -> tuple[list[FolderRow], MoveError | None]:
-    """Those that are there now, under a name that was taken; and why the first that is not is not."""
+    """Those that are there now, under a name that was taken; and why the first that is not is not. None of them is one
+    that is `meant` by another row."""
     rows: list[FolderRow] = []
     failed: MoveError | None = None
     made = iter(await places.make([(row.wire, row.state) for row, _ in planned if row.selectable]))
     for row, names in planned:
         if row.selectable:
-            told = next(made)
+            told = _unless_meant(row, next(made), meant)
             while isinstance(told, MoveError) and (wire := next(names, None)) is not None:
                 taken.add(wire)  # by this one: two names may have the same plainer form
                 row = attrs.evolve(row, wire=wire)
-                (told,) = await places.make([(wire, row.state)])
+                (tried,) = await places.make([(wire, row.state)])
+                told = _unless_meant(row, tried, meant)
             if isinstance(told, MoveError):
                 failed = failed or told
                 continue
             row = _begun(row, told)
+            meant |= _meant([row])
         rows.append(row)
     return rows, failed
+
+
+def _unless_meant(
+    row: FolderRow, told: tuple[int, int] | MoveError, meant: set[tuple[bytes, int]]
+) -> tuple[int, int] | MoveError:
+    if isinstance(told, MoveError) or (row.wire.lower(), told[0]) not in meant:
+        return told
+    return RequestRefused(why=f"the server takes the name of folder {row.state.name!r} for another folder's")
 
 
 def _begun(row: FolderRow, made: tuple[int, int]) -> FolderRow:

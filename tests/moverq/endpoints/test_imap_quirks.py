@@ -282,6 +282,35 @@ async def test_own_folders_with_another_separator_are_refused_in_words(tmp_path:
             await (await a_source(endpoint)).head()
 
 
+@pytest.mark.parametrize("lists", ["as made", "as asked"])
+async def test_names_that_a_server_without_small_letters_takes_for_one_stay_two_folders(
+    lists: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = _Session._name
+
+    def folded(session: _Session, rest: bytes, literals: list[bytes]) -> str:
+        asked = name(session, rest, literals)
+        return next((one for one in session.server.folders if one.lower() == asked.lower()), asked)
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        if command.startswith(b'LIST "" "') and lists == "as asked":
+            return b'* LIST () "/" ' + command[8:] + b"\r\n" + data[data.rindex(b"\r\nM") + 2 :]
+        return data
+
+    monkeypatch.setattr(_Session, "_name", folded)
+    steps = folders() + [
+        FolderStep(StepKind.CREATE, FolderState(FolderId(new_id()), None, one, modseq=3, uidvalidity=3, uidnext=1))
+        for one in ("Work", "work", "Inbox")
+    ]
+    server = FakeImap(RICH, quirk=Quirk(answer=answer))
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(steps, 1)
+        assert sorted(f.name for f in await target.read_hierarchy()) == ["INBOX", "Inbox", "Sent", "Work", "work"]
+        assert len(server.folders) == len(steps)
+
+
 # ---- the connection ends, anywhere
 
 
