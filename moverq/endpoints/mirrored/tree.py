@@ -5,7 +5,7 @@ one: by OBJECTID; by name and UIDVALIDITY; by UIDVALIDITY alone, where its name 
 (UIDVALIDITY changed: the folder was rebuilt, and its messages are told by content). What is left is new, or gone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import attrs
 
@@ -74,17 +74,20 @@ def plan_tree(known: Sequence[FolderRow], listed: Sequence[Listed], naming: Nami
     everything = _with_parents(listed, naming)
     matched = match(known, everything)
     ids = {one.wire: matched[one.wire].folder_id if one.wire in matched else FolderId(new_id()) for one in everything}
+    kept = set(ids.values())
     rows: list[FolderRow] = []
     changed: set[FolderId] = set()
     for one in everything:
         parent = naming.parent_of(one.wire)
         parent_id = ids[parent] if parent is not None else None
         before = matched.get(one.wire)
-        row = _made(one, ids[one.wire], parent_id, naming) if before is None else _moved(before, one, parent_id, naming)
+        if before is None:
+            row = _made(one, ids[one.wire], parent_id, naming)
+        else:
+            row = _moved(before, one, parent_id, naming, kept)
         rows.append(row)
         if before is None or row.state != before.state:
             changed.add(row.folder_id)
-    kept = set(ids.values())
     dropped = tuple(row.folder_id for row in known if row.folder_id not in kept)
     return TreePlan(rows=tuple(rows), changed=frozenset(changed), dropped=dropped)
 
@@ -127,10 +130,14 @@ def _made(one: Listed, folder_id: FolderId, parent_id: FolderId | None, naming: 
     )
 
 
-def _moved(before: FolderRow, one: Listed, parent_id: FolderId | None, naming: Naming) -> FolderRow:
+def _moved(
+    before: FolderRow, one: Listed, parent_id: FolderId | None, naming: Naming, kept: Collection[FolderId | None]
+) -> FolderRow:
     """What differs of the server's word is a change; what the server could never say stays as the mover knows it."""
     state = before.state
     renamed = one.wire != before.wire
+    if parent_id is None and not renamed and state.parent_id in kept:
+        parent_id = state.parent_id  # below INBOX, or where there are no levels, the name does not say it
     name = (
         _name(one, naming)
         if renamed and naming.levels(one.wire)[-1:] != naming.levels(before.wire)[-1:]

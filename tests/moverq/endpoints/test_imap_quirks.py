@@ -311,6 +311,31 @@ async def test_names_that_a_server_without_small_letters_takes_for_one_stay_two_
         assert len(server.folders) == len(steps)
 
 
+@pytest.mark.parametrize("namespace", [b'(("" NIL)) NIL NIL', b'(("INBOX/" "/")) NIL NIL'], ids=["no levels", "prefix"])
+async def test_a_tree_that_the_server_cannot_say_is_the_same_when_the_mailbox_is_opened(
+    namespace: bytes, tmp_path: Path
+) -> None:
+    def answer(command: bytes, data: bytes) -> bytes:
+        data = data.replace(b'(("" "/")) NIL NIL', namespace)
+        return data.replace(b'"/"', b"NIL") if b" NIL))" in namespace else data
+
+    steps = folders() + [
+        FolderStep(StepKind.CREATE, FolderState(FolderId(new_id()), parent, "2020", modseq=3, uidvalidity=3, uidnext=1))
+        for parent in (SENT_ID, INBOX_ID, None)
+    ]
+    server = FakeImap(RICH, quirk=Quirk(answer=answer))
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(steps, 1)
+        before = await target.read_hierarchy()
+        await target.open(1)
+        after = await endpoint.source(InstanceId(b"t" * 16)).read_hierarchy()
+        assert {f.folder_id: (f.parent_id, f.name) for f in after} == {
+            f.folder_id: (f.parent_id, f.name) for f in before
+        }
+
+
 # ---- the connection ends, anywhere
 
 
