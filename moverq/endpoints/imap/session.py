@@ -129,7 +129,8 @@ class ImapSession:
         return await append_all(self, merged, token)
 
     async def settle(self) -> None:
-        await writing.settle(self)
+        async with self.mirror.settling:
+            await writing.settle(self)
 
     async def work_off(self) -> None:
         await writing.work_off(self)

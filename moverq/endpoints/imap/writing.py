@@ -171,7 +171,7 @@ async def work_off(session: "ImapSession") -> None:
             if from_folder in due.wires and to_folder in due.wires:
                 in_doubt |= not await _move(session, connection, due, from_folder, to_folder, asked)
     if in_doubt:
-        await settle(session)
+        await session.settle()
     if due.moves:
         due = await session.mirror.ask(intents.due)
     async with session.connection() as connection:

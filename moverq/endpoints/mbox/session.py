@@ -212,7 +212,8 @@ class MboxSession(FileSession[Layout, Index]):
         return await writing.append_all(self, merged, token)
 
     async def settle(self) -> None:
-        await writing.settle(self)
+        async with self.mirror.settling:
+            await writing.settle(self)
 
     async def work_off(self) -> None:
         await writing.work_off(self)

@@ -447,7 +447,8 @@ def note_settled(
                 mirror.db.execute("UPDATE items SET intent = 0 WHERE item_id = ?", (state.item_id,))
                 continue
             forgotten = mirror.db.execute(
-                "DELETE FROM items WHERE seq = ? AND server_uid IS NULL RETURNING seq", (located.seq,)
+                "DELETE FROM items WHERE seq = ? AND item_id = ? AND server_uid IS NULL RETURNING seq",
+                (located.seq, state.item_id),
             ).get
             if forgotten is None:
                 continue

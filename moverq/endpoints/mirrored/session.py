@@ -146,6 +146,9 @@ class MirrorFile:
         self.instance = instance
         self.intents: set[int] = set()
         """Of writes that are at work in this process now; any other intent is in doubt."""
+        self.settling = trio.Lock()
+        """Held while intents in doubt are looked for: who finds the same ones waits, and finds none. A second answer
+        would come when others have been written in their place."""
         self._offload = offload
         self._mirror: Mirror | None = None
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from moverq.endpoints.base import FolderStep, StepKind, Target
 from moverq.endpoints.imap import writing
 from moverq.endpoints.imap.endpoint import open_endpoint
+from moverq.endpoints.imap.session import ImapSession
 from moverq.endpoints.imap.wire import uid_sets
 from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.learned import _within
@@ -441,6 +443,46 @@ async def test_a_late_append_that_was_given_up_is_known_again_and_taken_away(tmp
             for mail in mails:
                 server.add(name, mail.content, flags=" ".join(mail.flags), date=mail.date)
         await target.account()
+        assert server.contents() == expected(written)
+
+
+async def test_what_two_writes_at_once_find_in_doubt_is_settled_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash. What the second one finds out comes when the first has written others in their place."""
+    written = items(6)
+    find, append_all, searches = writing._find_at_server, ImapSession.append_all, 0
+
+    async def find_late(session: Any, *about: Any) -> Any:
+        nonlocal searches
+        searches += 1
+        is_late = searches > 1
+        found = await find(session, *about)
+        if is_late:
+            await trio.sleep(0.1)
+        return found
+
+    async def append_later(self: ImapSession, *about: Any) -> Any:
+        await trio.sleep(0.2)
+        return await append_all(self, *about)
+
+    server = FakeImap(RICH)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        cut_before_the_answer_to_an_append(server)
+        with pytest.raises(ExceptionGroup):
+            await target.write_items([item for item in written if item.state.folder_id == INBOX_ID], 1)
+        for folder in server.folders.values():
+            folder.mail.clear()
+        monkeypatch.setattr(writing, "_find_at_server", find_late)
+        monkeypatch.setattr(ImapSession, "append_all", append_later)
+        async with trio.open_nursery() as nursery:
+            for half in (written[:3], written[3:]):
+                nursery.start_soon(target.write_items, half, 1)
+        account = await target.account()
+        assert sum(digest.items for _, digest in account.digests) == len(written)
         assert server.contents() == expected(written)
 
 
