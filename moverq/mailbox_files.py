@@ -109,7 +109,10 @@ async def import_mail(
             if await folders.find(folder, items[0].source):
                 await _append(session, folders, folder, items, append=append, done=done)
             else:
-                done.refused += [NotMail(item.source, f"its folder {'/'.join(folder)!r} was refused") for item in items]
+                done.refused += [
+                    NotMail(item.source, f"its folder {'/'.join(folder)!r} was refused", may_be_mail=True)
+                    for item in items
+                ]
         if on_batch is not None:
             on_batch(done)
     return done
@@ -178,7 +181,7 @@ class _Folders:
                 if part in self.ids:
                     continue  # somebody made it in this moment
                 self._refused.add(path)
-                self._done.refused.append(NotMail(source, str(error)))
+                self._done.refused.append(NotMail(source, str(error), may_be_mail=True))
                 return False
             self._items[part] = 0
             self._done.folders += 1

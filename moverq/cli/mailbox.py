@@ -143,9 +143,11 @@ async def import_(
         "not_imported": [{"path": one.path, "why": one.why} for one in done.refused],
     }
     there = f", {done.present:,} were there already" if done.present else ""
-    left = f", {len(done.refused):,} files were no mail" if done.refused else ""
+    lost = sum(one.may_be_mail for one in done.refused)
+    other = len(done.refused) - lost
+    left = (f", {other:,} files were no mail" if other else "") + (f", {lost:,} could not be imported" if lost else "")
     answer(value, f"imported {done.items:,} messages, {size(done.bytes)}{there}{left}", json=json)
-    if done.refused and not done.items and not done.present:
+    if lost or (done.refused and not done.items and not done.present):
         raise Exit(FAILED)
 
 

@@ -69,7 +69,7 @@ def read_indexed(root: Path, above: tuple[str, ...], seen: set[Path]) -> Iterato
                 try:
                     said = _Line.parse(line)
                 except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-                    yield NotMail(f"{index}#{number}", f"no line of an index: {error!r}")
+                    yield NotMail(f"{index}#{number}", f"no line of an index: {error!r}", may_be_mail=True)
                     if number == 1:
                         return
                     continue
@@ -89,7 +89,7 @@ def read_indexed(root: Path, above: tuple[str, ...], seen: set[Path]) -> Iterato
                 folder = canonical_folder((*above, *said.folder))
                 yield MailItem(folder, content, said.received_ms, said.flags, said.keywords, str(path))
     except OSError as error:
-        yield NotMail(str(index), f"cannot be read to its end: {error.strerror}")
+        yield NotMail(str(index), f"cannot be read to its end: {error.strerror}", may_be_mail=True)
 
 
 def _is_inside(path: Path, root: Path) -> bool:

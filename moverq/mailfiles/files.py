@@ -22,10 +22,10 @@ def read_file(path: Path, *, root: Path) -> tuple[bytes, os.stat_result] | NotMa
             if not stat.S_ISREG(found.st_mode):
                 return NotMail(str(path), "no regular file")
             if found.st_size > MESSAGE_BYTES_MAX:
-                return NotMail(str(path), f"{found.st_size} bytes are more than one message may have")
+                return NotMail(str(path), f"{found.st_size} bytes are more than one message may have", may_be_mail=True)
             return file.read(), found
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        return NotMail(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        return NotMail(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}", may_be_mail=True)
 
 
 def read_lists(path: Path, name: str) -> dict[str, tuple[str, ...]]:
@@ -53,7 +53,7 @@ def entries(folder: Path) -> Iterator[os.DirEntry[str] | NotMail]:
         with os.scandir(folder) as scan:
             found = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
-        yield NotMail(str(folder), f"cannot be listed: {error.strerror}")
+        yield NotMail(str(folder), f"cannot be listed: {error.strerror}", may_be_mail=True)
         return
     yield from found
 

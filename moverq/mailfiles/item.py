@@ -30,6 +30,8 @@ class NotMail:
 
     path: str
     why: str
+    may_be_mail: bool = False
+    """It could not be read, or not taken: mail may be missing."""
 
 
 def canonical_folder(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def read_mbox(path: Path, folder: tuple[str, ...]) -> Iterator[MailItem | NotMai
             file.seek(0)
             yield from _messages(file, path, folder, mtime_ms, exact=exact)
     except OSError as error:
-        yield NotMail(str(path), f"cannot be read to its end: {error.strerror}")
+        yield NotMail(str(path), f"cannot be read to its end: {error.strerror}", may_be_mail=True)
 
 
 def _messages(
@@ -67,7 +67,7 @@ def _messages(
         number += 1
         source = f"{path}#{number}"
         if size > MESSAGE_BYTES_MAX:
-            yield NotMail(source, f"{size} bytes are more than one message may have")
+            yield NotMail(source, f"{size} bytes are more than one message may have", may_be_mail=True)
             continue
         content = QUOTED.sub(rb"\1", text.removesuffix(_empty_end(text)))
         if not content:

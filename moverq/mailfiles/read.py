@@ -59,13 +59,15 @@ class _Reader:
     def read(self, path: Path, folder: tuple[str, ...]) -> Iterator[MailItem | NotMail]:
         """A folder and all below it."""
         if len(path.parts) - len(self._root.parts) > DEPTH_MAX:
-            yield NotMail(str(path), f"more than {DEPTH_MAX} folders deep")
+            yield NotMail(str(path), f"more than {DEPTH_MAX} folders deep", may_be_mail=True)
             return
         if (path / INDEX_FILE).is_file():
             yield from read_indexed(path, folder, self._seen)
         if (path / UNFINISHED_FILE).is_file():
             self._seen.add(path / UNFINISHED_FILE)
-            yield NotMail(str(path), "an export that was cut short: messages, flags and keywords may be missing")
+            yield NotMail(
+                str(path), "an export that was cut short: messages, flags and keywords may be missing", may_be_mail=True
+            )
         if (path / FOLDERS_FILE).is_file():
             self._seen.add(path / FOLDERS_FILE)
             said = read_lists(path / FOLDERS_FILE, "path")
@@ -94,7 +96,7 @@ class _Reader:
         try:
             head = self._head(path)
         except (OSError, RuntimeError) as error:
-            yield NotMail(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            yield NotMail(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}", may_be_mail=True)
             return
         if isinstance(head, NotMail):
             yield head

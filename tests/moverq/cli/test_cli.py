@@ -424,6 +424,20 @@ def test_what_is_no_mail_is_reported_and_left_out(cli: Here, tmp_path: Path) -> 
     assert cli("mailbox", "import", ADA, str(folder)).code == common.FAILED
 
 
+def test_an_import_that_could_not_read_everything_exits_1(cli: Here, tmp_path: Path) -> None:
+    """A whole folder may be missing."""
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.eml").write_bytes(MESSAGE)
+    (folder / "b.eml").symlink_to(folder / "b.eml")
+    answer = cli("mailbox", "import", ADA, str(folder))
+    assert (answer.code, "imported 1 messages" in answer.out, "1 could not be imported" in answer.out) == (
+        1,
+        True,
+        True,
+    )
+
+
 def test_an_import_beyond_the_quota_says_so_and_keeps_what_fits(cli: Here, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
