@@ -19,15 +19,20 @@ from moverq.cli.common import INTERRUPTED, ROOT, Exit, RootOption, answer, say, 
 async def lmtp(
     *,
     listen: Annotated[
-        str, Parameter(help="Where: a loopback address with its port, or unix:/run/moverq/lmtp.")
+        str,
+        Parameter(
+            help="Where: a loopback address with its port, 127.0.0.1:2424 if not given, or unix:/run/moverq/lmtp."
+        ),
     ] = "127.0.0.1:2424",
     socket_mode: Annotated[
-        int, Parameter(converter=to_mode, help="Who may connect to a unix socket; 660 if not given.")
+        int, Parameter(converter=to_mode, metavar="MODE", help="Who may connect to a unix socket; 660 if not given.")
     ] = 0o660,
     lock_wait: Annotated[
         float | None,
         Parameter(
-            converter=to_seconds, help="How long a delivery waits for a lock to end before 451: 0s; 2s if not given."
+            converter=to_seconds,
+            metavar="DURATION",
+            help="How long a delivery waits for a lock to end before 451: 0s; 2s if not given.",
         ),
     ] = None,
     size_max: Annotated[int | None, Parameter(help="The largest message, in bytes; 64 MiB if not given.")] = None,

@@ -59,6 +59,7 @@ BadItemLimit = Annotated[
     Parameter(
         name="--bad-item-limit",
         converter=to_limit,
+        metavar="NUMBER",
         help="Items that may be left behind, each reported: a number (0 if not given) or `unlimited`.",
     ),
 ]
@@ -67,6 +68,7 @@ OtherLimit = Annotated[
     Parameter(
         name="--bad-item-limit",
         converter=to_limit,
+        metavar="NUMBER",
         help="Items that may be left behind: a number or `unlimited`; as it was if not given.",
     ),
 ]
@@ -93,7 +95,9 @@ async def new(
     ] = False,
     complete_after: Annotated[
         int | None,
-        Parameter(converter=to_date_ms, help="No cutover before this date: 2026-12-24T03:00, or +2h from now."),
+        Parameter(
+            converter=to_date_ms, metavar="DATE", help="No cutover before this date: 2026-12-24T03:00, or +2h from now."
+        ),
     ] = None,
     bad_item_limit: BadItemLimit = 0,
     accept_large_data_loss: Accept = False,
@@ -101,10 +105,20 @@ async def new(
     priority: Annotated[PriorityName, Parameter(help="Of two queued requests the higher goes first.")] = "Normal",
     lock_budget: Annotated[int, Parameter(help="How long the mailbox may be locked, in ms; 1000 if not given.")] = 1000,
     soak: Annotated[
-        float, Parameter(converter=to_seconds, help="How long the way back is kept open: 2h, 0s; 14d if not given.")
+        float,
+        Parameter(
+            converter=to_seconds,
+            metavar="DURATION",
+            help="How long the way back is kept open: 2h, 0s; 14d if not given.",
+        ),
     ] = 14 * 86400.0,
     retention: Annotated[
-        float, Parameter(converter=to_seconds, help="How long the old mailbox is kept after that; 30d if not given.")
+        float,
+        Parameter(
+            converter=to_seconds,
+            metavar="DURATION",
+            help="How long the old mailbox is kept after that; 30d if not given.",
+        ),
     ] = 30 * 86400.0,
     key: Annotated[
         str | None, Parameter(help="Your own name for the request: asking again with it gives the same request.")
@@ -379,7 +393,8 @@ async def set_(
     bad_item_limit: OtherLimit = -1,
     accept_large_data_loss: Accept = False,
     complete_after: Annotated[
-        int | None, Parameter(converter=to_date_ms, help="No cutover before this date: 2026-12-24T03:00, or +2h.")
+        int | None,
+        Parameter(converter=to_date_ms, metavar="DATE", help="No cutover before this date: 2026-12-24T03:00, or +2h."),
     ] = -1,
     suspend_when_ready: Annotated[
         bool | None, Parameter(negative="--no-suspend-when-ready", help="Wait for `move complete` before the cutover.")
