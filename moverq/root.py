@@ -21,7 +21,7 @@ import os
 import random
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,6 +172,25 @@ class Root:
                 return Path(name)
             raise
 
+    async def database_named(self, place: str) -> str:
+        """The name of the database that is meant: by its name, or by the path of its folder. A path that the directory
+        does not have stands for itself."""
+        try:
+            return (await self.directory.database(place)).name
+        except NotFound:
+            if os.sep not in place:
+                raise
+        found = await self._entry_at(Path(place))
+        return found.name if found is not None else place
+
+    async def _entry_at(self, path: Path) -> DatabaseEntry | None:
+        """The database whose folder this is, by whatever path it is known."""
+        wanted = await trio.Path(path).resolve()
+        for entry in await self.directory.databases():
+            if not is_mail_system(entry.path) and await trio.Path(self.path / entry.path).resolve() == wanted:
+                return entry
+        return None
+
     # ---- servers and databases
 
     async def server_add(self, name: str, *, version: str, site: str = "Default-First-Site-Name") -> Server:
@@ -187,7 +206,7 @@ class Root:
         """The database exists and is in the directory. Asked for again after a crash, what lies there is taken.
 
         Raises:
-            RequestRefused: the name is taken or no name.
+            RequestRefused: the name is taken or no name, or another database is at that path.
             NotFound: there is no such server.
         """
         checked_name(name, "database")
@@ -204,6 +223,8 @@ class Root:
             await self.directory.add_database(entry)
             return entry
         place = Path(DATABASES, name) if path is None else absolute(path)
+        if (taken := await self._entry_at(self.path / place)) is not None:
+            raise RequestRefused(why=f"the database {taken.name} is at {self.path / place} already")
         if not await trio.Path(self.path / place / "log").exists():
             from moverq.endpoints.store import make_database
 
@@ -231,8 +252,11 @@ class Root:
     async def database_list(self) -> Sequence[DatabaseEntry]:
         return await self.directory.databases()
 
-    async def instances(self, name: str) -> list[InstanceShown]:
-        """Every mailbox instance in a database that is not soft-deleted, and what knows of it."""
+    async def instances(self, name: str, endpoint: Endpoint | None = None) -> list[InstanceShown]:
+        """Every mailbox instance in a database that is not soft-deleted, and what knows of it.
+
+        `endpoint`: the database, where it may be one that the directory does not have.
+        """
         known: dict[bytes, str] = {}
         for standing in await self.ledger.find(limit=1_000_000):
             request = standing.request
@@ -249,7 +273,7 @@ class Root:
                 bytes=summary.bytes,
                 known_to=known.get(summary.instance),
             )
-            for summary in await (await self.endpoint(name)).instances()
+            for summary in await (endpoint or await self.endpoint(name)).instances()
         ]
 
     async def store_check(self, name: str, *, progress: Callable[[str, int, int], None] | None = None) -> "CheckReport":
@@ -264,8 +288,8 @@ class Root:
     ) -> Rebuilt:
         """The database's catalogue is made anew. Nobody may have it open.
 
-        From content alone the mailboxes come back locked; those that the directory names at this database, and that
-        no move has in hand, are opened.
+        From content alone the mailboxes come back locked. Those that the directory names at this database are opened,
+        and made where they had no item, unless a move has them in hand; one that soaks does not.
 
         Raises:
             EndpointUnavailable: somebody has it open.
@@ -277,18 +301,33 @@ class Root:
         report = await trio.to_thread.run_sync(
             lambda: rebuild_database(name, path, from_content=from_content, progress=progress)
         )
+        if not from_content:
+            return Rebuilt(report=report)
+        known = await self.database_named(name)
         opened: list[str] = []
         held: list[str] = []
-        if from_content:
-            for recipient in await self.mailbox_list(database=name):
-                source = (await self.store(name)).source(recipient.register.home.instance)
-                if recipient.active_move is not None:
-                    held.append(recipient.address)
-                    continue
-                with suppress(NotFound):
-                    await source.unlock(await self.directory.take_token(recipient.mailbox_id))
-                    opened.append(recipient.address)
-        return Rebuilt(report=report, opened=tuple(opened), held=tuple(held))
+        made: list[str] = []
+        for recipient in await self.mailbox_list(database=known):
+            instance = recipient.register.home.instance
+            endpoint = await self.store(known)
+            if is_empty := not await endpoint.target(instance).exists():
+                await endpoint.add_mailbox(recipient.mailbox_id, instance)
+                made.append(recipient.address)
+            if await self._is_held(recipient):
+                if is_empty:
+                    await endpoint.source(instance).lock(0)
+                held.append(recipient.address)
+            elif not is_empty:
+                await endpoint.source(instance).unlock(await self.directory.take_token(recipient.mailbox_id))
+                opened.append(recipient.address)
+        return Rebuilt(report=report, opened=tuple(opened), held=tuple(held), made=tuple(made))
+
+    async def _is_held(self, recipient: Recipient) -> bool:
+        """Has a move this mailbox's guard in hand? Not while it soaks: then its users have the mailbox."""
+        if recipient.active_move is None:
+            return False
+        standing = await self._standing(RequestId(recipient.active_move))
+        return standing is None or standing.stage is not SyncStage.SOAK
 
     # ---- mailboxes
 

@@ -64,11 +64,13 @@ class InstanceShown:
 
 @attrs.frozen(kw_only=True)
 class Rebuilt:
-    """What a rebuild did. `opened`: mailboxes given back to their users; `held`: left to the moves they are in."""
+    """What a rebuild did. `opened`: mailboxes given back to their users; `held`: left to the moves they are in; `made`:
+    those that the directory names and of which there was no item."""
 
     report: "RebuildReport"
     opened: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
+    made: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -54,26 +54,29 @@ async def rebuild(
         "path": str(report.path),
         "opened": list(done.opened),
         "held": list(done.held),
+        "made": list(done.made),
     }
     lines = [f"rebuilt {name} from {report.source}: {report.mailboxes:,} mailboxes, {report.items:,} items"]
     lines += [f"damaged: {one}" for one in report.damage]
     lines += [f"not known any more: {one}" for one in report.unknown]
     lines += [f"opened again: {one}" for one in done.opened]
+    lines += [f"made again, empty: {one}" for one in done.made]
     lines += [f"still locked, its move goes on or is removed: {one}" for one in done.held]
     answer(found, lines, json=json)
 
 
 @app.command
-async def header(
-    name: Annotated[str, Parameter(name="DB")], /, *, root: RootOption = ROOT, json: JsonOption = False
-) -> None:
+async def header(name: Name, /, *, root: RootOption = ROOT, json: JsonOption = False) -> None:
     """Show where a database stands: its timeline, its log, the mailbox instances in it and who knows of them."""
+    from moverq.endpoints.store import open_endpoint
     from moverq.root import open_root
 
     async with open_root(root) as opened:
         path = await opened.database_path(name)
-        found = attrs.asdict(await (await opened.store(name)).database.statistics())
-        instances = await opened.instances(name)
+        known = await opened.database_named(name)
+        async with open_endpoint(known, path) as endpoint:
+            found = attrs.asdict(await endpoint.database.statistics())
+            instances = await opened.instances(known, endpoint)
     del found["commits"], found["transactions"]  # of this process: none
     found = {"database": name, "path": str(path), **found}
     rows = [

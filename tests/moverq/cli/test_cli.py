@@ -546,6 +546,62 @@ def test_a_lost_log_is_made_up_for_as_far_as_content_tells_and_the_rest_is_named
     assert (shown["guard"], shown["items"], shown["bytes"]) == ("open", 1, len(MESSAGE))
 
 
+def lose_log(cli: Here, name: str) -> Path:
+    database = cli.root / "databases" / name
+    for path in [*database.glob("catalogue.sqlite*"), *(database / "log").iterdir()]:
+        path.unlink()
+    return database
+
+
+def test_a_rebuild_from_content_by_path_opens_what_one_by_name_does(cli: Here) -> None:
+    """And makes again what had no item."""
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    cli.ok("mailbox", "add", "eve@example.org", "--database", "DB1")
+    path = lose_log(cli, "DB1")
+    rebuilt = cli.ok("store", "rebuild", f"{path}/", "--from-content", "--json").json
+    assert (rebuilt["opened"], rebuilt["made"], rebuilt["held"]) == ([ADA], ["eve@example.org"], [])
+    for address in (ADA, "eve@example.org"):
+        cli.ok("deliver", address, stdin=MESSAGE.replace(b"hello", b"again"))
+    by_name, by_path = (cli.ok("store", "header", one, "--json").json for one in ("DB1", str(path)))
+    assert by_path["instances"] == by_name["instances"]
+    assert {one["known_to"] for one in by_path["instances"]} == {f"home of {ADA}", "home of eve@example.org"}
+
+
+def test_a_mailbox_whose_move_soaks_is_opened_after_a_rebuild_from_content(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    lose_log(cli, "DB2")
+    assert cli.ok("store", "rebuild", "DB2", "--from-content", "--json").json["opened"] == [ADA]
+    cli.ok("deliver", ADA, stdin=MESSAGE.replace(b"hello", b"again"))
+    cli.ok("move", "complete", ADA)
+    cli.ok("worker", "--drain", "--processes", "1")
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 2
+    cli.ok("deliver", ADA, stdin=MESSAGE.replace(b"hello", b"and again"))
+
+
+def test_a_mailbox_that_a_move_has_in_hand_stays_locked_after_a_rebuild_from_content(cli: Here) -> None:
+    cli.ok("mailbox", "add", "eve@example.org", "--database", "DB1")
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    for address in (ADA, "eve@example.org"):
+        cli.ok("move", "new", address, "--to", "DB2")
+    lose_log(cli, "DB1")
+    rebuilt = cli.ok("store", "rebuild", "DB1", "--from-content", "--json").json
+    assert rebuilt["held"] == [ADA, "eve@example.org"]
+    assert rebuilt["made"] == ["eve@example.org"]
+    for address in rebuilt["held"]:
+        assert cli.ok("mailbox", "show", address, "--json").json["guard"] == "locked"
+
+
+def test_a_folder_is_one_database(cli: Here, tmp_path: Path) -> None:
+    server = cli.ok("database", "list", "--json").json[0]["server"]
+    cli.ok("database", "add", "DB3", "--server", server, "--path", str(tmp_path / "x"))
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    for path in (tmp_path / "x", tmp_path / "link"):
+        answer = cli("database", "add", "DB4", "--server", server, "--path", str(path))
+        assert answer.code != 0
+        assert "DB3 is at" in answer.err
+
+
 def test_a_database_in_use_is_not_rebuilt(cli: Here) -> None:
     async def use() -> None:
         async with open_root(cli.root) as root:
