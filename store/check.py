@@ -3,12 +3,13 @@
 Runs beside others: what the log says up to one position is replayed into a scratch catalogue (from the log's
 beginning, or from the oldest checkpoint where the beginning has been trimmed) and compared with a view of the live one
 at that same position. That view is one long read transaction, the only one in the store: it holds back SQLite's own
-checkpointing for as long as the check takes. Nothing is changed; damage is reported, all of it, not just the first.
+checkpointing for as long as the check takes. What it reads is held (`holds`), so upkeep removes nothing of it. Nothing
+is changed; damage is reported, all of it, not just the first.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import apsw
 import attrs
@@ -30,8 +31,9 @@ from store.digest import MODULUS, equality_digest, instance_digest
 from store.disk import Disk
 from store.errors import Corruption, StoreBroken, StoreBusy, StoreError
 from store.frame import FrameKind
+from store.holds import held
 from store.ids import InstanceId, LogHead, Signature
-from store.layout import Layout
+from store.layout import Layout, is_scratch
 from store.log.checkpoint import checkpoints, verify
 from store.log.log import Log
 from store.records import ItemRow
@@ -84,22 +86,32 @@ def check_database(path: Path, *, disk: Disk | None = None, progress: Progress |
         open_lock = disk.open(layout.open_lock)
     except FileNotFoundError:
         raise StoreBroken(path=str(path), why="there is no database here") from None
-    scratch = layout.root / "check.tmp"
+    scratch = layout.scratch(uuid4().hex[:8])
     try:
         if not open_lock.lock(exclusive=False, wait=False):
             raise StoreBusy(path=str(path), why="another process works on it alone; try again when it is done")
         require_whole(layout)
-        live = open_catalogue(layout.catalogue)
-        try:
-            _check(disk, layout, live, scratch, report, tell)
-        except apsw.Error as error:
-            report.add(str(catalogue_error(layout.catalogue, error)))
-        finally:
-            live.close()
+        with held(disk, layout) as alone:
+            if alone:
+                _remove_scratches(disk, layout)
+            live = open_catalogue(layout.catalogue)
+            try:
+                _check(disk, layout, live, scratch, report, tell)
+            except apsw.Error as error:
+                report.add(str(catalogue_error(layout.catalogue, error)))
+            finally:
+                live.close()
+                disk.remove_folder(scratch)
     finally:
         open_lock.close()
-        shutil.rmtree(scratch, ignore_errors=True)
     return report
+
+
+def _remove_scratches(disk: Disk, layout: Layout) -> None:
+    """What checks left that were killed: no other one is under way."""
+    for name in disk.names(layout.root):
+        if is_scratch(name):
+            disk.remove_folder(layout.root / name)
 
 
 def _check(
@@ -109,7 +121,6 @@ def _check(
     report.signature, report.position = signature.hex(), str(head.position)
     log = Log(disk, layout, signature)
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
         disk.make_folder(scratch)
         replayed = _replay(disk, layout, log, signature, head, scratch / "catalogue.sqlite", report, tell)
         if replayed is not None:

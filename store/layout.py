@@ -3,6 +3,7 @@
 <database>/
   commit.lock               the one mutex between processes
   open.lock                 shared by everybody who has the database open; exclusive for work that needs it alone
+  hold.lock                 shared by who reads all files as they stand; exclusive for removing some
   log/00000001.log …        the truth
   content/00000001.seg …    the bytes of items
   catalogue.sqlite          where everything is: derived, never ahead of the log
@@ -39,6 +40,10 @@ class Layout:
         return self.root / "open.lock"
 
     @property
+    def hold_lock(self) -> Path:
+        return self.root / "hold.lock"
+
+    @property
     def catalogue(self) -> Path:
         return self.root / "catalogue.sqlite"
 
@@ -68,9 +73,18 @@ class Layout:
     def segment(self, number: int) -> Path:
         return self.content / f"{number:08d}.seg"
 
+    def scratch(self, name: str) -> Path:
+        """What a check called `name` makes, and removes; see `is_scratch`."""
+        return self.root / f"check-{name}.tmp"
+
     def checkpoint(self, signature: Signature, position: LogPosition) -> Path:
         """The copied catalogue; its seal has the suffix `.seal`."""
         return self.checkpoints / f"{signature.hex()}-{position.generation:08d}-{position.offset:012d}.sqlite"
+
+
+def is_scratch(name: str) -> bool:
+    """Is this the file name of what a check makes?"""
+    return name.startswith("check") and name.endswith(".tmp")
 
 
 def generation_numbers(names: list[str]) -> list[int]:

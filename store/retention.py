@@ -16,6 +16,7 @@ from store.commit import Committer
 from store.disk import Disk, File
 from store.errors import MailboxLocked, MailboxMoved, MailboxSealed, NoSuchMailbox
 from store.guard import require_client
+from store.holds import removing
 from store.ids import InstanceId, Signature
 from store.layout import Layout, generation_numbers, segment_numbers
 from store.limits import (
@@ -113,19 +114,21 @@ def _cut(draft: Draft, now_ms: int) -> int:
 
 
 async def drop_segments(committer: Committer, read: ReadDb, disk: Disk, layout: Layout) -> int:
-    """Segments that no item refers to, and nobody writes to, are gone; returns how many.
+    """Segments that no item refers to, and nobody writes to, are gone; returns how many: none while somebody holds
+    them.
 
     The newest segment stays, so that no number is used twice: a reader may still have the old file open under it. No
     more than `OPEN_SEGMENTS_MAX` are open at a time, each such batch a commit: after a migration there are thousands.
     """
-    used = await read(queries.segments_in_use)
-    numbers = [n for n in segment_numbers(disk.names(layout.content))[:-1] if n not in used]
-    return sum(
-        [
-            await _drop_some(committer, disk, layout, numbers[at : at + OPEN_SEGMENTS_MAX])
-            for at in range(0, len(numbers), OPEN_SEGMENTS_MAX)
-        ]
-    )
+    with removing(disk, layout) as may_remove:
+        if not may_remove:
+            return 0
+        used = await read(queries.segments_in_use)
+        numbers = [n for n in segment_numbers(disk.names(layout.content))[:-1] if n not in used]
+        dropped = 0
+        for at in range(0, len(numbers), OPEN_SEGMENTS_MAX):
+            dropped += await _drop_some(committer, disk, layout, numbers[at : at + OPEN_SEGMENTS_MAX])
+        return dropped
 
 
 async def _drop_some(committer: Committer, disk: Disk, layout: Layout, numbers: Sequence[int]) -> int:
@@ -173,10 +176,16 @@ def is_checkpoint_due(disk: Disk, layout: Layout, db: apsw.Connection) -> bool:
 
 
 def trim_log(disk: Disk, layout: Layout, signature: Signature) -> int:
-    """Generations below the older of the two newest checkpoints are gone; returns how many.
+    """Generations below the older of the two newest checkpoints are gone; returns how many: none while somebody holds
+    them.
 
     Of those that are sound, by reading all of them: a rebuild must find its way from either.
     """
+    with removing(disk, layout) as may_remove:
+        return _trim_log(disk, layout, signature) if may_remove else 0
+
+
+def _trim_log(disk: Disk, layout: Layout, signature: Signature) -> int:
     sound = sound_checkpoints(disk, layout, signature)
     if len(sound) < CHECKPOINTS_KEPT:
         return 0

@@ -18,6 +18,7 @@ LAYERS = {
         ("store.ids", "store.typed"),
         ("store.records", "store.frame"),
         ("store.clock", "store.digest", "store.layout", "store.names", "store.disk", "store.offload"),
+        ("store.holds",),
         ("store.catalogue",),
         ("store.content", "store.log"),
         ("store.recovery", "store.snapshot", "store.feed", "store.folding", "store.paging"),

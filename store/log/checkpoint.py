@@ -15,6 +15,7 @@ import xxhash
 from store.catalogue.schema import copy_catalogue, open_catalogue, read_applied, size_of
 from store.disk import Disk, File
 from store.errors import Corruption, StoreError, StoreFull
+from store.holds import removing
 from store.ids import LogHead, Signature
 from store.layout import Layout, sealed_checkpoints
 from store.limits import CHECKPOINTS_KEPT, GENERATION_BYTES_MAX, MIB
@@ -34,8 +35,8 @@ class Checkpoint:
 
 
 def make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpoint:
-    """A sealed checkpoint of what `db` sees now exists; older ones than the newest two that are sound are gone. Durable
-    on return.
+    """A sealed checkpoint of what `db` sees now exists; older ones than the newest two that are sound are gone, unless
+    somebody holds them. Durable on return.
 
     One at a time in all processes: two that wrote the same new file would seal a mixture.
 
@@ -66,13 +67,14 @@ def _make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpo
     except BaseException:  # a draft gives its room back
         _remove_unsealed(disk, layout)
         raise
-    old = _outlived(disk, layout, made.signature)
-    for one in old:
-        disk.remove(one.path.with_suffix(".seal"))
-    if old:
-        disk.sync_folder(layout.checkpoints)
-    for one in old:
-        disk.remove(one.path)
+    with removing(disk, layout) as may_remove:
+        old = _outlived(disk, layout, made.signature) if may_remove else []
+        for one in old:
+            disk.remove(one.path.with_suffix(".seal"))
+        if old:
+            disk.sync_folder(layout.checkpoints)
+        for one in old:
+            disk.remove(one.path)
     return made
 
 

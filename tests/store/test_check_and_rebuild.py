@@ -2,18 +2,20 @@
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 import store
 from store.catalogue.compare import differences
 from store.catalogue.schema import open_catalogue, read_applied
 from store.check import check_database
 from store.content.segment import HEADER_BYTES
-from store.disk import Disk
+from store.disk import Disk, File
 from store.frame import padded
 from store.ids import LogPosition
 from store.layout import Layout, generation_numbers
@@ -82,7 +84,7 @@ async def test_a_sound_database_has_no_problems(tmp_path: Path) -> None:
     report = check_database(await filled(tmp_path / "db"))
     assert report.problems == []
     assert (report.mailboxes, report.items, report.generations) == (1, 21, 1)
-    assert not (tmp_path / "db" / "check.tmp").exists()
+    assert not list((tmp_path / "db").glob("check*.tmp"))
 
 
 async def test_a_database_can_be_checked_while_it_is_in_use(tmp_path: Path) -> None:
@@ -91,6 +93,75 @@ async def test_a_database_can_be_checked_while_it_is_in_use(tmp_path: Path) -> N
         assert check_database(path).ok
         await database.mailbox(INSTANCE).deliver(b"later", key=b"later")
         assert check_database(path).ok
+
+
+class Meanwhile(Disk):
+    """Once, before the first such file is opened, another process does `work`, from its beginning to its end."""
+
+    def __init__(self, suffix: str, work: Callable[[], Awaitable[None]]) -> None:
+        self.suffix, self.work, self.done = suffix, work, False
+
+    def open(self, path: Path, *, create: bool = False, exclusive: bool = False, readonly: bool = False) -> File:
+        if path.suffix == self.suffix and not self.done:
+            self.done = True
+            other = threading.Thread(target=trio.run, args=(self.work,))
+            other.start()
+            other.join()
+        return super().open(path, create=create, exclusive=exclusive, readonly=readonly)
+
+
+@pytest.mark.parametrize("suffix", [".seal", ".sqlite", ".log", ".seg"])
+async def test_a_check_finds_no_damage_in_what_upkeep_would_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Old log, an old checkpoint, a segment that has just lost its last item."""
+    monkeypatch.setattr("store.log.log.GENERATION_BYTES_MAX", 4096)
+    monkeypatch.setattr("store.content.pool.SEGMENT_BYTES_MAX", 4096)
+    path = await filled(tmp_path / "db")
+    for turn in range(2):
+        async with opened(path) as database:
+            mailbox = database.mailbox(INSTANCE)
+            await database.checkpoint()
+            for number in range(20):
+                await mailbox.deliver(b"%d" % number * 4000, key=b"%d %d" % (turn, number))
+
+    async def upkeep() -> None:
+        async with opened(path) as other:
+            rows = await other.items(INSTANCE)
+            await other.mailbox(INSTANCE).purge([row.item_id for row in rows[-30:]])
+            await other.maintain()
+            await other.checkpoint()
+
+    def files() -> set[Path]:
+        return {found for found in path.rglob("*") if found.suffix in (".log", ".seg", ".seal")}
+
+    before = files()
+    disk = Meanwhile(suffix, upkeep)
+    assert check_database(path, disk=disk).problems == []
+    assert disk.done
+    assert before <= files()
+    await upkeep()
+    assert not before <= files(), "it was held only for as long as the check took"
+    assert check_database(path).ok
+
+
+async def test_two_checks_at_once_do_not_mix(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+
+    async def check() -> None:
+        assert check_database(path).problems == []
+
+    disk = Meanwhile(".log", check)
+    assert check_database(path, disk=disk).problems == []
+    assert disk.done
+
+
+async def test_a_check_removes_what_one_that_was_killed_left(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "db")
+    (path / "check-1234.tmp").mkdir()
+    (path / "check-1234.tmp" / "catalogue.sqlite").write_bytes(b"half")
+    assert check_database(path).ok
+    assert not list(path.glob("check*.tmp"))
 
 
 async def test_every_damaged_item_is_named(tmp_path: Path) -> None:
