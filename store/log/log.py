@@ -152,10 +152,23 @@ class Log:
             if last.kind is FrameKind.SEAL:
                 following = head.position.generation + 1
                 if following not in self.generations():
+                    self._check_has_no_gap(head)
                     return self._begin(head, now_ms=now_ms)
                 head = self.begin_of(following, chain=head.chain)
         self.cut(head)
         return head
+
+    def _check_has_no_gap(self, head: LogHead) -> None:
+        """Whoever sealed `head`'s generation died before the next one: then there are none behind it. Raises
+        `Corruption`."""
+        following = head.position.generation + 1
+        if self.generations()[-1] > following:
+            raise Corruption(
+                path=str(self.path(following)),
+                offset=0,
+                expected=f"a log generation (generation {self.generations()[-1]} is there)",
+                found="no file",
+            )
 
     def cut(self, head: LogHead) -> None:
         """Zero a torn tail behind `head`.

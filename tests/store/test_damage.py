@@ -239,6 +239,20 @@ async def test_records_that_do_not_follow_from_those_before_are_corruption(path:
 # ---- the log, below what the catalogue stands at
 
 
+async def test_a_lost_generation_is_not_made_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only at the log's end does a seal without its next generation mean that somebody died between the two."""
+    monkeypatch.setattr("store.log.log.GENERATION_BYTES_MAX", 2048)
+    await fill(path, number=12)
+    lost = Layout(path).generation(3)
+    assert Layout(path).generation(4).exists()
+    lost.unlink()
+    Layout(path).catalogue.unlink()  # which would say up to where the log was
+    with pytest.raises(Corruption, match="is there") as refused:
+        rebuild_database(path)
+    assert str(lost) == refused.value.path
+    assert not lost.exists()
+
+
 async def test_damage_below_the_applied_position_does_not_stop_the_work_and_is_found_by_reading(path: Path) -> None:
     await fill(path)
     change(Layout(path).generation(1), flip(3 * BLOCK + 20))
