@@ -29,7 +29,7 @@ from store.content.pool import SegmentReader
 from store.content.segment import HEADER_BYTES, decode_header
 from store.digest import MODULUS, equality_digest, instance_digest
 from store.disk import Disk
-from store.errors import Corruption, StoreBroken, StoreBusy, StoreError
+from store.errors import Corruption, StoreBroken, StoreBusy, StoreError, StoreFull
 from store.frame import FrameKind
 from store.holds import held
 from store.ids import InstanceId, LogHead, Signature
@@ -77,6 +77,7 @@ def check_database(path: Path, *, disk: Disk | None = None, progress: Progress |
 
     Raises:
         StoreBroken, StoreBusy, Corruption: it cannot even be opened; the sentence says why.
+        StoreFull: there is no room for the catalogue that is made for comparing.
     """
     disk = disk or Disk()
     layout = Layout(path)
@@ -98,7 +99,10 @@ def check_database(path: Path, *, disk: Disk | None = None, progress: Progress |
             try:
                 _check(disk, layout, live, scratch, report, tell)
             except apsw.Error as error:
-                report.add(str(catalogue_error(layout.catalogue, error)))
+                found = catalogue_error(layout.catalogue, error)
+                if isinstance(found, StoreFull):  # the scratch catalogue's; the live one is only read
+                    raise found from error
+                report.add(str(found))
             finally:
                 live.close()
                 disk.remove_folder(scratch)
@@ -177,6 +181,8 @@ def _replay(
         start = start_of(disk, layout, log, signature, path)
         report.generations = len(log.generations())
         db = open_catalogue(path)
+    except StoreFull:
+        raise
     except StoreError as damage:
         report.add(str(damage))
         return None
