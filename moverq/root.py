@@ -21,7 +21,7 @@ import os
 import random
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,9 +225,9 @@ class Root:
         place = Path(DATABASES, name) if path is None else absolute(path)
         if (taken := await self._entry_at(self.path / place)) is not None:
             raise RequestRefused(why=f"the database {taken.name} is at {self.path / place} already")
-        if not await trio.Path(self.path / place / "log").exists():
-            from moverq.endpoints.store import make_database
+        from moverq.endpoints.store import make_database
 
+        with suppress(RequestRefused):  # it is there
             await trio.to_thread.run_sync(make_database, name, self.path / place)
         entry = DatabaseEntry(name=name, server=server, path=str(place))
         await self.directory.add_database(entry)

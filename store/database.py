@@ -36,8 +36,9 @@ from store.feed import Watch
 from store.folding import Folding
 from store.ids import FolderId, InstanceId, ItemId, LogHead, MailboxId, Signature
 from store.lane import Lane
-from store.layout import Layout, generation_numbers
+from store.layout import Layout, generation_numbers, sealed_checkpoints, segment_numbers
 from store.limits import (
+    BLOCK,
     COPIED_ITEMS_MAX,
     FEED_CHANGES_MAX,
     FETCH_BYTES_MAX,
@@ -338,22 +339,37 @@ def create_database(path: Path, *, disk: Disk | None = None, created_ms: int | N
 
 
 def _check_nothing_there(disk: Disk, layout: Layout) -> None:
-    if layout.catalogue.exists() or layout.rebuilt.exists() or generation_numbers(disk.names(layout.log)):
+    """Also not a database without its catalogue. Whoever died while making one left less: an empty log at most."""
+    log = [layout.generation(number) for number in generation_numbers(disk.names(layout.log))]
+    if (
+        layout.catalogue.exists()
+        or layout.rebuilt.exists()
+        or segment_numbers(disk.names(layout.content))
+        or sealed_checkpoints(disk.names(layout.checkpoints))
+        or log[1:]
+        or (log and log[0].stat().st_size > BLOCK)
+    ):
         raise Refused(why=f"there is a database in {layout.root} already")
 
 
 def _make_database(disk: Disk, layout: Layout, created_ms: int | None) -> None:
+    """The catalogue appears last, whole, by a rename: without it there is no database yet."""
     signature = Signature(uuid4().bytes)
     header = GenerationHeader(
         signature=signature, number=1, created_ms=created_ms if created_ms is not None else now_ms(), chain=bytes(16)
     )
     make_generation(disk, layout, header)
+    draft = layout.root / "catalogue.new"
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        disk.remove(Path(f"{draft}{suffix}"))
+        disk.remove(Path(f"{layout.catalogue}{suffix}"))
     try:
-        make_catalogue(layout.catalogue, signature=signature, head=header.head)
+        make_catalogue(draft, signature=signature, head=header.head)
     except apsw.Error as error:
         raise catalogue_error(layout.catalogue, error) from error
+    disk.sync_folder(layout.root)  # the locks have their names before there is a database
+    disk.replace(draft, layout.catalogue)
     disk.sync_folder(layout.root)
-    disk.sync_folder(layout.root.parent)
 
 
 @asynccontextmanager

@@ -198,11 +198,13 @@ class Disk:
         return there.f_bavail * there.f_frsize
 
     def make_folder(self, folder: Path) -> None:
-        """`folder` is there. Durable, also where somebody else had just made it: what is synced in a folder is lost
-        with the folder's own name."""
+        """`folder` is there, and those above it. Durable, also where somebody else had just made it: what is synced in
+        a folder is lost with the folder's own name."""
+        made = [folder, *(above for above in folder.parents if not above.exists())]
         with translated(folder):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-        self.sync_folder(folder.parent)
+        for one in reversed(made):
+            self.sync_folder(one.parent)
 
     def copy(self, old: Path, new: Path) -> None:
         """`new` has the bytes of `old`; nothing of it is durable."""

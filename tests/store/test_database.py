@@ -1,5 +1,8 @@
 """Opening, closing and making a database; reading from it."""
 
+import shutil
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import store
 from store.database import create_database, open_database
 from store.disk import Disk
 from store.layout import Layout
+from tests.support.crashing_disk import CrashingDisk, PowerLoss
 from tests.support.store_world import ALICE, Inline, append, contents, inbox_of, make_mailbox, opened
 
 
@@ -38,6 +42,42 @@ async def test_who_opens_or_makes_one_that_is_being_made_finds_it_busy(tmp_path:
 
     create_database(tmp_path / "db", disk=Watching())
     assert tried == [False]
+
+
+@pytest.mark.parametrize("leaving", ["killed", "power loss"])
+async def test_a_database_whose_making_was_cut_short_is_made_again(tmp_path: Path, leaving: str) -> None:
+    """At any call, below folders that are new too; and once it is made it stays, whatever the machine does."""
+    for stop_at in count(1):
+        base = tmp_path / "disk"
+        shutil.rmtree(base, ignore_errors=True)
+        base.mkdir()
+        path = base / "new" / "below" / "db"
+        disk = CrashingDisk(stop_at=stop_at)
+        disk.watch(base)
+        with suppress(PowerLoss):
+            create_database(path, disk=disk)
+        stopped = disk.is_off
+        if leaving == "killed":
+            disk.kill()
+        else:
+            disk.power_off(0 if stop_at % 2 else 2000 + stop_at)
+        if stopped:
+            with suppress(store.Refused):  # it was made all the same
+                create_database(path)
+        async with opened(path) as database:
+            await make_mailbox(database)
+        if not stopped:
+            return
+
+
+async def test_a_database_that_lost_its_catalogue_or_its_log_is_not_made_again(tmp_path: Path) -> None:
+    for lost in ("catalogue.sqlite", "log/00000001.log"):
+        path = tmp_path / lost.replace("/", " ")
+        async with opened(path) as database:
+            await make_mailbox(database)
+        (path / lost).unlink()
+        with pytest.raises(store.Refused, match="already"):
+            create_database(path)
 
 
 async def test_where_there_is_no_database_opening_says_so(tmp_path: Path) -> None:

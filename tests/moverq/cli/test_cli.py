@@ -592,6 +592,13 @@ def test_a_mailbox_that_a_move_has_in_hand_stays_locked_after_a_rebuild_from_con
         assert cli.ok("mailbox", "show", address, "--json").json["guard"] == "locked"
 
 
+def test_a_database_whose_making_was_cut_short_is_added(cli: Here) -> None:
+    server = cli.ok("database", "list", "--json").json[0]["server"]
+    (cli.root / "databases" / "DB3" / "log").mkdir(parents=True)
+    cli.ok("database", "add", "DB3", "--server", server)
+    cli.ok("mailbox", "add", "eve@example.org", "--database", "DB3")
+
+
 def test_a_folder_is_one_database(cli: Here, tmp_path: Path) -> None:
     server = cli.ok("database", "list", "--json").json[0]["server"]
     cli.ok("database", "add", "DB3", "--server", server, "--path", str(tmp_path / "x"))
