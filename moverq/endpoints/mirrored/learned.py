@@ -18,6 +18,7 @@ import apsw
 import attrs
 
 from moverq.endpoints.mirrored.mirror import (
+    A_GUESS,
     STATE,
     FolderRow,
     Located,
@@ -95,7 +96,7 @@ class Difference:
     verified: Sequence[int]
     strangers_gone: Sequence[int]
     reset: bool
-    """UIDVALIDITY changed: no UID means what it meant."""
+    """UIDVALIDITY changed, or is another folder's: no UID means what it meant."""
     renumbered: Sequence[Located] = ()
     """Items that clients know by another UID now, so to them they are others. They are among `new` too."""
     incomplete: bool
@@ -117,6 +118,8 @@ def compare(mirror: Mirror, look: Look) -> Difference:
     folder = mirror.folder(look.folder_id)
     reset = folder.server_validity not in (0, look.validity)
     known = _known(mirror, look, everything=look.whole or reset)
+    if folder.server_items == A_GUESS and not mirror.standing().is_movers:
+        reset = reset or any(seen.uid in known and not _is_alike(known[seen.uid], seen) for seen in look.seen)
     strangers = {
         uid for (uid,) in mirror.db.execute("SELECT server_uid FROM strangers WHERE folder_id = ?", (look.folder_id,))
     }
@@ -233,8 +236,12 @@ def _located(row: _Known) -> Located:
 
 def _fits(row: _Known, seen: Seen) -> bool:
     """Is what the server lists of the size and the date that were sent? With a normal form the size says nothing."""
+    return _is_alike(row, seen) and row.normal_hash is None
+
+
+def _is_alike(row: _Known, seen: Seen) -> bool:
     received_ms, size = row.state[4], row.state[5]
-    return received_ms // 1000 == seen.received_ms // 1000 and (size == seen.size) and row.normal_hash is None
+    return bool(received_ms // 1000 == seen.received_ms // 1000 and size == seen.size)
 
 
 # ---- into the mirror

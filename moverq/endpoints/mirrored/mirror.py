@@ -61,6 +61,10 @@ FOLDER: Final = (
 )
 
 
+A_GUESS: Final = -2
+"""`server_items` of a folder that was known again by its UIDVALIDITY alone, until it has been looked into."""
+
+
 class Located(NamedTuple):
     """An item with where it is at the server."""
 

@@ -3,6 +3,9 @@
 Names are no identity: folders are renamed, swapped, deleted and made anew. In this order a listed folder is a known
 one: by OBJECTID; by name and UIDVALIDITY; by UIDVALIDITY alone, where its name is gone (renamed); by name alone
 (UIDVALIDITY changed: the folder was rebuilt, and its messages are told by content). What is left is new, or gone.
+
+By UIDVALIDITY alone is a guess: two folders may have the same one, and a new one that of a deleted one. All of it is
+looked at then, and where one message is another one all are told by content.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,7 +14,7 @@ import attrs
 
 from moverq.endpoints.mirrored.folder_names import Naming
 from moverq.endpoints.mirrored.listed import Listed
-from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.mirror import A_GUESS, FolderRow, Mirror
 from moverq.model.change import INBOX, NO_PROPERTIES, FolderState
 from moverq.model.ids import FolderId, new_id
 
@@ -62,6 +65,7 @@ def match(known: Sequence[FolderRow], listed: Sequence[Listed]) -> dict[bytes, F
         ]
         if len(renamed) == 1:
             take(one, renamed[0])
+            found[one.wire] = attrs.evolve(renamed[0], server_modseq=0, server_items=A_GUESS)
     for one in list(left.values()):
         row = by_wire.get(one.wire)
         if row is not None and row.folder_id in rows:

@@ -853,6 +853,28 @@ async def test_a_folder_that_was_rebuilt_is_known_again_by_its_messages(tmp_path
         assert {state.uid for state in batch.items} == set(range(101, 107))
 
 
+@pytest.mark.parametrize("capabilities", [RICH, PLAIN], ids=["rich", "plain"])
+async def test_a_new_folder_with_the_uidvalidity_of_a_deleted_one_has_its_own_messages(
+    capabilities: str, tmp_path: Path
+) -> None:
+    """UIDVALIDITY is of a name: a server may begin with 1 in each folder."""
+    async with open_fake(FakeImap(capabilities)) as server, an_endpoint(server, tmp_path) as endpoint:
+        for number in range(2):
+            server.add("Old", b"Subject: old %d\r\n\r\n" % number)
+        validity = server.folders["Old"].validity
+        source = await a_source(endpoint)
+        after = await source.head()
+        old = (await source.read_seed(None, bytes_max=1 << 20, items_max=100)).items
+        del server.folders["Old"]
+        for number in range(3):
+            server.add("New", b"Subject: new %d\r\n\r\n" % number, date="02-Feb-2024 00:00:00 +0000")
+        server.folders["New"].validity = validity
+        batch = await source.read_feed(after, changes_max=100)
+        assert {gone.id for gone in batch.items_gone} == {item.state.item_id for item in old}
+        read, _, _ = await source.fetch([state.item_id for state in batch.items], bytes_max=1 << 20)
+        assert sorted(item.content for item in read) == server.contents()["New"]
+
+
 async def test_no_secret_is_in_what_is_said_to_a_server_that_is_shown(tmp_path: Path) -> None:
     async with open_fake(FakeImap(RICH)) as server, an_endpoint(server, tmp_path) as endpoint:
         source = await a_source(endpoint)
