@@ -51,6 +51,19 @@ async def test_a_mailbox_is_followed_there_and_back(old: str, new: str, tmp_path
         assert site.found() == site.expected()
 
 
+@pytest.mark.parametrize("old", ["imap-mdbox", "imap-maildir", "maildir"])
+async def test_mail_of_a_deleted_folder_is_gone_though_there_are_folders_in_it(old: str, tmp_path: Path) -> None:
+    async with a_site(tmp_path, old, "imap-mdbox", messages=0) as site:
+        for folder in ("Sent", f"Sent{site.old.server.separator}2020"):
+            site.old.client.create(folder)
+            site.old.client.append(folder, None, None, b"Subject: x\r\n\r\n")  # type: ignore[arg-type]
+        request = await site.ready()
+        assert site.old.client.delete("Sent")[0] == "OK"
+        await site.root.complete(request)
+        await site.finish(request)
+        assert {name: mail.total() for name, mail in site.found().items() if mail} == {"Sent/2020": 1}
+
+
 @pytest.mark.parametrize("old", ["imap-maildir", "imap-cyrus", "maildir", "mbox"])
 async def test_uids_go_with_the_mailbox_into_our_store(old: str, tmp_path: Path) -> None:
     async with a_site(tmp_path, old, "imap-mdbox") as site:

@@ -74,11 +74,12 @@ def _settle_tree(mirror: Mirror, *, listed: Sequence[Listed], session: "MailSess
 
 
 def _orphans(mirror: Mirror) -> list[Located]:
-    """Items of folders that are gone."""
+    """Items of folders that are gone, or only hold folders now: so a folder with others in it is deleted."""
     folders = [
         folder_id
         for (folder_id,) in mirror.db.execute(
-            "SELECT folder_id FROM sums WHERE items > 0 AND folder_id NOT IN (SELECT folder_id FROM folders)"
+            "SELECT folder_id FROM sums WHERE items > 0 "
+            "AND folder_id NOT IN (SELECT folder_id FROM folders WHERE selectable = 1)"
         )
     ]
     found: list[Located] = []

@@ -49,7 +49,7 @@ def match(known: Sequence[FolderRow], listed: Sequence[Listed]) -> dict[bytes, F
     by_wire = {row.wire: row for row in rows.values()}
     for one in list(left.values()):
         row = by_wire.get(one.wire)
-        if row is not None and (row.server_validity in (0, one.validity) or not one.selectable):
+        if row is not None and row.server_validity in (0, one.validity):
             take(one, row)
     for one in list(left.values()):
         renamed = [
@@ -164,6 +164,7 @@ def _moved(
         state=state,
         wire=one.wire,
         selectable=one.selectable,
+        server_modseq=before.server_modseq if one.selectable == before.selectable else 0,
         server_special=one.special_use,
         server_subscribed=one.subscribed,
         mailbox_object=one.mailbox_object,
