@@ -193,6 +193,8 @@ class _Looking:
 
     wanted: Wanted
     examine: Command
+    whole: bool
+    """Everything is asked for."""
     fetch: Command | None = None
     validity: int = 0
     uidnext: int = 0
@@ -268,9 +270,9 @@ async def _begin(connection: Connection, wanted: Wanted) -> _Looking:
     )
     connection.selected = None
     connection.is_in_folder = True
-    one = _Looking(wanted, examine)
+    one = _Looking(wanted, examine, whole=not (wanted.modseq and can_condstore))
     since = b""
-    if wanted.modseq and can_condstore:
+    if not one.whole:
         vanished = b" VANISHED" if b"QRESYNC" in connection.enabled else b""
         since = b" (CHANGEDSINCE %d%s)" % (wanted.modseq, vanished)
     one.fetch = await connection.start(
@@ -288,12 +290,13 @@ async def _end(connection: Connection, one: _Looking, on_look: OnLook) -> None:
             await connection.done(one.fetch)
         await check_gone(connection, one.wanted.wire, refused)
         return
-    try:
-        await connection.done(one.fetch)
-    except Refused as refused:
+    (unlisted,) = await connection.refusals([one.fetch])
+    if not one.whole and not one.modseq:  # NOMODSEQ: it keeps no account of this folder now, so it cannot tell since
+        await _end(connection, await _begin(connection, attrs.evolve(one.wanted, modseq=0)), on_look)
+        return
+    if unlisted is not None and one.items:
         # Of an empty mailbox some servers refuse `1:*`; of any other the answer is missing.
-        if one.items:
-            raise error_of(connection.endpoint, refused, doing="list a folder's messages") from refused
+        raise error_of(connection.endpoint, unlisted, doing="list a folder's messages") from unlisted
     if not one.validity:
         raise _nameless(connection, one.wanted.wire)
     await on_look(
@@ -305,7 +308,7 @@ async def _end(connection: Connection, one: _Looking, on_look: OnLook) -> None:
             items=one.items,
             seen=list(one.seen.values()),
             gone=one.gone,
-            whole=not one.wanted.modseq or not one.modseq,
+            whole=one.whole,
         )
     )
 

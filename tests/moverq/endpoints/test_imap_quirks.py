@@ -177,6 +177,31 @@ async def test_a_server_may_name_messages_by_the_billion_that_never_were_as_gone
         assert (await source.summary()).items == 2
 
 
+@pytest.mark.parametrize("fetch", [b"OK", b"BAD"])
+async def test_a_folder_that_loses_its_modseq_is_listed_in_full(fetch: bytes, tmp_path: Path) -> None:
+    """What changed since is then all that the answer tells, or (RFC 7162, section 3.1.2.2) the question is BAD."""
+    lost = False
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        if lost and b"CHANGEDSINCE" in command and fetch == b"BAD":
+            return re.sub(rb"(?s).*(M\d+) OK.*", rb"\1 BAD no modseq here\r\n", data)
+        return re.sub(rb"\[HIGHESTMODSEQ \d+\]", b"[NOMODSEQ]", data) if lost else data
+
+    async with (
+        open_fake(FakeImap(RICH, quirk=Quirk(answer=answer))) as server,
+        an_endpoint(server, tmp_path) as endpoint,
+    ):
+        for number in range(3):
+            server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+        source = await a_source(endpoint)
+        after = await source.head()
+        server.add("INBOX", b"Subject: more\r\n\r\n")
+        del server.folders["INBOX"].mail[0]
+        lost = True
+        batch = await source.read_feed(after, changes_max=100)
+        assert (len(batch.items), len(batch.items_gone)) == (1, 1)
+
+
 @given(
     st.sets(st.integers(1, 60)),
     st.lists(st.tuples(st.integers(1, 60), st.integers(0, 9)).map(lambda run: (run[0], run[0] + run[1]))),
