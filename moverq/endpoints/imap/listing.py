@@ -43,6 +43,7 @@ _LINE: Final = (
 _AS_ASKED: Final = re.compile(_LINE.replace(b"<", b"(").replace(b">", b")"))
 _ALL_AS_ASKED: Final = re.compile(rb"(?:" + _LINE.replace(b"<", b"").replace(b">", b"") + rb")+")
 """As many of them as stand together."""
+_FETCH: Final = re.compile(rb"\* \d+ FETCH ", re.IGNORECASE)
 _TWO_DIGITS: Final = {b"%02d" % n: n for n in range(100)}
 AHEAD: Final = 8
 """Folders whose look is sent before the first is answered."""
@@ -313,9 +314,14 @@ async def _end(connection: Connection, one: _Looking, on_look: OnLook) -> None:
     )
 
 
+def is_fetch(response: Response) -> bool:
+    """Does it tell of a message? The end of a FETCH may say `OK [HIGHESTMODSEQ 10] Fetch completed`."""
+    return _FETCH.match(response.head) is not None
+
+
 def seen_in(response: Response) -> Seen | None:
     """A message, if the response lists one whole; what comes unasked says less and is left for the next look."""
-    if b" FETCH " not in response.head.upper()[:30]:
+    if not is_fetch(response):
         return None
     said_words = words(response)
     values = pairs(said_words[2])

@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
-from moverq.endpoints.imap.listing import check_gone
+from moverq.endpoints.imap.listing import check_gone, is_fetch
 from moverq.endpoints.imap.wire import Literal, Response, number, pairs, said, uid_set
 from moverq.endpoints.mirrored.mirror import FolderPlace, Located
 from moverq.errors import EndpointBusy
@@ -129,7 +129,7 @@ class Reading:
             # One that came in pieces, so mostly a large one: its bytes are not copied once more.
             self.found[int(head[1])] = response.parts[1]
             return
-        if len(response.parts) == 1 and b"BODY[]" not in response.head.upper():
+        if not is_fetch(response) or (len(response.parts) == 1 and b"BODY[]" not in response.head.upper()):
             return
         values = pairs(words(response)[2])
         body = values.get(b"BODY[]")
@@ -149,7 +149,7 @@ class Reading:
             listed: list[int] = []
 
             def take(response: Response, uid: int = uid, listed: list[int] = listed) -> None:
-                if b" FETCH " in response.head.upper()[:30]:
+                if is_fetch(response):
                     values = pairs(words(response)[2])
                     if b"RFC822.SIZE" in values and number(values.get(b"UID", b"0")) == uid:
                         listed.append(uid)
