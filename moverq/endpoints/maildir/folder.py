@@ -47,7 +47,11 @@ class Scan:
 
 
 def is_folder(path: bytes) -> bool:
-    return os.path.isdir(os.path.join(path, b"cur"))
+    """Raises `OSError` where that cannot be seen: one that we may not enter is not one that is not there."""
+    try:
+        return stat.S_ISDIR(os.stat(os.path.join(path, b"cur")).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def folder_object(path: bytes) -> bytes:

@@ -1,9 +1,11 @@
 """Maildirs as they are found: what a scan meets while others write, odd files, and what a target cannot keep."""
 
+import errno
 import gzip
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import attrs
@@ -18,7 +20,7 @@ from moverq.endpoints.mirrored import normal_form
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import Mirror
 from moverq.endpoints.mirrored.normal_form import as_sent, is_clean
-from moverq.errors import EndpointBusy, EndpointUnavailable, RequestRefused
+from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, RequestRefused
 from moverq.model.change import INBOX, BadItem, FolderState, ItemContent, ItemState
 from moverq.model.ids import InstanceId, ItemId, MailboxId, new_id
 from tests.support.files_place import CLEAN, Place, a_folder, a_place, an_item, gone_since
@@ -159,6 +161,27 @@ async def test_a_maildir_that_is_not_mounted_is_waited_for(place: MaildirPlace) 
     away.rename(place.client.root)
     assert await gone_since(source, head) == 0
     assert list(await items(source)) == [CLEAN]
+
+
+async def test_a_folder_that_may_not_be_entered_is_an_error_and_not_one_that_went(
+    place: MaildirPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.client.make("Sent")
+    place.client.deliver(CLEAN, "Sent")
+    source = await place.source()
+    head = await source.head()
+    stat = os.stat
+
+    def denied(path: Any, **options: Any) -> os.stat_result:
+        if b".Sent" in os.fsencode(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return stat(path, **options)
+
+    with monkeypatch.context() as once:  # for root, as whom tests run, may enter all
+        once.setattr(os, "stat", denied)
+        with pytest.raises(EndpointBroken, match=r"Permission denied .*\.Sent"):
+            await source.head()
+    assert await gone_since(source, head) == 0
 
 
 # ---- UIDs
