@@ -315,6 +315,14 @@ class _Session:
         self.server.folders[name] = Folder(self.server._validity)
         return b"", b"OK done"
 
+    def _rename(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+        before, after = re.findall(rb'"([^"]*)"', rest)
+        folders = self.server.folders
+        if before.decode() not in folders or after.decode() in folders:
+            return b"", b"NO it cannot be"
+        folders[after.decode()] = folders.pop(before.decode())
+        return b"", b"OK done"
+
     def _delete(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
         self.server.folders.pop(self._name(rest, literals), None)
         return b"", b"OK done"

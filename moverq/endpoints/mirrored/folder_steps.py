@@ -280,6 +280,10 @@ def _note_renamed(
             if separator is not None and other.wire.startswith(row.wire + separator):
                 moved = wire + other.wire.removeprefix(row.wire)
                 mirror.db.execute("UPDATE folders SET wire = ? WHERE folder_id = ?", (moved, other.folder_id))
+        for there in mirror.were_there():
+            if there == row.wire or (separator is not None and there.startswith(row.wire + separator)):
+                moved = wire + there.removeprefix(row.wire)
+                mirror.db.execute("UPDATE OR REPLACE were_there SET wire = ? WHERE wire = ?", (moved, there))
         mirror.put_folder(attrs.evolve(row, state=state, wire=wire))
         mirror.raise_head(state.modseq, hierarchy=True)
 
@@ -315,7 +319,8 @@ async def _remove(
     if present.folder_id in occupied:
         raise RequestRefused(why=f"folder {present.state.name!r} holds items")
     # One that only held folders too: some systems make an ordinary one of it, or keep what is empty now.
-    remark = await delete_if_empty(places, present) if present.wire != b"INBOX" else ""
+    is_users = present.wire == b"INBOX" or present.wire in await session.mirror.ask(Mirror.were_there)
+    remark = "" if is_users else await delete_if_empty(places, present)
     await session.mirror.ask(partial(_drop, row=present, token=token, remark=remark))
 
 

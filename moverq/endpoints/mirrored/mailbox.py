@@ -307,7 +307,7 @@ class MirroredMailbox:
             raise RequestRefused(why=f"instance {self.session.instance.hex()} is soft-deleted")
         user = await self.endpoint.user_of(mailbox_id)
         await self.endpoint.check_alone(self.session.instance)
-        await self._check_empty(user)
+        were_there = await self._check_empty(user)
         await self._mirror.make(
             partial(
                 Mirror.make,
@@ -316,11 +316,14 @@ class MirroredMailbox:
                 user=user,
                 mode=GuardMode.SEALED,
                 token=token,
+                were_there=were_there,
             )
         )
 
-    async def _check_empty(self, user: str) -> None:
-        holding = [one for one in await self.endpoint.system.list_folders(user) if one.items]
+    async def _check_empty(self, user: str) -> dict[bytes, bool]:
+        """The folders that are there, and whether they are subscribed."""
+        listed = await self.endpoint.system.list_folders(user)
+        holding = [one for one in listed if one.items]
         if holding:
             count = sum(one.items for one in holding)
             raise RequestRefused(
@@ -329,6 +332,7 @@ class MirroredMailbox:
                 + (f" and {len(holding) - 1} more folders" if len(holding) > 1 else "")
                 + "); a move goes into an empty mailbox, so that nothing of it is mixed or doubled"
             )
+        return {one.wire: one.subscribed for one in listed}
 
     async def remove(self, token: int, *, keep_until_ms: int) -> None:
         try:
@@ -355,11 +359,15 @@ class MirroredMailbox:
         await self.session.settle()
         await self._mirror.ask(partial(_wanted_empty, token=token))
         await self.session.work_off()
-        rows = await self._mirror.ask(Mirror.folders)
+        rows, were_there = await self._mirror.ask(lambda mirror: (mirror.folders(), mirror.were_there()))
         async with self.session.places() as places:
             for row in sorted(rows, key=lambda row: len(row.wire), reverse=True):
-                if row.wire != b"INBOX" and not row.native:
+                if row.wire != b"INBOX" and not row.native and row.wire not in were_there:
                     await folder_steps.delete_if_empty(places, row)
+            subscribed = {row.wire: row.state.subscribed for row in rows}
+            for wire, was_subscribed in were_there.items():
+                if subscribed.get(wire) != was_subscribed:  # one without a row the move made use of, for a while
+                    await places.subscribe(wire, was_subscribed)
 
     # ---- writes
 

@@ -19,7 +19,7 @@ Blocking; `mailbox` calls it through `Offload`, one call a batch. Bounded by: a 
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -50,6 +50,7 @@ CACHE_KIB: Final = 4 * 1024
 """Of pages: ids, UIDs and change numbers all rise, so a batch needs the ends of the trees."""
 CHECKPOINT_PAGES: Final = 16_000
 MOVER_MODES: Final = (GuardMode.SEALED, GuardMode.RETIRED)
+NO_FOLDERS: Final[Mapping[bytes, bool]] = {}
 STATE: Final = (
     "item_id, folder_id, uid, modseq, received_ms, size, content_hash, flags, keywords, item_class, properties"
 )
@@ -147,9 +148,18 @@ class Mirror:
 
     @classmethod
     def make(
-        cls, path: Path, *, mailbox_id: MailboxId, instance: InstanceId, user: str, mode: GuardMode, token: int
+        cls,
+        path: Path,
+        *,
+        mailbox_id: MailboxId,
+        instance: InstanceId,
+        user: str,
+        mode: GuardMode,
+        token: int,
+        were_there: Mapping[bytes, bool] = NO_FOLDERS,
     ) -> "Mirror":
-        """The mirror of a mailbox that nobody has looked into yet; one that is there is opened. Durable."""
+        """The mirror of a mailbox that nobody has looked into yet; one that is there is opened. Durable. `were_there`:
+        see the method."""
         path.parent.mkdir(parents=True, exist_ok=True)
         mirror = cls(path, _connect(path, create=True))
         with transaction(mirror.db):
@@ -159,6 +169,7 @@ class Mirror:
                     "VALUES (1, ?, ?, ?, ?, ?, ?)",
                     (mailbox_id, instance, new_id(), user, mode.value, token),
                 )
+                mirror.db.executemany("INSERT INTO were_there VALUES (?, ?)", were_there.items())
         return mirror
 
     @classmethod
@@ -337,6 +348,11 @@ class Mirror:
             row[0]: FolderPlace(row[0], row[1], row[2], bool(row[3]))
             for row in self.db.execute("SELECT folder_id, wire, server_validity, selectable FROM folders")
         }
+
+    def were_there(self) -> dict[bytes, bool]:
+        """The folders that the user's mailbox had before the move came, by their names; which of them were subscribed.
+        A move that is given up leaves them as they were."""
+        return {wire: bool(subscribed) for wire, subscribed in self.db.execute("SELECT * FROM were_there")}
 
     def put_folder(self, row: FolderRow) -> None:
         """Inside a transaction."""

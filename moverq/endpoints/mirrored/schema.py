@@ -108,4 +108,9 @@ MIRROR_STEPS = (
         UNIQUE (folder_id, base)
     ) STRICT;
     """,
+    """
+    CREATE TABLE were_there (                   -- folders of the user's own, from before a move came into his mailbox
+        wire BLOB PRIMARY KEY, subscribed INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

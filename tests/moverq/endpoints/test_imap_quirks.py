@@ -30,7 +30,7 @@ from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, RequestR
 from moverq.model.change import ChangeBatch, FolderState, Gone, ItemContent, ItemState, Watermark
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
-from tests.support.fake_imap import PLAIN, RICH, Cut, FakeImap, Quirk, _is_in, _Session, open_fake
+from tests.support.fake_imap import PLAIN, RICH, Cut, FakeImap, Folder, Quirk, _is_in, _Session, open_fake
 
 STRIDE = 1 if os.environ.get("MOVERQ_CRASH_FULL") == "1" else 67
 """Bytes between two places where a connection is cut: a prime, so that the cuts fall everywhere within answers."""
@@ -361,6 +361,31 @@ async def test_a_tree_that_the_server_cannot_say_is_the_same_when_the_mailbox_is
         assert {f.folder_id: (f.parent_id, f.name) for f in after} == {
             f.folder_id: (f.parent_id, f.name) for f in before
         }
+
+
+@pytest.mark.parametrize("folder", ["Sent", "Sent, removed at the source", "Archive"])
+async def test_a_move_that_is_given_up_leaves_the_folders_that_were_there(folder: str, tmp_path: Path) -> None:
+    server = FakeImap(RICH, folders={"INBOX": Folder(1), "Sent": Folder(7)})
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        steps = [attrs.evolve(step, folder=attrs.evolve(step.folder, subscribed=False)) for step in folders()]
+        await target.apply_folders(steps, 1)
+        await target.write_items(items(4), 1)
+        if folder == "Sent, removed at the source":
+            gone = tuple(Gone(item.state.item_id, 9) for item in items(4))
+            through = Watermark(b"x" * 16, InstanceId(b"y" * 16), 9)
+            await target.apply_changes(ChangeBatch(through=through, more=False, items_gone=gone), 1)
+            await target.apply_folders([attrs.evolve(steps[1], kind=StepKind.REMOVE)], 1)
+        elif folder == "Archive":
+            renamed = attrs.evolve(steps[1].folder, name="Archive", modseq=9)
+            await target.apply_folders([FolderStep(StepKind.MOVE, renamed)], 1)
+        server.quirk.commands.clear()
+        await target.remove(1, keep_until_ms=0)
+        await target.purge(1)
+        subscribed = [command for command in server.quirk.commands if b"SUBSCRIBE" in command]
+    assert (server.contents(), sorted(server.folders)) == ({}, sorted(["INBOX", folder.split(",")[0]]))
+    assert sorted(subscribed) == sorted(b'SUBSCRIBE "%s"' % name.encode() for name in server.folders)
 
 
 # ---- the connection ends, anywhere
