@@ -61,6 +61,8 @@ class FakeImap:
     quirk: Quirk = attrs.field(factory=Quirk)
     folders: dict[str, Folder] = attrs.field(factory=lambda: {"INBOX": Folder(1)})
     refuse_append: Callable[[bytes], str | None] = lambda content: None
+    keeps_before_refused: bool = False
+    """Of a MULTIAPPEND that it refuses for one message, those before."""
     refuse_name: Callable[[str], bool] = lambda name: False
     is_unicode: bool = False
     """`folders` have their names in Unicode, said as each connection wants it; else as they are on the wire."""
@@ -334,11 +336,15 @@ class _Session:
         if len(literals) > 1 and not self.server.has("MULTIAPPEND"):
             return b"", b"BAD one at a time"
         heads = re.findall(rb'\(([^)]*)\) "([^"]*)" (UTF8 \(~)?\{\}', rest)
-        for content, (*_, is_utf8) in zip(literals, heads, strict=True):
+        for at, (content, (*_, is_utf8)) in enumerate(zip(literals, heads, strict=True)):
             why = self.server.refuse_append(content)
             if self._utf8 and not is_utf8 and not content.partition(b"\r\n\r\n")[0].isascii():
                 why = "8-bit headers without UTF8"
             if why is not None:
+                for kept, (flags, date, _) in zip(
+                    literals[: at * self.server.keeps_before_refused], heads, strict=False
+                ):
+                    self.server.add(name, kept, flags=flags.decode(), date=date.decode())
                 return b"", b"NO " + why.encode()
         made = [
             self.server.add(name, content, flags=flags.decode(), date=date.decode())

@@ -32,8 +32,9 @@ import attrs
 import trio
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Piece, Refused, error_of
-from moverq.endpoints.imap.listing import flag_words
-from moverq.endpoints.imap.wire import date_words, number, uids_in
+from moverq.endpoints.imap.listing import flag_words, seen_in
+from moverq.endpoints.imap.reading import read_bodies
+from moverq.endpoints.imap.wire import Response, date_words, number, uids_in
 from moverq.endpoints.imap.writing import select
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
@@ -75,6 +76,8 @@ class AppendOrder:
     """Held while the batches of one write get their connections, so that no later write has all of them."""
     at_once: bool = True
     """Several batches may be sent to one folder at the same time."""
+    tops: dict[FolderId, int] = attrs.Factory(dict)
+    """The highest UID in each folder that an answer told."""
     _last: dict[FolderId, trio.Event] = attrs.Factory(dict)
 
     def follow(self, folder_id: FolderId) -> tuple[trio.Event | None, trio.Event]:
@@ -204,6 +207,8 @@ class _Batch:
                 again += await self._answer(connection, *sent.pop(0))
         while sent:
             again += await self._answer(connection, *sent.pop(0))
+        if many and again and connection.has(b"UIDPLUS"):
+            again = await self._not_kept(connection, again)
         while again:
             one = [again.pop(0)]
             again[:0] = await self._answer(connection, await connection.start(*self._pieces(one, connection)), one)
@@ -240,7 +245,41 @@ class _Batch:
             found = uids_in(uids)
             if number(validity) == self.folder.server_validity and len(found) == len(batch):
                 self.placed += (Placed(one.state.item_id, uid) for one, uid in zip(batch, found, strict=True))
+                self._raise_top(found[-1])
         return ()
+
+    def _raise_top(self, uid: int) -> None:
+        tops, folder_id = self.session.append_order.tops, self.folder.folder_id
+        tops[folder_id] = max(tops.get(folder_id, 0), uid)
+
+    async def _not_kept(self, connection: Connection, refused: Sequence[ToAppend]) -> list[ToAppend]:
+        """Those of a refused batch that the server does not have: against RFC 3502 some keep what came before the one
+        that they refused. No other batch of the folder ends meanwhile, so what is new there is of this one."""
+        folder_id, wire, server_validity, _ = self.folder
+        known = await self.session.mirror.ask(partial(intents.highest_uid, folder_id=folder_id))
+        top = max(known, self.session.append_order.tops.get(folder_id, 0))
+        seconds = {one.state.received_ms // 1000 for one in refused}
+        new: list[int] = []
+
+        def take(response: Response) -> None:
+            seen = seen_in(response)
+            if seen is not None and seen.uid > top and seen.received_ms // 1000 in seconds:
+                new.append(seen.uid)
+
+        validity, _ = await select(connection, wire)
+        with suppress(Refused):  # as `1:*` of an empty folder is by some
+            await connection.run(b"UID FETCH %d:* (UID FLAGS INTERNALDATE RFC822.SIZE)" % (top + 1), take=take)
+        left = list(refused)
+        if validity != server_validity or not new:
+            return left
+        normal = self.session.normal
+        for uid, content in sorted((await read_bodies(connection, wire, new, validity=validity)).items()):
+            kept = next((one for one in left if normal(one.content) == normal(content)), None)
+            if kept is not None:
+                left.remove(kept)
+                self.placed.append(Placed(kept.state.item_id, uid))
+                self._raise_top(uid)
+        return left
 
     def _refused(self, connection: Connection, refused: Refused, batch: Sequence[ToAppend]) -> Sequence[ToAppend]:
         """A refused batch is all or nothing (RFC 3502), and one item may be why; of an item, its keywords may."""

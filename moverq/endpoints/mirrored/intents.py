@@ -389,6 +389,16 @@ def place(mirror: Mirror, placed: Sequence[Placed]) -> set[ItemId]:
     return {row[0] for row in rows}
 
 
+def highest_uid(mirror: Mirror, folder_id: FolderId) -> int:
+    """Of what is known to be in the folder at the server."""
+    found = mirror.db.execute(
+        "SELECT max(server_uid) FROM (SELECT max(server_uid) AS server_uid FROM items WHERE folder_id = ?1 "
+        "UNION ALL SELECT max(server_uid) FROM strangers WHERE folder_id = ?1)",
+        (folder_id,),
+    ).get
+    return int(found or 0)
+
+
 def _left(mirror: Mirror, item_id: ItemId) -> tuple[Any, ...] | None:
     """Where the item that is being moved was: nowhere, from now on."""
     found: tuple[Any, ...] | None = mirror.db.execute(

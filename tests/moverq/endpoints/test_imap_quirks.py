@@ -796,9 +796,14 @@ async def test_a_message_that_is_listed_and_has_no_bytes_is_a_bad_item(tmp_path:
         assert [(bad.kind, bad.why) for bad in page.bad] == [("CorruptItem", "the server lists it and gives no bytes")]
 
 
-async def test_a_refused_message_is_a_bad_item_and_the_others_of_its_batch_arrive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keeps", [False, True], ids=["all or nothing", "keeps those before"])
+async def test_a_refused_message_is_a_bad_item_and_the_others_of_its_batch_arrive(keeps: bool, tmp_path: Path) -> None:
     written = items(7)
-    server = FakeImap(RICH, refuse_append=lambda content: "[TOOBIG] not this one" if b"Subject: 2" in content else None)
+    server = FakeImap(
+        RICH,
+        refuse_append=lambda content: "[TOOBIG] not this one" if b"Subject: 2" in content else None,
+        keeps_before_refused=keeps,
+    )
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
         target = endpoint.target(InstanceId(b"t" * 16))
         await target.create(MailboxId(b"m" * 16), 1)
