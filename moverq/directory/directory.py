@@ -159,7 +159,7 @@ class Directory(Protocol):
 
 ADDRESS_BYTES_MAX = 254
 """RFC 5321, section 4.5.3.1.3: a path of 256 bytes, with its angle brackets."""
-NOT_IN_ADDRESSES = frozenset('/<>\\"\x7f')
+NOT_IN_ADDRESSES = frozenset("/\x7f")
 
 
 def normalize_address(address: str) -> str:
@@ -169,7 +169,12 @@ def normalize_address(address: str) -> str:
     """
     text = address.strip()
     local, at, domain = text.rpartition("@")
-    if not (at and local and domain) or any(ch.isspace() or ord(ch) < 32 or ch in NOT_IN_ADDRESSES for ch in text):
+    in_brackets = text[:1] == "<" and text[-1:] == ">"
+    if (
+        not (at and local and domain)
+        or in_brackets
+        or any(ch.isspace() or ord(ch) < 32 or ch in NOT_IN_ADDRESSES for ch in text)
+    ):
         raise ValueError(f"{address!r} is not an address: it needs the form name@domain")
     if {local, domain} & {".", ".."} or len(text.encode(errors="replace")) > ADDRESS_BYTES_MAX:
         raise ValueError(f"{address!r} is not an address that mail can have")

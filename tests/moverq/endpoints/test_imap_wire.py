@@ -116,7 +116,8 @@ def test_a_listing_tells_the_same_read_together_and_one_by_one() -> None:
             seen = seen_in(Response((line,)))
             if seen is not None:
                 one_by_one[seen.uid] = seen
-        looking = _Looking(Wanted(folder_id=FolderId(b""), wire=b"INBOX", modseq=0), examine=None)  # type: ignore[arg-type]
+        wanted = Wanted(folder_id=FolderId(b""), wire=b"INBOX", modseq=0)
+        looking = _Looking(wanted, examine=None, whole=True)  # type: ignore[arg-type]
         incoming = Incoming()
         at = 0
         while at < len(wire):
