@@ -194,7 +194,7 @@ class _Looking:
 
     wanted: Wanted
     examine: Command
-    whole: bool
+    whole: bool = True
     """Everything is asked for."""
     fetch: Command | None = None
     validity: int = 0
