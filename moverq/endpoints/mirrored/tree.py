@@ -80,7 +80,6 @@ def plan_tree(known: Sequence[FolderRow], listed: Sequence[Listed], naming: Nami
     ids = {one.wire: matched[one.wire].folder_id if one.wire in matched else FolderId(new_id()) for one in everything}
     kept = set(ids.values())
     rows: list[FolderRow] = []
-    changed: set[FolderId] = set()
     for one in everything:
         parent = naming.parent_of(one.wire)
         parent_id = ids[parent] if parent is not None else None
@@ -90,8 +89,9 @@ def plan_tree(known: Sequence[FolderRow], listed: Sequence[Listed], naming: Nami
         else:
             row = _moved(before, one, parent_id, naming, kept)
         rows.append(row)
-        if before is None or row.state != before.state:
-            changed.add(row.folder_id)
+    rows = _told_apart(rows, naming)
+    known_states = {row.folder_id: row.state for row in known}
+    changed = {row.folder_id for row in rows if row.state != known_states.get(row.folder_id)}
     dropped = tuple(row.folder_id for row in known if row.folder_id not in kept)
     return TreePlan(rows=tuple(rows), changed=frozenset(changed), dropped=dropped)
 
@@ -105,6 +105,25 @@ def _with_parents(listed: Sequence[Listed], naming: Naming) -> list[Listed]:
             by_wire[parent] = Listed(wire=parent, selectable=False)
             parent = naming.parent_of(parent)
     return [by_wire[wire] for wire in sorted(by_wire, key=lambda wire: (len(naming.levels(wire)), wire))]
+
+
+def _told_apart(rows: list[FolderRow], naming: Naming) -> list[FolderRow]:
+    """Two names there may say the same word: `R&D` and `R&-D`, or two namespaces have it. The folder that says it as we
+    would keeps it, the others are marked by their ids, which stay."""
+    namesakes: dict[tuple[FolderId | None, str], list[FolderRow]] = {}
+    for row in rows:
+        namesakes.setdefault((row.state.parent_id, row.state.name), []).append(row)
+    if len(namesakes) == len(rows):
+        return rows
+    wires = {row.folder_id: row.wire for row in rows}
+    marked: dict[FolderId, FolderRow] = {}
+    for (parent_id, name), some in namesakes.items():
+        as_we_would = naming.wire(wires[parent_id] if parent_id is not None else None, name)
+        some.sort(key=lambda row: (row.wire != as_we_would, row.wire))
+        for row in some[1:]:
+            state = attrs.evolve(row.state, name=f"{name}_{row.folder_id.hex()[:8]}")
+            marked[row.folder_id] = attrs.evolve(row, state=state)
+    return [marked.get(row.folder_id, row) for row in rows]
 
 
 def _name(one: Listed, naming: Naming) -> str:

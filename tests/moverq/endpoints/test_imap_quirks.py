@@ -26,6 +26,7 @@ from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
 from moverq.endpoints.mirrored.learned import _within
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
+from moverq.endpoints.mirrored.utf7 import from_utf7
 from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, RequestRefused, leaves
 from moverq.model.change import ChangeBatch, FolderState, Gone, ItemContent, ItemState, Watermark
 from moverq.model.digest import FolderDigest
@@ -386,6 +387,24 @@ async def test_a_move_that_is_given_up_leaves_the_folders_that_were_there(folder
         subscribed = [command for command in server.quirk.commands if b"SUBSCRIBE" in command]
     assert (server.contents(), sorted(server.folders)) == ({}, sorted(["INBOX", folder.split(",")[0]]))
     assert sorted(subscribed) == sorted(b'SUBSCRIBE "%s"' % name.encode() for name in server.folders)
+
+
+@pytest.mark.parametrize("names", [("R&-D", "R&D"), ("a", "&AGE-"), ("&AOQ-", "\u00e4")])
+async def test_two_names_that_say_the_same_are_two_folders(names: tuple[str, str], tmp_path: Path) -> None:
+    async with open_fake(FakeImap(RICH)) as server, an_endpoint(server, tmp_path) as endpoint:
+        for name in names:
+            server.add(name, b"Subject: x\r\n\r\n")
+        source = await a_source(endpoint)
+        after = await source.head()
+        found = {folder.name: folder.folder_id for folder in await source.read_hierarchy()}
+        said = from_utf7(names[0].encode())
+        assert found.keys() == {"INBOX", said} | {f"{said}_{one.hex()[:8]}" for one in found.values()} & found.keys()
+        assert len(found) == 3
+        del server.folders[names[0]]
+        await source.head()
+        (gone,) = (await source.read_feed(after, changes_max=100)).items_gone
+        assert gone
+        assert {folder.name for folder in await source.read_hierarchy()} == found.keys() - {said}
 
 
 # ---- the connection ends, anywhere
