@@ -6,14 +6,13 @@ sockets hold, and nothing of it is in this process before somebody reads.
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Final
 
 import attrs
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
 from moverq.endpoints.imap.listing import check_gone, is_fetch
-from moverq.endpoints.imap.wire import Literal, Response, number, pairs, said, uid_set
+from moverq.endpoints.imap.wire import Literal, Response, number, pairs, said, uid_sets
 from moverq.endpoints.mirrored.mirror import FolderPlace, Located
 from moverq.errors import EndpointBusy
 from moverq.model.ids import FolderId
@@ -43,15 +42,18 @@ class Reading:
         self._wire = b""
         self._validity_there = 0
         self._examine: Command | None = None
-        self._fetch: Command | None = None
+        self._fetches: Sequence[Command] = ()
 
     async def begin(self, wire: bytes) -> None:
         """The commands are sent."""
         self._wire = wire
         self._examine = await self._open()
-        self._fetch = await self.connection.start(
-            b"UID FETCH " + uid_set(self.uids) + b" (UID BODY.PEEK[])", take=self._take, usual=self._usual
-        )
+        self._fetches = [
+            await self.connection.start(
+                b"UID FETCH " + uids + b" (UID BODY.PEEK[])", take=self._take, usual=self._usual
+            )
+            for uids in uid_sets(self.uids)
+        ]
 
     async def _open(self) -> Command | None:
         """None: the folder is the one that the commands sent so far have selected."""
@@ -68,24 +70,18 @@ class Reading:
 
         Raises: EndpointUnavailable, EndpointBusy (also where the folder is not what it was), EndpointBroken.
         """
-        assert self._fetch is not None
         connection = self.connection
         try:
             await self._opened(self._examine)
         except Refused as refused:
             connection.selected = None
-            with suppress(Refused):
-                await connection.done(self._fetch)
+            await connection.refusals(self._fetches)
             raise await self._lost(refused) from refused
-        try:
-            await connection.done(self._fetch)
-        except Refused as refused:
-            if refused.answer.status == b"BAD":
-                raise error_of(connection.endpoint, refused, doing="read messages") from refused
+        for unread in await connection.refusals(self._fetches):
+            if unread is not None and unread.answer.status == b"BAD":
+                raise error_of(connection.endpoint, unread, doing="read messages") from unread
+        if len(self.found) < len(self.uids):
             await self._one_by_one()
-        else:
-            if len(self.found) < len(self.uids):
-                await self._one_by_one()
         return self.found
 
     async def _opened(self, examine: Command | None) -> None:

@@ -202,8 +202,9 @@ async def _pair(
                 pairs[folder_id, seen.uid] = unread.state.item_id
             elif candidates:
                 asked.append(seen)
+        by_uid = {seen.uid: seen for seen in asked}
         async for uid, content in _bodies(session, difference.look, asked):
-            seen = next(one for one in asked if one.uid == uid)
+            seen = by_uid[uid]
             candidates = lost[seen.received_ms // 1000, within]
             for found in candidates:
                 if is_same(content, found.state.content_hash, found.normal_hash, session.normal):
@@ -229,8 +230,9 @@ async def _late_copies(
             for seen in difference.new
             if (folder_id, seen.uid) not in pairs and (folder_id, seen.received_ms // 1000) in doubtful
         ]
+        by_uid = {seen.uid: seen for seen in asked}
         async for uid, content in _bodies(session, difference.look, asked):
-            seen = next(one for one in asked if one.uid == uid)
+            seen = by_uid[uid]
             hashes = doubtful[folder_id, seen.received_ms // 1000]
             for hash_ in hashes:
                 if is_same(content, hash_, hash_, session.normal):

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moverq.endpoints.base import FolderStep, StepKind, Target
-from moverq.endpoints.imap import writing
+from moverq.endpoints.imap import reading, writing
 from moverq.endpoints.imap.endpoint import open_endpoint
 from moverq.endpoints.imap.session import ImapSession
 from moverq.endpoints.imap.wire import uid_sets
@@ -909,6 +909,26 @@ async def test_appendlimit_is_known_before_anything_is_sent(tmp_path: Path) -> N
         (bad,) = await target.write_items(written, 1)
         assert bad.kind == "LargeItem"
         assert target.capabilities.item_bytes_max == 5
+
+
+async def test_messages_with_gaps_are_read_by_commands_that_a_server_must_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "uid_sets", partial(uid_sets, bytes_max=25))
+    async with open_fake(FakeImap(RICH)) as server, an_endpoint(server, tmp_path) as endpoint:
+        for number in range(60):
+            server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+        folder = server.folders["INBOX"]
+        folder.mail = folder.mail[::2]
+        source = await a_source(endpoint)
+        page = await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+        after = await source.head()
+        folder.validity += 1
+        server.tick()
+        batch = await source.read_feed(after, changes_max=100)
+        assert sorted(item.content for item in page.items) == server.contents()["INBOX"]
+        assert {state.item_id for state in batch.items} == {item.state.item_id for item in page.items}
+        assert max(len(command) for command in server.quirk.commands if b"BODY" in command) < 80
 
 
 async def test_a_folder_that_was_rebuilt_is_known_again_by_its_messages(tmp_path: Path) -> None:
