@@ -232,7 +232,9 @@ class _Looking:
     def take_fetch(self, response: Response) -> None:
         head = response.head
         if head[2:11].upper() == b"VANISHED ":
-            self.gone += runs_in(head.split()[-1])
+            uids = head.split()[-1]
+            if uids[:1].isdigit():  # some say it of none
+                self.gone += runs_in(uids)
             return
         seen = seen_in(response)
         if seen is not None:

@@ -528,11 +528,13 @@ class Mirror:
         now = {found.seq: (found.state, state) for found, state in read}
         with self.changing():
             known: list[tuple[bytes, int, bytes, int]] = []
-            for seq, modseq, old_hash, old_size, digest in self.db.execute(
-                "SELECT seq, modseq, content_hash, size, digest FROM items WHERE seq IN carray(?)",
+            for seq, item_id, modseq, old_hash, old_size, digest in self.db.execute(
+                "SELECT seq, item_id, modseq, content_hash, size, digest FROM items WHERE seq IN carray(?)",
                 (apsw.carray(array("q", now)),),
             ):
                 was, state = now[seq]
+                if item_id != was.item_id:
+                    continue  # it went, and the last row's number was given to another one
                 if modseq < 0 or (modseq, old_hash) != (was.modseq, was.content_hash):  # it may have changed since
                     row = self.db.execute(f"SELECT {STATE} FROM items WHERE seq = ?", (seq,)).get
                     state = item_state(row)._replace(size=state.size, content_hash=state.content_hash)

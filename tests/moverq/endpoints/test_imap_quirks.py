@@ -681,6 +681,7 @@ ODD_BUT_RIGHT = {
     "wrong RFC822.SIZE": replaced(rb"RFC822.SIZE (\d+)", rb"RFC822.SIZE 9\1"),
     "lower case": lambda c, d: d if b"BODY[]" in d else d.replace(b" FETCH ", b" Fetch ").replace(b"* LIST", b"* list"),
     "expunges in the middle": replaced(rb"(?m)^\* LIST", b"* 99 EXPUNGE\r\n* LIST"),
+    "VANISHED of none": lambda c, d: b"* VANISHED (EARLIER) \r\n" + d if c.startswith(b"UID FETCH") else d,
     "HIGHESTMODSEQ at the end of a FETCH": lambda c, d: (  # Dovecot 2.3, where a message was expunged meanwhile
         re.sub(rb"(M\d+) OK done", rb"\1 OK [HIGHESTMODSEQ 10] Fetch completed (0.085 + 0.000 secs).", d)
         if c.startswith(b"UID FETCH")

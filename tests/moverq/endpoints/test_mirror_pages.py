@@ -74,6 +74,18 @@ def test_pages_hold_every_item_once_in_order_and_what_fits(
     assert sum(n for _, n, _, _ in mirror._all_sums()) == len(sizes)
 
 
+def test_what_was_read_of_an_item_that_went_is_not_noted_of_the_one_that_has_its_row(mirror: Mirror) -> None:
+    put(mirror, [3])
+    (was,), _ = mirror.seed_rows(0, items_max=9, bytes_max=99)
+    put(mirror, [5])
+    (now,), _ = mirror.seed_rows(0, items_max=9, bytes_max=99)
+    assert now.seq == was.seq
+    before = list(mirror._all_sums())
+    mirror.note_read([(was, was.state._replace(size=3, content_hash=b"another"))])
+    assert mirror.seed_rows(0, items_max=9, bytes_max=99)[0] == [now]
+    assert list(mirror._all_sums()) == before
+
+
 def test_a_page_is_read_up_to_the_first_item_that_does_not_fit(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
     put(mirror, [10] * 50)
     read = 0
