@@ -2,10 +2,15 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from moverq.endpoints.imap.session import ImapSession
+from moverq.endpoints.maildir.session import MaildirSession
+from moverq.endpoints.mbox.session import MboxSession
+from moverq.endpoints.mirrored.paging import PageRead
 from moverq.model.request import Status
 from tests.support.imap_world import FOLDERS
 from tests.support.mail_site import PATIENCE_S, REFUSED_BY_CYRUS, Site, a_site, count, use
@@ -62,6 +67,32 @@ async def test_mail_of_a_deleted_folder_is_gone_though_there_are_folders_in_it(o
         await site.root.complete(request)
         await site.finish(request)
         assert {name: mail.total() for name, mail in site.found().items() if mail} == {"Sent/2020": 1}
+
+
+SESSIONS = {"imap-mdbox": ImapSession, "maildir": MaildirSession, "mbox": MboxSession}
+
+
+@pytest.mark.parametrize("old", SESSIONS)
+@pytest.mark.parametrize("how", ["renamed", "deleted"])
+async def test_a_folder_that_goes_while_it_is_copied_needs_no_second_listing(
+    old: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_site(tmp_path, old, "imap-mdbox", messages=0) as site:
+        for folder in ("INBOX", "Sent"):
+            site.old.add(folder)
+        read_page = SESSIONS[old].read_page
+        acts = [lambda: site.old.rename("Sent", "Gesendet") if how == "renamed" else site.old.client.delete("Sent")]
+
+        async def after_the_listing(self: Any, *args: Any, **options: Any) -> PageRead:
+            if acts:
+                await trio.to_thread.run_sync(acts.pop())
+            return await read_page(self, *args, **options)
+
+        monkeypatch.setattr(SESSIONS[old], "read_page", after_the_listing)
+        request = await site.ask()
+        await site.finish(request)
+        assert site.found() == site.expected()
+        assert not [text for text in await site.told(request) if "Comparing source and target anew" in text]
 
 
 @pytest.mark.parametrize("old", ["imap-maildir", "imap-cyrus", "maildir", "mbox"])

@@ -186,6 +186,9 @@ class MaildirSession(FileSession[Layout, Scan]):
                 return read, missing
             scan = await self.scan(row.wire)
         missed = await self.work(partial(run, scan), doing="read messages")
+        if missed and scan.is_whole and not scan.signature:
+            # There is no such folder now: renamed or deleted, as the next look will say.
+            raise EndpointBusy(endpoint=self.name, retry_after_s=UNSETTLED_S)
         if missed and not scan.is_whole:
             await self._tell_again(row, missed)
         return read, missing

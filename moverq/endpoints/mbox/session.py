@@ -194,6 +194,8 @@ class MboxSession(FileSession[Layout, Index]):
                 bases = await self.mirror.ask(partial(numbers.bases_of, folder_id=row.folder_id, numbers=uids))
                 index = await self.index(row.wire)
                 missed = await self.work(partial(run, index, bases), doing="read messages")
+            if missed and index is EMPTY:
+                break  # there is no such file now: renamed or deleted, as the next look will say
             if not missed or (index.is_whole and all(bases[uid][0] not in index.entries for uid in missed)):
                 return read, missing
         # Others write all the time: whether it is gone cannot be said now.
