@@ -535,6 +535,13 @@ class MemoryInstance:
         self._check_place(folder)
         before = self.folders.get(folder.folder_id)
         uidnext = folder.uidnext if before is None else max(folder.uidnext, before.uidnext)
+        if before is not None and before.uidvalidity not in (0, folder.uidvalidity):
+            # Its UIDs may be given round: out of the way until each item is told, as it is with the folder's change.
+            inside = [item for item in self.items.values() if item.folder_id == folder.folder_id]
+            least = min([0, *(item.uid for item in inside)])
+            for item in inside:
+                if item.uid > 0:
+                    self.items[item.item_id] = item._replace(uid=least - item.uid, modseq=item.modseq - 1)
         self.folders[folder.folder_id] = attrs.evolve(folder, uidnext=uidnext)
         self.digests.setdefault(folder.folder_id, FolderDigest())
         self._raise_head(hierarchy=folder.modseq)

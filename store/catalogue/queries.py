@@ -294,6 +294,11 @@ def uid_holders(db: apsw.Connection, folder_no: int, uids: Sequence[int]) -> dic
     return {uid: item_id for uid, item_id in found}
 
 
+def uid_min(db: apsw.Connection, folder_no: int) -> int:
+    """The lowest UID in a folder that holds something."""
+    return int(db.execute("SELECT min(uid) FROM item WHERE folder = ?", (folder_no,)).get)
+
+
 def feed_page(db: apsw.Connection, instance: InstanceId, *, after: int, limit: int) -> FeedPage:
     """What differs since `after`, oldest change first, at most `limit` changes; of one moment.
 
