@@ -63,6 +63,8 @@ class FakeImap:
     refuse_append: Callable[[bytes], str | None] = lambda content: None
     keeps_before_refused: bool = False
     """Of a MULTIAPPEND that it refuses for one message, those before."""
+    literal_bytes_max: int | None = None
+    """To a larger one it says no; one that comes unasked ends the connection."""
     refuse_name: Callable[[str], bool] = lambda name: False
     is_unicode: bool = False
     """`folders` have their names in Unicode, said as each connection wants it; else as they are on the wire."""
@@ -212,9 +214,14 @@ class _Session:
     async def _rest_of(self, line: bytes) -> None:
         literals: list[bytes] = []
         while (found := _LITERAL.search(line)) is not None:
+            size = int(found[1])
+            if self.server.literal_bytes_max is not None and size > self.server.literal_bytes_max:
+                if found[2]:
+                    raise Cut
+                await self._send(line, line.partition(b" ")[0] + b" NO [TOOBIG] not so large\r\n")
+                return
             if not found[2]:
                 await self._send(line, b"+ \r\n")
-            size = int(found[1])
             while len(self._buffer) < size:
                 await self._more()
             literals.append(self._buffer[:size])

@@ -207,6 +207,8 @@ class _Batch:
                 again += await self._answer(connection, *sent.pop(0))
         while sent:
             again += await self._answer(connection, *sent.pop(0))
+        if again and self.before is not None:
+            await self.before.wait()  # one that was refused before its end has not waited
         if many and again and connection.has(b"UIDPLUS"):
             again = await self._not_kept(connection, again)
         while again:

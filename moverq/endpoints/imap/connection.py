@@ -11,7 +11,6 @@ What always holds: a connection in which anything went wrong, or was cancelled, 
 closes it. The mailbox's bytes are never looked into.
 """
 
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
@@ -46,6 +45,9 @@ COMMANDS_AHEAD: Final = 100
 thousand without taking an answer would wait for it as it waits for him."""
 LITERAL_MINUS_BYTES: Final = 4096
 """LITERAL- lets so many bytes be sent unasked (RFC 7888)."""
+UNASKED_BYTES_MAX: Final = 8 << 20
+"""What is larger is asked for also where it need not be: to a literal that it does not want a server says no, and to
+one that comes unasked it may only end the connection (RFC 7888, section 4), again and again."""
 
 UTF8_ACCEPT: Final = b"UTF8=ACCEPT"
 
@@ -152,7 +154,7 @@ class Connection:
         command = Command(b"M%d" % self._number, name, take, usual)
         self._waiting.append(command)
         unasked_bytes_max = (
-            sys.maxsize if self.has(b"LITERAL+") else LITERAL_MINUS_BYTES if self.has(b"LITERAL-") else -1
+            UNASKED_BYTES_MAX if self.has(b"LITERAL+") else LITERAL_MINUS_BYTES if self.has(b"LITERAL-") else -1
         )
         out: list[bytes | memoryview] = [command.tag + b" "]
         size = 0

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moverq.endpoints.base import FolderStep, StepKind, Target
-from moverq.endpoints.imap import reading, writing
+from moverq.endpoints.imap import connection, reading, writing
 from moverq.endpoints.imap.endpoint import open_endpoint
 from moverq.endpoints.imap.session import ImapSession
 from moverq.endpoints.imap.wire import uid_sets
@@ -864,6 +864,18 @@ async def test_messages_beyond_a_limit_that_others_are_within_are_large_items(tm
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
         bad = await (await a_target(endpoint)).write_items(items(7), 1)
         assert [one.kind for one in bad] == ["LargeItem"] * 2
+
+
+async def test_a_message_that_is_too_large_ends_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "UNASKED_BYTES_MAX", 50)
+    content = b"Subject: large\r\n\r\n" + 1000 * b"x"
+    small, large = items(2)
+    state = large.state._replace(size=len(content), content_hash=xxhash.xxh3_128_digest(content))
+    server = FakeImap(RICH, literal_bytes_max=100)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        (bad,) = await (await a_target(endpoint)).write_items([small, ItemContent(state, content)], 1)
+        assert (bad.state.item_id, bad.kind) == (state.item_id, "LargeItem")
+        assert server.contents() == {"Sent": [small.content]}
 
 
 def takes_no_other_keywords(command: bytes, data: bytes) -> bytes:
