@@ -39,7 +39,7 @@ from moverq.endpoints.imap.writing import select
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
 from moverq.endpoints.mirrored.mirror import FolderPlace
-from moverq.errors import RequestRefused
+from moverq.errors import EndpointBusy, RequestRefused
 from moverq.flow.batches import in_batches
 from moverq.model.change import BadItem
 from moverq.model.ids import FolderId, ItemId
@@ -59,7 +59,7 @@ APPENDS_AHEAD: Final = 4
 """Without MULTIAPPEND: APPENDs sent on one connection before the first is answered."""
 GATE_S: Final = 5.0
 _ITS_OWN_TROUBLE: Final = frozenset(
-    (b"OVERQUOTA", b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG", b"CORRUPTION", b"NOPERM", b"EXPIRED")
+    (b"OVERQUOTA", b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"CORRUPTION", b"NOPERM", b"EXPIRED")
 )
 """Of a refusal (RFC 5530): another message would fare no better."""
 
@@ -288,6 +288,8 @@ class _Batch:
         code, text = refused.answer.code, refused.answer.text or refused.answer.status.decode()
         if code in (b"TRYCREATE", b"NONEXISTENT"):
             return ()  # the folder went: what was to go there is not there, as the next look will show
+        if code == b"SERVERBUG":  # here it comes and goes; of a folder that cannot be opened it stays
+            raise EndpointBusy(endpoint=connection.endpoint, retry_after_s=60.0, why=text) from refused
         if code in _ITS_OWN_TROUBLE or "quota" in text.lower():
             raise error_of(connection.endpoint, refused, doing="take a message") from refused
         if len(batch) > 1:

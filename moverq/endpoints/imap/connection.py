@@ -411,7 +411,7 @@ def astring(text: str) -> Piece:
     return quoted(data) if is_quotable(data) else Literal(data)
 
 
-_BUSY: Final = (b"UNAVAILABLE", b"INUSE", b"LIMIT", b"THROTTLED", b"SERVERBUG")
+_BUSY: Final = (b"UNAVAILABLE", b"INUSE", b"LIMIT", b"THROTTLED")
 _BROKEN: Final = {
     b"OVERQUOTA": "the quota is used up",
     b"NOPERM": "this login may not do so",
