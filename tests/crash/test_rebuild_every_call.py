@@ -92,8 +92,13 @@ async def held(path: Path) -> list[tuple[int, int]]:
         return [(row.uid, row.flags) for row in await database.items(ALICE)]
 
 
-@pytest.mark.parametrize("state", ["killed before a fold", "killed in a fold"])
-async def test_a_rebuild_that_is_cut_short_loses_nothing(sqlite: Seam, tmp_path: Path, state: str) -> None:
+@pytest.mark.parametrize("state", ["killed before a fold", "killed in a fold", "killed in a fold, and not opened"])
+async def test_a_rebuild_that_is_cut_short_loses_nothing(
+    sqlite: Seam, tmp_path: Path, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebuild opens the old catalogue, if it can, to see how far it is, and SQLite then ends the fold."""
+    if "not opened" in state:
+        monkeypatch.setattr("store.rebuild._seen", lambda *_: None)
     template, path = tmp_path / "template", tmp_path / "db"
     await (killed_before_a_fold(template) if state == "killed before a fold" else killed_in_a_fold(sqlite, template))
     shutil.copytree(template, path)

@@ -307,6 +307,40 @@ async def test_a_torn_tail_that_nobody_has_seen_is_cut_by_a_rebuild(tmp_path: Pa
     assert not log.read_bytes()[end.offset :].strip(b"\0")
 
 
+async def test_the_old_catalogue_goes_before_its_write_ahead_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a mixture without it. Each step is synced before the next."""
+    monkeypatch.setattr(
+        "store.rebuild._seen", lambda *_: None
+    )  # which has SQLite fold the one into the other, if it can
+    path = await filled(tmp_path / "db")
+    (path / "catalogue.sqlite-wal").write_bytes(b"left by a process that was killed")
+    steps: list[str] = []
+
+    class Watching(Disk):
+        def remove(self, gone: Path) -> None:
+            if gone.exists():
+                steps.append(f"remove {gone.name}")
+            super().remove(gone)
+
+        def replace(self, old: Path, new: Path) -> None:
+            steps.append(f"replace {new.name}")
+            super().replace(old, new)
+
+        def sync_folder(self, folder: Path) -> None:
+            if folder == path:
+                steps.append("sync")
+            super().sync_folder(folder)
+
+    rebuild_database(path, disk=Watching())
+    begin = steps.index("remove catalogue.sqlite")
+    assert steps[begin:] == [
+        "remove catalogue.sqlite", "sync", "remove catalogue.sqlite-wal", "sync", "replace catalogue.sqlite", "sync",
+    ]  # fmt: skip
+    assert check_database(path).ok
+
+
 async def test_a_rebuild_needs_the_database_alone(tmp_path: Path) -> None:
     path = await filled(tmp_path / "db")
     async with opened(path):
