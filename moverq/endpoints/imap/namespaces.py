@@ -25,9 +25,14 @@ class Namespace:
     separator: bytes | None
     is_personal: bool
 
+    @property
+    def stem(self) -> bytes:
+        """The prefix, as a server names the root by it."""
+        return self.prefix.removesuffix(self.separator) if self.separator else self.prefix
+
     def has(self, wire: bytes) -> bool:
         """Is this the name of a folder in it, or of its root?"""
-        stem = self.prefix.removesuffix(self.separator) if self.separator else self.prefix
+        stem = self.stem
         if not self.prefix or wire == stem:
             return True
         if stem == self.prefix:  # it does not end where a level does, so what goes on in the same level is another name
@@ -52,7 +57,7 @@ class Namespaces:
         if wire == b"INBOX" or not having:
             return True
         found = max(having, key=lambda one: (len(one.prefix), one.is_personal))
-        if found.is_personal and found.separator != self.naming.separator:
+        if found.is_personal and found.separator != self.naming.separator and wire != found.stem:
             raise RequestRefused(
                 why=f"the folder {wire.decode('ascii', 'replace')!r} is in a namespace with another separator "
                 f"({_shown(found)}) than the other folders of its user have ({_shown(self.all[0])}), which cannot be "

@@ -304,6 +304,7 @@ async def test_only_the_users_own_folders_are_moved_and_all_of_them(
 async def test_own_folders_with_another_separator_are_refused_in_words(tmp_path: Path) -> None:
     quirk = Quirk(answer=lambda command, data: data.replace(b'(("" "/"))', b'(("" "/")("Old." "."))'))
     async with open_fake(FakeImap(quirk=quirk)) as server, an_endpoint(server, tmp_path) as endpoint:
+        server.folders["Old"] = Folder(7)  # the root of it, which says nothing that could be misread
         await (await a_source(endpoint)).head()
         server.add("Old.2020", b"Subject: x\r\n\r\n")
         with pytest.raises(RequestRefused, match=r"'Old.2020' is in a namespace with another separator"):
