@@ -15,7 +15,7 @@ from moverq.model.request import Status
 from moverq.phases import clean_up, finalize
 from moverq.phases.tenure import Tenure
 from moverq.root import init_root, open_root
-from tests.support.dovecot import shared_dovecot, start_dovecot
+from tests.support.dovecot import UID, shared_dovecot, start_dovecot
 from tests.support.imap_world import Mailbox
 from tests.support.mail_site import REFUSED_BY_CYRUS, a_site, but_for_empty_parents, count
 
@@ -81,6 +81,11 @@ async def test_a_folder_that_its_server_cannot_open_any_more_fails_the_move_in_w
         assert failed.status == Status.FAILED.value
         assert "open the folder 'Sent'" in failed.message
         assert site.new.mail() == before
+        for inner in ("cur", "new", "tmp", "."):
+            os.chown(folder / inner, UID, UID)
+        await site.root.resume(request)
+        await site.finish(request)
+        assert site.new.mail() == site.old.mail()
 
 
 @pytest.mark.parametrize(("old", "new"), [("imap-mdbox", "imap-maildir"), ("imap-cyrus", "imap-mdbox")])

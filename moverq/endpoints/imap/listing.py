@@ -20,7 +20,7 @@ from moverq.endpoints.imap.namespaces import Namespaces
 from moverq.endpoints.imap.wire import Response, date_ms, midnight_ms, number, pairs, runs_in, said
 from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
-from moverq.errors import EndpointBroken
+from moverq.errors import EndpointBroken, EndpointBusy
 from moverq.model.change import Flag
 
 SPECIAL_USES: Final = frozenset(
@@ -134,8 +134,11 @@ async def check_gone(connection: Connection, wire: bytes, refused: Refused) -> N
     if code in (b"", b"CANNOT") and refused.answer.status == b"NO":
         is_there = await _is_listed(connection, wire)
     if is_there:
-        name = wire.decode("ascii", "replace")
-        raise error_of(connection.endpoint, refused, doing=f"open the folder {name!r}") from refused
+        doing = f"open the folder {wire.decode('ascii', 'replace')!r}"
+        error = error_of(connection.endpoint, refused, doing=doing)
+        if isinstance(error, EndpointBusy):  # which may last: then an administrator must know where to look
+            error.why = f"{doing}: {error.why}"
+        raise error from refused
 
 
 async def _is_listed(connection: Connection, wire: bytes) -> bool:
