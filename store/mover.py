@@ -21,7 +21,7 @@ from store.commit import Committer
 from store.errors import NoSuchFolder, Refused, StoreError
 from store.guard import require_mover
 from store.ids import ContentRef, FolderId, InstanceId, ItemId, MailboxId
-from store.limits import COPIED_ITEMS_MAX, FOLDER_DEPTH_MAX, ITEMS_PER_VERB_MAX
+from store.limits import COPIED_ITEMS_MAX, FOLDER_DEPTH_MAX
 from store.names import check_name
 from store.proposal import Draft, Proposal
 from store.records import (
@@ -131,19 +131,9 @@ class Mover:
     async def put_folders(self, steps: Sequence[MovedFolder], token: int) -> None:
         """These steps are taken, in order, in one transaction; UIDNEXT never falls.
 
-        Of a folder that gets another UIDVALIDITY the items are out of the way first, with UIDs below zero, in as many
-        transactions as it takes: each has another UID, which may be one that another item has here, and is told
-        again.
-
         Raises `Refused` where a name is taken, a folder would be inside itself, or one to be removed holds
         something; the steps before that one stand.
         """
-        again = [step.folder for step in steps if step.kind in (FolderStepKind.MOVE, FolderStepKind.UPDATE)]
-        more = bool(again)
-        while more:
-            more = await self._committer.submit(
-                Proposal(self.instance, lambda draft: _park_some(draft, again, token), items=ITEMS_PER_VERB_MAX)
-            )
 
         def decide(draft: Draft) -> StoreError | None:
             require_mover(draft, token)
@@ -268,8 +258,11 @@ class _Merge:
 
     def __init__(self, draft: Draft, rows: Sequence[ItemRow]) -> None:
         db, no = draft.db, draft.info.no
+        self._draft = draft
         ids = [row.item_id for row in rows]
-        self.folders = {folder.folder_id: folder.no for folder in queries.folders(db, no)}
+        folders = queries.folders(db, no)
+        self.folders = {folder.folder_id: folder.no for folder in folders}
+        self._changed_at = {folder.folder_id: folder.modseq for folder in folders}
         self._versions: dict[ItemId, _Known] = queries.item_versions(db, no, ids)
         self._dead = queries.dead(db, no, ids)
         uids: dict[FolderId, list[int]] = {}
@@ -291,7 +284,23 @@ class _Merge:
         return row.modseq > known[0] if known is not None else row.item_id not in self._dead
 
     def is_uid_taken(self, row: ItemRow) -> bool:
-        return self._uids.get((row.folder_id, row.uid), row.item_id) != row.item_id
+        """By an item that has it for good. One from before the folder's last change, which may have been a new
+        UIDVALIDITY, is told again with the UID that it has now; until then it has one below zero."""
+        at = row.folder_id, row.uid
+        holder = self._uids.get(at, row.item_id)
+        if holder == row.item_id:
+            return False
+        db, no = self._draft.db, self._draft.info.no
+        (held,) = queries.find_items(db, no, [holder]) or (None,)
+        modseq = self._versions[holder][0] if holder in self._versions else held.modseq if held is not None else 0
+        if held is None or modseq >= self._changed_at[row.folder_id]:
+            return True
+        least = min(0, queries.uid_min(db, self.folders[row.folder_id]))
+        parked = held._replace(uid=least - held.uid, modseq=modseq - 1)
+        self._draft.records.insert(0, ItemsChanged(self._draft.instance, [state_row(parked)]))
+        self._versions[holder] = parked.modseq, held.content_hash
+        del self._uids[at]
+        return False
 
     def take(self, row: ItemRow) -> ItemRow:
         """This state is in the transaction."""
@@ -324,23 +333,6 @@ def _merge_items(draft: Draft, rows: Sequence[ItemRow], dying: set[bytes]) -> li
 def state_row(row: ItemRow) -> ItemStateRow:
     """What may change about an item, of all that it is."""
     return ItemStateRow(row.item_id, row.folder_id, row.uid, row.modseq, row.flags, row.keywords, row.properties)
-
-
-def _park_some(draft: Draft, puts: Sequence[FolderPut], token: int) -> bool:
-    """True: there may be more to get out of the way."""
-    require_mover(draft, token)
-    tree = {folder.folder_id: folder for folder in queries.folders(draft.db, draft.info.no)}
-    for put in puts:
-        old = tree.get(put.folder_id)
-        if old is None or not old.items or old.uidvalidity in (0, put.uidvalidity):
-            continue
-        rows = queries.folder_items(draft.db, old.no, after_uid=0, limit=ITEMS_PER_VERB_MAX)
-        if rows:
-            least = queries.uid_min(draft.db, old.no)
-            parked = [state_row(row._replace(uid=min(least, 0) - row.uid, modseq=row.modseq - 1)) for row in rows]
-            draft.records.append(ItemsChanged(draft.instance, parked))
-            return True
-    return False
 
 
 def _take_step(draft: Draft, tree: dict[FolderId, FolderInfo], step: MovedFolder) -> None:

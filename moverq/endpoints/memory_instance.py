@@ -348,9 +348,17 @@ class MemoryInstance:
         return None
 
     def _uid_taken(self, state: ItemState) -> bool:
-        """O(items): a real store has an index."""
+        """By an item that has it for good: one from before the folder's last change, which may have been a new
+        UIDVALIDITY, is out of the way until it is told again. O(items): a real store has an index."""
         at = (state.folder_id, state.uid)
-        return any(i.item_id != state.item_id and (i.folder_id, i.uid) == at for i in self.items.values())
+        for item in self.items.values():
+            if item.item_id != state.item_id and (item.folder_id, item.uid) == at:
+                if item.modseq >= self.folders[item.folder_id].modseq:
+                    return True
+                least = min(0, *(i.uid for i in self.items.values()))
+                self.items[item.item_id] = item._replace(uid=least - item.uid, modseq=item.modseq - 1)
+                break
+        return False
 
     # --- clients ----------------------------------------------------------------------------------------------
 
@@ -535,13 +543,6 @@ class MemoryInstance:
         self._check_place(folder)
         before = self.folders.get(folder.folder_id)
         uidnext = folder.uidnext if before is None else max(folder.uidnext, before.uidnext)
-        if before is not None and before.uidvalidity not in (0, folder.uidvalidity):
-            # Its UIDs may be given round: out of the way until each item is told, as it is with the folder's change.
-            inside = [item for item in self.items.values() if item.folder_id == folder.folder_id]
-            least = min([0, *(item.uid for item in inside)])
-            for item in inside:
-                if item.uid > 0:
-                    self.items[item.item_id] = item._replace(uid=least - item.uid, modseq=item.modseq - 1)
         self.folders[folder.folder_id] = attrs.evolve(folder, uidnext=uidnext)
         self.digests.setdefault(folder.folder_id, FolderDigest())
         self._raise_head(hierarchy=folder.modseq)

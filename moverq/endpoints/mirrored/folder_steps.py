@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import attrs
 
 from moverq.endpoints.base import FolderStep, StepKind
-from moverq.endpoints.mirrored.learned import DAMAGED
 from moverq.endpoints.mirrored.listed import annotations_of
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.tree import NOSELECT
@@ -95,16 +94,8 @@ def _put(mirror: Mirror, rows: Sequence[FolderRow], token: int, remarks: Sequenc
     with mirror.changing():
         mirror.check_mover(token)
         for row in rows:
-            uidnext, validity = mirror.db.execute(
-                "SELECT uidnext, uidvalidity FROM folders WHERE folder_id = ?", (row.folder_id,)
-            ).get or (0, 0)
-            if validity not in (0, row.state.uidvalidity):
-                # Every item has another UID, which may be what yet another one has here: out of the way, until each is
-                # told, as it is with the folder's change.
-                mirror.db.execute(
-                    "UPDATE items SET uid = -seq, modseq = ? WHERE folder_id = ?", (DAMAGED, row.folder_id)
-                )
-            uidnext = max(row.state.uidnext, uidnext)
+            before = mirror.db.execute("SELECT uidnext FROM folders WHERE folder_id = ?", (row.folder_id,)).get
+            uidnext = max(row.state.uidnext, before or 0)
             mirror.put_folder(attrs.evolve(row, state=attrs.evolve(row.state, uidnext=uidnext)))
             mirror.raise_head(row.state.modseq, hierarchy=True)
         for remark in remarks:

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 import attrs
 
+from moverq.endpoints.mirrored.learned import DAMAGED
 from moverq.endpoints.mirrored.mirror import (
     LOCATED,
     STATE,
@@ -114,7 +115,7 @@ def merge_items(
             folder = folders.get(folder_id)
             if folder is None or not folder.selectable:
                 continue
-            refusal = _refusal(taken, state, content, found_hash, item_bytes_max)
+            refusal = _refusal(mirror, taken, state, content, found_hash, item_bytes_max)
             if refusal is not None:
                 bad.append(refusal)
                 continue
@@ -128,7 +129,7 @@ def merge_items(
                     continue
                 _leave_place(mirror, was, folders)
                 mirror.db.execute("DELETE FROM items WHERE seq = ?", (was.seq,))
-            taken[folder_id, uid] = item_id
+            taken[folder_id, uid] = _Holder(item_id)
             keywords = sayable(state.keywords)
             if len(keywords) < len(state.keywords):
                 mirror.remark("a keyword that IMAP cannot say was left out")
@@ -172,8 +173,8 @@ def merge_changes(mirror: Mirror, batch: ChangeBatch, token: int, *, can_move: b
                 or folder is None
                 or not folder.selectable
                 or state.content_hash not in (b"", was.state.content_hash)
-                or taken.get((state.folder_id, state.uid), state.item_id) != state.item_id
                 or (was.state.folder_id != state.folder_id and not can_move)
+                or _is_taken(mirror, taken, state)
             ):
                 missing.append(state.item_id)
                 continue
@@ -199,7 +200,8 @@ def merge_changes(mirror: Mirror, batch: ChangeBatch, token: int, *, can_move: b
 
 
 def _refusal(
-    taken: Mapping[tuple[FolderId, int], ItemId],
+    mirror: Mirror,
+    taken: "_Taken",
     state: ItemState,
     content: bytes,
     found_hash: bytes,
@@ -209,29 +211,55 @@ def _refusal(
         return BadItem(state, "LargeItem", f"{len(content)} bytes, and the server takes {item_bytes_max}", raw=content)
     if (len(content), found_hash) != (state.size, state.content_hash):
         return BadItem(state, "CorruptItem", "the bytes are not those that the hash names", raw=content)
-    if taken.get((state.folder_id, state.uid), state.item_id) != state.item_id:
+    if _is_taken(mirror, taken, state):
         return BadItem(state, "CorruptItem", f"UID {state.uid} is taken by another item", raw=content)
     return None
 
 
-def _uids_taken(mirror: Mirror, states: Sequence[ItemState]) -> dict[tuple[FolderId, int], ItemId]:
+class _Holder(NamedTuple):
+    """Who has a UID."""
+
+    item_id: ItemId
+    old_seq: int = 0
+    """Of one from before the folder's last change, which may have been a new UIDVALIDITY; 0: it has it for good."""
+
+
+_Taken = dict[tuple[FolderId, int], _Holder]
+
+
+def _uids_taken(mirror: Mirror, states: Sequence[ItemState]) -> _Taken:
     """Who has the UIDs that these states are to have. Kept up to date by who gives some away."""
     by_folder: dict[FolderId, list[int]] = {}
     for state in states:
         by_folder.setdefault(state.folder_id, []).append(state.uid)
     return {
-        (folder_id, uid): item_id
+        (folder_id, uid): _Holder(item_id, seq if is_old else 0)
         for folder_id, uids in by_folder.items()
-        for uid, item_id in mirror.db.execute(
-            "SELECT uid, item_id FROM items WHERE folder_id = ? AND uid IN carray(?)",
+        for uid, item_id, seq, is_old in mirror.db.execute(
+            "SELECT uid, item_id, seq, modseq < (SELECT modseq FROM folders WHERE folder_id = ?1) FROM items "
+            "WHERE folder_id = ?1 AND uid IN carray(?2)",
             (folder_id, apsw.carray(array("q", uids))),
         )
     }
 
 
-def _give_round(taken: dict[tuple[FolderId, int], ItemId], was: ItemState, state: ItemState) -> None:
-    taken.pop((was.folder_id, was.uid), None)
-    taken[state.folder_id, state.uid] = state.item_id
+def _is_taken(mirror: Mirror, taken: _Taken, state: ItemState) -> bool:
+    """By another item, for good. One that is told again with the UID that it has now is out of the way until then."""
+    holder = taken.get((state.folder_id, state.uid))
+    if holder is None or holder.item_id == state.item_id:
+        return False
+    if not holder.old_seq:
+        return True
+    mirror.db.execute("UPDATE items SET uid = -seq, modseq = ? WHERE seq = ?", (DAMAGED, holder.old_seq))
+    del taken[state.folder_id, state.uid]
+    return False
+
+
+def _give_round(taken: _Taken, was: ItemState, state: ItemState) -> None:
+    holder = taken.get((was.folder_id, was.uid))
+    if holder is not None and holder.item_id == was.item_id:
+        del taken[was.folder_id, was.uid]
+    taken[state.folder_id, state.uid] = _Holder(state.item_id)
 
 
 class _Present(NamedTuple):
