@@ -230,7 +230,7 @@ def mirror_open(patches: ExitStack) -> None:
     patches.enter_context(patch.object(mover, "require_mover", require))
 
 
-@mutant("cas_no_epoch", caught=(I2, I3, I4, I21), faults=("asleep at the register",) * 3, first=13)
+@mutant("cas_no_epoch", caught=(I2, I3, I4, I21, I22), faults=("asleep at the register",) * 3, first=13)
 def cas_no_epoch(patches: ExitStack) -> None:
     """The register is compared by its home alone."""
     relocate = MemoryDirectory.relocate
@@ -375,7 +375,7 @@ def cut_before_the_mutex(patches: ExitStack) -> None:
     patches.enter_context(patch.object(_Resources, "_recover", early))
 
 
-@mutant("recovery_forgets_its_place", caught=(I22,), faults=("power", "power", "catalogue", "kill in call"))
+@mutant("recovery_forgets_its_place", caught=(I20, I22), faults=("power", "power", "catalogue", "kill in call"))
 def recovery_forgets_its_place(patches: ExitStack) -> None:
     """What a dead process left in the log is applied, and it is not noted how far."""
     patches.enter_context(patch("store.recovery.write_applied", lambda db, head: None))

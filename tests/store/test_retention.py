@@ -49,10 +49,10 @@ def segments(path: Path) -> list[int]:
     return segment_numbers([found.name for found in Layout(path).content.iterdir()])
 
 
-def open_segments() -> list[str]:
-    """The files of segments that this process has open, those too that were deleted."""
+def open_segments(database: Path) -> list[str]:
+    """The files of the database's segments that this process has open, those too that were deleted."""
     names = [os.path.realpath(found) for found in Path("/proc/self/fd").iterdir()]
-    return [name for name in names if ".seg" in name]
+    return [name for name in names if ".seg" in name and name.startswith(str(database))]
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ async def test_more_dead_segments_than_may_be_open_are_dropped_in_batches(
         def remove(self, gone: Path) -> None:
             nonlocal open_at_once
             if gone.suffix == ".seg":
-                open_at_once = max(open_at_once, len(open_segments()))
+                open_at_once = max(open_at_once, len(open_segments(path)))
             super().remove(gone)
 
     async with opened(path) as database:
@@ -241,9 +241,9 @@ async def test_upkeep_gives_back_the_room_of_segments_that_were_read(small_segme
         for _ in range(READERS):
             assert len(await database.fetch(ALICE, rows)) == 6
         await mailbox.purge(items)
-        assert len(open_segments()) > 6
+        assert len(open_segments(path)) > 6
         assert (await database.maintain()).dropped == 3
-        assert [name for name in open_segments() if "deleted" in name] == []
+        assert [name for name in open_segments(path) if "deleted" in name] == []
 
 
 async def test_no_segment_number_is_used_twice(small_segments: None, tmp_path: Path) -> None:
