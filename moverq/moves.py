@@ -127,10 +127,9 @@ async def rollback(
     parent = await ledger.get(request_id)
     facts = await ledger.facts(request_id)
     key = idempotency_key if idempotency_key is not None else f"rollback of {request_id}"
-    known = await ledger.by_key(key)
-    if known is not None and known.request.parent != request_id:
-        raise RequestRefused(why=f"the key {key!r} is that of another request, of {known.request.address}")
-    if known is not None:
+    if (known := await ledger.by_key(key)) is not None:
+        if known.request.parent != request_id:
+            raise RequestRefused(why=f"the key {key!r} is that of another request, of {known.request.address}")
         return known
     if lock_budget_ms is not None:
         _check_values(ledger.limits, lock_budget_ms=lock_budget_ms)

@@ -140,7 +140,7 @@ class Queue:
 
 def _due(standing: Standing) -> _Due:
     request, wishes = standing.request, standing.wishes
-    date = ALWAYS if standing.next_try_ms is None else standing.next_try_ms
+    date = NOT_BY_ITSELF if standing.next_try_ms is None else standing.next_try_ms
     asked = wishes.remove or wishes.retry or wishes.complete or wishes.finish or wishes.superseded_by is not None
     quiet = (
         standing.status.is_final
@@ -152,7 +152,7 @@ def _due(standing: Standing) -> _Due:
     elif standing.status is Status.AUTO_SUSPENDED and wishes.suspend:
         startable = ALWAYS if wishes.retry else NOT_BY_ITSELF
     elif standing.stage is SyncStage.SYNC_FINISHED:
-        startable = NOT_BY_ITSELF if standing.next_try_ms is None else date
+        startable = date
     else:
         startable = ALWAYS
     return _Due(
@@ -166,7 +166,7 @@ def _due(standing: Standing) -> _Due:
             quiet=quiet,
         ),
         startable_ms=startable,
-        wanted_ms=ALWAYS if asked else NOT_BY_ITSELF if standing.next_try_ms is None or not quiet else date,
+        wanted_ms=ALWAYS if asked else date if quiet else NOT_BY_ITSELF,
         asked=hash((wishes, request)),
     )
 

@@ -176,12 +176,12 @@ def normalize_address(address: str) -> str:
         or any(ch.isspace() or ord(ch) < 32 or ch in NOT_IN_ADDRESSES for ch in text)
     ):
         raise ValueError(f"{address!r} is not an address: it needs the form name@domain")
-    if {local, domain} & {".", ".."} or len(text.encode(errors="replace")) > ADDRESS_BYTES_MAX:
-        raise ValueError(f"{address!r} is not an address that mail can have")
     try:
-        text.encode()
+        size = len(text.encode())
     except UnicodeEncodeError:
         raise ValueError(f"{address!r} is not an address: it is not UTF-8") from None
+    if {local, domain} & {".", ".."} or size > ADDRESS_BYTES_MAX:
+        raise ValueError(f"{address!r} is not an address that mail can have")
     return f"{local.lower()}@{domain.lower()}"
 
 

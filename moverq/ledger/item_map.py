@@ -271,16 +271,16 @@ class ItemMap:
 
         def copy() -> None:
             with self._turn(token):
-                for table, columns in (("items", 9), ("sums", 7), ("settings", 3), ("kept", 6)):
+                for table in ("items", "sums", "settings", "kept"):
                     self._db.execute(f"DELETE FROM {table}")
-                    if not bad_only and table != "kept":
-                        rows = other._rows(f"SELECT * FROM {table}")
-                        self._db.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * columns)})", rows)
-                if not bad_only:
+                found = list(other._rows("SELECT item_id, folder_id, modseq, 0, digest, size, bad, 0 FROM kept"))
+                if bad_only:
+                    found += other._rows(f"SELECT {_COLUMNS} FROM items WHERE bad IS NOT NULL AND NOT dead")
+                else:
+                    for table, columns in (("items", 9), ("sums", 7), ("settings", 3)):
+                        insert = f"INSERT INTO {table} VALUES ({','.join('?' * columns)})"
+                        self._db.executemany(insert, other._rows(f"SELECT * FROM {table}"))
                     self._db.executemany("UPDATE owner SET hierarchy = ?", other._rows("SELECT hierarchy FROM owner"))
-                kept = "SELECT item_id, folder_id, modseq, 0, digest, size, bad, 0 FROM kept"
-                bad = f"SELECT {_COLUMNS} FROM items WHERE bad IS NOT NULL AND NOT dead"
-                found = [*other._rows(kept), *(other._rows(bad) if bad_only else ())]
                 self._merge({row[0]: _Row._make(row)._replace(seen=0) for row in found}, 0)
 
         await self._offload(copy)

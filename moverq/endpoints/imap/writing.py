@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from moverq.endpoints.imap.connection import Connection, MailboxName, Piece, Refused, Take, error_of, words
-from moverq.endpoints.imap.listing import flag_words, look_into
+from moverq.endpoints.imap.listing import flag_words, is_fetch, look_into
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Response, WireError, number, pairs, said, uid_sets, uids_in
 from moverq.endpoints.mirrored import intents
@@ -134,7 +134,7 @@ async def _present(connection: Connection, wire: bytes, asked: Sequence[int]) ->
     present: set[int] = set()
 
     def take(response: Response) -> None:
-        if b" FETCH " in response.head.upper()[:30]:
+        if is_fetch(response):
             present.add(number(pairs(words(response)[2]).get(b"UID")))
 
     try:
