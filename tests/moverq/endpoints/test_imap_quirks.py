@@ -96,6 +96,13 @@ def folders() -> list[FolderStep]:
     return [FolderStep(StepKind.CREATE, folder) for folder in made]
 
 
+async def a_target(endpoint: MirroredEndpoint) -> Target:
+    target = endpoint.target(InstanceId(b"t" * 16))
+    await target.create(MailboxId(b"m" * 16), 1)
+    await target.apply_folders(folders(), 1)
+    return target
+
+
 async def write_all(target: Target, token: int, written: list[ItemContent]) -> None:
     await target.create(MailboxId(b"m" * 16), token)
     await target.apply_folders(folders(), token)
@@ -498,9 +505,7 @@ async def test_a_late_append_that_was_given_up_is_known_again_and_taken_away(tmp
     written = items(3)
     server = FakeImap(RICH)
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
-        target = endpoint.target(InstanceId(b"t" * 16))
-        await target.create(MailboxId(b"m" * 16), 1)
-        await target.apply_folders(folders(), 1)
+        target = await a_target(endpoint)
         cut_before_the_answer_to_an_append(server)
         with pytest.raises(ExceptionGroup):
             await target.write_items(written, 1)
@@ -538,9 +543,7 @@ async def test_what_two_writes_at_once_find_in_doubt_is_settled_once(
 
     server = FakeImap(RICH)
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
-        target = endpoint.target(InstanceId(b"t" * 16))
-        await target.create(MailboxId(b"m" * 16), 1)
-        await target.apply_folders(folders(), 1)
+        target = await a_target(endpoint)
         cut_before_the_answer_to_an_append(server)
         with pytest.raises(ExceptionGroup):
             await target.write_items([item for item in written if item.state.folder_id == INBOX_ID], 1)
@@ -650,9 +653,7 @@ async def test_two_batches_at_a_time_leave_each_others_intents_alone(tmp_path: P
     """While one batch is on its way the next asks what is in doubt: not that one."""
     written = items(40)
     async with open_fake(FakeImap(RICH)) as server, an_endpoint(server, tmp_path) as endpoint:
-        target = endpoint.target(InstanceId(b"t" * 16))
-        await target.create(MailboxId(b"m" * 16), 1)
-        await target.apply_folders(folders(), 1)
+        target = await a_target(endpoint)
         # In the nursery: ten batches, each written as soon as it may.
         async with trio.open_nursery() as nursery:
             for at in range(0, 40, 4):
@@ -826,20 +827,11 @@ async def test_a_refused_message_is_a_bad_item_and_the_others_of_its_batch_arriv
         keeps_before_refused=keeps,
     )
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
-        target = endpoint.target(InstanceId(b"t" * 16))
-        await target.create(MailboxId(b"m" * 16), 1)
-        await target.apply_folders(folders(), 1)
+        target = await a_target(endpoint)
         bad = await target.write_items(written, 1)
         assert [(one.kind, "not this one" in one.why) for one in bad] == [("LargeItem", True)] * 2
         fine = [item for item in written if b"Subject: 2" not in item.content]
         assert server.contents() == expected(fine)
-
-
-async def a_target(endpoint: MirroredEndpoint) -> MirroredMailbox:
-    target = endpoint.target(InstanceId(b"t" * 16))
-    await target.create(MailboxId(b"m" * 16), 1)
-    await target.apply_folders(folders(), 1)
-    return target
 
 
 @pytest.mark.parametrize(
@@ -917,9 +909,7 @@ async def test_appendlimit_is_known_before_anything_is_sent(tmp_path: Path) -> N
     written = items(1)
     server = FakeImap(f"{RICH} APPENDLIMIT=5")
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
-        target = endpoint.target(InstanceId(b"t" * 16))
-        await target.create(MailboxId(b"m" * 16), 1)
-        await target.apply_folders(folders(), 1)
+        target = await a_target(endpoint)
         (bad,) = await target.write_items(written, 1)
         assert bad.kind == "LargeItem"
         assert target.capabilities.item_bytes_max == 5
