@@ -70,6 +70,8 @@ class FakeImap:
     """`folders` have their names in Unicode, said as each connection wants it; else as they are on the wire."""
     locks_for_append: bool = False
     """From the first byte of an APPEND to its last, as one does that keeps an mbox. Who comes second is first."""
+    appends_meet: int = 0
+    """None is read before so many have been under way at once."""
     connections_max: int | None = None
     """So many of a user; one more is told `one_too_many`: a greeting, or the answer to its login."""
     one_too_many: bytes = b"NO [LIMIT] too many connections"
@@ -82,6 +84,7 @@ class FakeImap:
     """APPENDs that were under way at once."""
     port: int = 0
     _lock: trio.Lock = attrs.field(factory=trio.Lock)
+    _appends: trio.Condition = attrs.field(factory=trio.Condition)
     _modseq: int = 1
     _validity: int = 10
 
@@ -116,6 +119,10 @@ class FakeImap:
         self.appending += 1
         self.appending_max = max(self.appending, self.appending_max)
         try:
+            async with self._appends:
+                self._appends.notify_all()
+                while self.appending_max < self.appends_meet:
+                    await self._appends.wait()
             if self.locks_for_append:
                 if self.appending == 1:
                     await trio.sleep(0.05)
