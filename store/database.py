@@ -279,13 +279,13 @@ class Database:
     # ---- upkeep
 
     async def checkpoint(self) -> Checkpoint:
-        """A sealed checkpoint of now exists, and log that nothing needs any more is trimmed."""
+        """A sealed checkpoint of now exists; older ones, and log, that nothing needs any more are gone."""
 
         def seal(reading: Reading) -> Checkpoint:
             made = make_checkpoint(self._disk, self._layout, reading.db)
             # The catalogue itself may still need the log: after power loss it is only as new as what was synced.
-            if is_durable(reading.db):
-                retention.trim_log(self._disk, self._layout, made.signature)
+            with_log = is_durable(reading.db)
+            retention.remove_outlived(self._disk, self._layout, made.signature, with_log=with_log)
             return made
 
         return await self.read(seal)

@@ -28,7 +28,7 @@ from store.limits import (
     RECOVERABLE_KEPT_S,
     TOMBSTONES_KEPT,
 )
-from store.log.checkpoint import checkpoints, sound_checkpoints
+from store.log.checkpoint import checkpoints, needed_checkpoints, remove_checkpoint
 from store.names import DELETED_MS
 from store.proposal import Draft, Proposal
 from store.records import FeedCut, GoneRow, ItemsGone, SegmentsDropped
@@ -175,23 +175,18 @@ def is_checkpoint_due(disk: Disk, layout: Layout, db: apsw.Connection) -> bool:
     return size >= CHECKPOINT_LOG_BYTES
 
 
-def trim_log(disk: Disk, layout: Layout, signature: Signature) -> int:
-    """Generations below the older of the two newest checkpoints are gone; returns how many: none while somebody holds
-    them.
-
-    Of those that are sound, by reading all of them: a rebuild must find its way from either.
-    """
+def remove_outlived(disk: Disk, layout: Layout, signature: Signature, *, with_log: bool) -> None:
+    """Checkpoints older than the newest two that are sound are gone, and `with_log` the generations below both: a
+    rebuild must find its way from either. Nothing while there are fewer, or while somebody holds them."""
     with removing(disk, layout) as may_remove:
-        return _trim_log(disk, layout, signature) if may_remove else 0
-
-
-def _trim_log(disk: Disk, layout: Layout, signature: Signature) -> int:
-    sound = sound_checkpoints(disk, layout, signature)
-    if len(sound) < CHECKPOINTS_KEPT:
-        return 0
-    keep_from = sound[-CHECKPOINTS_KEPT].head.position.generation
-    old = [number for number in generation_numbers(disk.names(layout.log)) if number < keep_from]
-    for number in old:
-        disk.remove(layout.generation(number))
-        disk.sync_folder(layout.log)  # after each: power loss may bring some back, and a gap would look like damage
-    return len(old)
+        needed = needed_checkpoints(disk, layout, signature) if may_remove else []
+        if len(needed) < CHECKPOINTS_KEPT:
+            return
+        oldest = needed[-1].head.position
+        for made in checkpoints(disk, layout):
+            if made.head.position < oldest:
+                remove_checkpoint(disk, made)
+        old = [number for number in generation_numbers(disk.names(layout.log)) if number < oldest.generation]
+        for number in old if with_log else ():
+            disk.remove(layout.generation(number))
+            disk.sync_folder(layout.log)  # after each: power loss may bring some back, and a gap would look like damage

@@ -179,12 +179,8 @@ async def _sweep(t: Tenure) -> None:
     buried if not. Ids never come back, so what the source does not have is dead for good."""
     carrier = forward(t)
     generation = t.facts.need(SeedCursor).generation
-    # What a rollback's target keeps goes with its folder, if that was removed where the mailbox is now.
-    folders = await t.source.read_hierarchy()
-    let_go = await t.item_map.let_go(t.token, [folder.folder_id for folder in folders])
-    if let_go:
-        text = f"{let_go} items that only the target had were in folders that have been removed: they go with them."
-        await t.write(entries=(t.entry(EntryKind.LINE, text),))
+    if t.request.parent is not None:
+        await _let_go(t)
     after = b""
     while True:
         await t.safe_point()
@@ -204,6 +200,15 @@ async def _sweep(t: Tenure) -> None:
         if unknown:
             await _settle_doubtful(t, carrier, unknown)
         cursor, done = listed.cursor, listed.done
+
+
+async def _let_go(t: Tenure) -> None:
+    """What a rollback's target keeps goes with its folder, if that was removed where the mailbox is now."""
+    folders = await t.source.read_hierarchy()
+    let_go = await t.item_map.let_go(t.token, [folder.folder_id for folder in folders])
+    if let_go:
+        text = f"{let_go} items that only the target had were in folders that have been removed: they go with them."
+        await t.write(entries=(t.entry(EntryKind.LINE, text),))
 
 
 async def _settle_doubtful(t: Tenure, carrier: Carrier, item_ids: tuple[ItemId, ...]) -> None:

@@ -15,7 +15,6 @@ import xxhash
 from store.catalogue.schema import copy_catalogue, open_catalogue, read_applied, size_of
 from store.disk import Disk, File
 from store.errors import Corruption, StoreError, StoreFull
-from store.holds import removing
 from store.ids import LogHead, Signature
 from store.layout import Layout, sealed_checkpoints
 from store.limits import CHECKPOINTS_KEPT, GENERATION_BYTES_MAX, MIB
@@ -35,8 +34,7 @@ class Checkpoint:
 
 
 def make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpoint:
-    """A sealed checkpoint of what `db` sees now exists; older ones than the newest two that are sound are gone, unless
-    somebody holds them. Durable on return.
+    """A sealed checkpoint of what `db` sees now exists. Durable on return.
 
     One at a time in all processes: two that wrote the same new file would seal a mixture.
 
@@ -63,27 +61,10 @@ def _make_checkpoint(disk: Disk, layout: Layout, db: apsw.Connection) -> Checkpo
     _remove_unsealed(disk, layout)
     _check_room(disk, layout, size_of(db))
     try:
-        made = _seal(disk, layout, db, temporary)
+        return _seal(disk, layout, db, temporary)
     except BaseException:  # a draft gives its room back
         _remove_unsealed(disk, layout)
         raise
-    with removing(disk, layout) as may_remove:
-        old = _outlived(disk, layout, made.signature) if may_remove else []
-        for one in old:
-            disk.remove(one.path.with_suffix(".seal"))
-        if old:
-            disk.sync_folder(layout.checkpoints)
-        for one in old:
-            disk.remove(one.path)
-    return made
-
-
-def _outlived(disk: Disk, layout: Layout, signature: Signature) -> list[Checkpoint]:
-    """Those older than the newest two sound ones: a damaged one takes the place of none."""
-    kept = sound_checkpoints(disk, layout, signature)[-CHECKPOINTS_KEPT:]
-    if len(kept) < CHECKPOINTS_KEPT:
-        return []
-    return [made for made in checkpoints(disk, layout) if made.head.position < kept[0].head.position]
 
 
 def _check_room(disk: Disk, layout: Layout, size: int) -> None:
@@ -186,6 +167,23 @@ def sound_checkpoints(
             if damage is not None:
                 damage.append(str(found))
     return sound
+
+
+def needed_checkpoints(disk: Disk, layout: Layout, signature: Signature) -> list[Checkpoint]:
+    """The newest `CHECKPOINTS_KEPT` of this timeline that are sound, newest first, each of them read; fewer where there
+    are no more. A damaged one takes the place of none."""
+    needed: list[Checkpoint] = []
+    for made in reversed(checkpoints(disk, layout)):
+        if made.signature == signature and len(needed) < CHECKPOINTS_KEPT and _is_sound(disk, made):
+            needed.append(made)
+    return needed
+
+
+def remove_checkpoint(disk: Disk, checkpoint: Checkpoint) -> None:
+    """It is gone: its seal first, durably, for a seal without its copy would look like damage."""
+    disk.remove(checkpoint.path.with_suffix(".seal"))
+    disk.sync_folder(checkpoint.path.parent)
+    disk.remove(checkpoint.path)
 
 
 def verify(disk: Disk, checkpoint: Checkpoint) -> None:
