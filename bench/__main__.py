@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHES = ("bulk_copy", "many", "queue", "memory", "cutover", "deliver", "feed", "imap")
+BENCHES = ("bulk_copy", "many", "queue", "memory", "cutover", "deliver", "feed", "imap", "imap.one_folder")
 
 
 def main() -> int:

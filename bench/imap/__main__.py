@@ -29,15 +29,9 @@ rows are left out that `bench/results/imap.jsonl` has of this commit.
 import argparse
 import json
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from operator import truediv
-from pathlib import Path
 from statistics import median
 
 import attrs
@@ -45,12 +39,10 @@ import trio
 
 from bench.common import RESULTS, Figure, machine, tell
 from bench.imap import fidelity, mailbox
+from bench.imap.site import LINKS, linked, servers
 from bench.imap.tools import TOOLS, Moverq, NotHere, Raw, Site, Used, make
-from tests.support.dovecot import Dovecot, start_dovecot
 
 FORMATS = ("mdbox", "maildir")
-LINKS = {"plain": None, "tls": None, "rtt0": 0, "rtt10": 10, "rtt40": 40}
-"""The delay of a proxy in ms, where there is one."""
 
 
 @attrs.frozen
@@ -83,10 +75,10 @@ def main() -> None:
         if row.to_json() in done:
             print(f"{row}: there is a result of this commit", file=sys.stderr)
             continue
-        with _servers(row.format) as (work, source, target):
+        with servers(row.format) as (work, source, target):
             bytes_ = trio.run(mailbox.fill, source, row.messages, row.folders)
             print(f"{row}: {bytes_ / 1e6:.0f} MB in {row.folders} folders", file=sys.stderr)
-            with _link(row.link, source, target, work, tools) as sites:
+            with linked(row.link, source, target, work, tools) as sites:
                 rounds = _Rounds(row, sites, has_fidelity=asked.fidelity)
                 for number in range(asked.rounds):
                     for name in tools if number % 2 == 0 else reversed(tools):
@@ -124,55 +116,6 @@ def _done() -> list[dict[str, str | int]]:
         for line in map(json.loads, lines)
         if line["commit"] == commit
     ]
-
-
-@contextmanager
-def _servers(format_: str) -> Iterator[tuple[Path, Dovecot, Dovecot]]:
-    work = Path(tempfile.mkdtemp(prefix="moverq-bench-imap-"))
-    work.chmod(0o755)
-    started: list[Dovecot] = []
-    try:
-        started += (
-            start_dovecot(format_, name=name, fsync="optimized", folder=work / name) for name in ("source", "target")
-        )
-        yield work, started[0], started[1]
-    finally:
-        for server in started:
-            server.stop()
-        shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def _link(link: str, source: Dovecot, target: Dovecot, work: Path, tools: list[str]) -> Iterator[dict[bool, Site]]:
-    """The site as IMAP clients see it, and (True) as dsync does: by the doveadm ports."""
-    delay_ms, tls = LINKS[link], link == "tls"
-    proxies: list[subprocess.Popen[str]] = []
-
-    def port_to(port: int) -> int:
-        if delay_ms is None:
-            return port
-        command = (sys.executable, "-m", "bench.imap.delay", str(port), str(delay_ms))
-        proxies.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        assert proxies[-1].stdout is not None
-        return int(proxies[-1].stdout.readline())
-
-    try:
-        sites = {}
-        for is_dsync in (False, True):
-            if is_dsync and not any(name.startswith("dsync") for name in tools):
-                continue
-            ports = [
-                port_to(server.doveadm_port if is_dsync else server.tls_port if tls else server.port)
-                for server in (source, target)
-            ]
-            sites[is_dsync] = Site(
-                source=source, target=target, source_port=ports[0], target_port=ports[1], tls=tls, work=work
-            )
-        yield sites
-    finally:
-        for proxy in proxies:
-            proxy.kill()
-            proxy.wait()
 
 
 @attrs.define

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from moverq.endpoints.base import Target
+from moverq.endpoints.imap import listing
 from moverq.model.ids import InstanceId, MailboxId, new_id
 from tests.support.endpoints import KITS, Kit, Mailbox, open_mailbox
 from tests.support.mover import converge_folders
@@ -15,6 +16,13 @@ from tests.support.mover import converge_folders
 @pytest.fixture(params=sorted(KITS))
 def endpoint_kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(endpoint_kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the servers is looked into in parts, as if its folders were large."""
+    if endpoint_kind == "imap-maildir":
+        monkeypatch.setattr(listing, "PART_ITEMS", 2)
 
 
 @pytest.fixture

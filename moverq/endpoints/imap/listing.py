@@ -8,8 +8,8 @@ VANISHED where it has CONDSTORE alone, and everything there is where it has neit
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from moverq.endpoints.imap.namespaces import Namespaces
 from moverq.endpoints.imap.wire import Response, date_ms, midnight_ms, number, pairs, runs_in, said
 from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
 from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
-from moverq.errors import EndpointBroken, EndpointBusy
+from moverq.errors import EndpointBroken, EndpointBusy, MoveError
 from moverq.model.change import Flag
 
 SPECIAL_USES: Final = frozenset(
@@ -44,9 +44,13 @@ _AS_ASKED: Final = re.compile(_LINE.replace(b"<", b"(").replace(b">", b")"))
 _ALL_AS_ASKED: Final = re.compile(rb"(?:" + _LINE.replace(b"<", b"").replace(b">", b"") + rb")+")
 """As many of them as stand together."""
 _FETCH: Final = re.compile(rb"\* \d+ FETCH ", re.IGNORECASE)
+_EXPUNGE: Final = re.compile(rb"\* \d+ EXPUNGE", re.IGNORECASE)
 _TWO_DIGITS: Final = {b"%02d" % n: n for n in range(100)}
 AHEAD: Final = 8
-"""Folders whose look is sent before the first is answered."""
+"""Looks that are sent before the first is answered."""
+SHORT_S: Final = 60.0
+PART_ITEMS: Final = 2_000
+"""Of a folder, told at a time: 1 MiB."""
 
 
 # ---- folders
@@ -192,19 +196,25 @@ def _note_status(one: Listed, status: Sequence[Any]) -> None:
 
 
 @attrs.define
-class _Looking:
-    """One look on its way."""
+class _Opened:
+    """A folder that is being looked into."""
 
     wanted: Wanted
-    examine: Command
-    whole: bool = True
+    whole: bool
     """Everything is asked for."""
-    fetch: Command | None = None
+    examine: Command | None = None
     validity: int = 0
     uidnext: int = 0
     modseq: int = 0
     items: int = 0
+    told: int = 0
+    top: int = 0
+    """Messages whose part is over, and the highest UID of them."""
+    expunged: int = 0
+    is_left_out: bool = False
     seen: dict[int, Seen] = attrs.Factory(dict)
+    """What was told and no part has taken yet. A server may work on several commands at once, and what it says does not
+    tell of which it comes."""
     gone: list[tuple[int, int]] = attrs.Factory(list)
 
     def take_examine(self, response: Response) -> None:
@@ -237,86 +247,155 @@ class _Looking:
         if head[2:11].upper() == b"VANISHED ":
             uids = head.split()[-1]
             if uids[:1].isdigit():  # some say it of none
-                self.gone += runs_in(uids)
+                runs = runs_in(uids)
+                self.gone += runs
+                self.expunged += sum(last - first + 1 for first, last in runs)
+            return
+        if _EXPUNGE.fullmatch(head):
+            self.expunged += 1
             return
         seen = seen_in(response)
         if seen is not None:
             self.seen[seen.uid] = seen
 
 
+@attrs.frozen
+class _Looking:
+    """One look on its way, or a part of one: the UIDs from `first` to `last`, None for no end."""
+
+    folder: _Opened
+    first: int
+    last: int | None
+    fetch: Command
+
+    def take(self) -> list[Seen]:
+        """What was told of these UIDs, by its end; `n:*` tells of the last message too, whatever its UID."""
+        told = self.folder.seen
+        if self.first == 1 and self.last is None:
+            return list(told.values())
+        ours = [uid for uid in told if self.first <= uid <= (self.last or uid)]
+        return [told.pop(uid) for uid in ours]
+
+
 async def look_into(connection: Connection, folders: Iterable[Wanted], *, on_look: OnLook) -> None:
-    """Each folder's look, in turn, `AHEAD` of them sent before the first is answered.
+    """Each folder's look, in turn, `AHEAD` of them, or parts of them, asked for before the first is answered.
 
     A folder that went meanwhile is left out: the next listing tells.
     """
-    looking: list[_Looking] = []
+    looking: deque[_Looking] = deque()
+    again: list[Wanted] = []
     for wanted in folders:
-        looking.append(await _begin(connection, wanted))
-        if len(looking) == AHEAD:
-            await _end(connection, looking.pop(0), on_look)
+        opened = await _open(connection, wanted)
+        for first, last in _parts(opened):
+            looking.append(await _ask(connection, opened, first, last))
+            if len(looking) == AHEAD:
+                await _end(connection, looking.popleft(), on_look, again)
     while looking:
-        await _end(connection, looking.pop(0), on_look)
+        await _end(connection, looking.popleft(), on_look, again)
+    if again:
+        await look_into(connection, again, on_look=on_look)
 
 
-async def _begin(connection: Connection, wanted: Wanted) -> _Looking:
+def _parts(opened: _Opened) -> Iterator[tuple[int, int | None]]:
+    """By UID, which stay when messages go: of so many UIDs each that about `PART_ITEMS` of them are there."""
+    listed = opened.wanted.in_parts
+    first = 1
+    if opened.whole and listed is not None and listed.items > PART_ITEMS:
+        step = max(PART_ITEMS, PART_ITEMS * listed.uidnext // listed.items)
+        while first + step < listed.uidnext:
+            yield first, first + step - 1
+            first += step
+    yield first, None
+
+
+async def _open(connection: Connection, wanted: Wanted) -> _Opened:
     can_condstore = b"CONDSTORE" in connection.capabilities or b"QRESYNC" in connection.enabled
-    one: _Looking
-
-    def take_examine(response: Response) -> None:
-        one.take_examine(response)
-
-    def take_fetch(response: Response) -> None:
-        one.take_fetch(response)
-
-    def usual_fetch(buffer: bytearray, at: int, to: int) -> int:
-        return one.usual_fetch(buffer, at, to)
-
-    examine = await connection.start(
-        b"EXAMINE ", MailboxName(wanted.wire), b" (CONDSTORE)" if can_condstore else b"", take=take_examine
+    opened = _Opened(wanted, whole=not (wanted.modseq and can_condstore))
+    opened.examine = await connection.start(
+        b"EXAMINE ", MailboxName(wanted.wire), b" (CONDSTORE)" if can_condstore else b"", take=opened.take_examine
     )
     connection.selected = None
     connection.is_in_folder = True
-    one = _Looking(wanted, examine, whole=not (wanted.modseq and can_condstore))
+    return opened
+
+
+async def _ask(connection: Connection, opened: _Opened, first: int, last: int | None) -> _Looking:
     since = b""
-    if not one.whole:
+    if not opened.whole:
         vanished = b" VANISHED" if b"QRESYNC" in connection.enabled else b""
-        since = b" (CHANGEDSINCE %d%s)" % (wanted.modseq, vanished)
-    one.fetch = await connection.start(
-        b"UID FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE)" + since, take=take_fetch, usual=usual_fetch
+        since = b" (CHANGEDSINCE %d%s)" % (opened.wanted.modseq, vanished)
+    to = b"*" if last is None else b"%d" % last
+    fetch = await connection.start(
+        b"UID FETCH %d:%s (UID FLAGS INTERNALDATE RFC822.SIZE)%s" % (first, to, since),
+        take=opened.take_fetch,
+        usual=opened.usual_fetch,
     )
-    return one
+    return _Looking(opened, first, last, fetch)
 
 
-async def _end(connection: Connection, one: _Looking, on_look: OnLook) -> None:
-    assert one.fetch is not None
-    try:
-        await connection.done(one.examine)
-    except Refused as refused:
-        with suppress(Refused):
-            await connection.done(one.fetch)
-        await check_gone(connection, one.wanted.wire, refused)
-        return
+async def _end(connection: Connection, one: _Looking, on_look: OnLook, again: list[Wanted]) -> None:
+    """`again`: has the folders to look into once more, at everything and at once."""
+    opened, wanted = one.folder, one.folder.wanted
+    if one.first == 1:
+        await _opened(connection, opened)
     (unlisted,) = await connection.refusals([one.fetch])
-    if not one.whole and not one.modseq:  # NOMODSEQ: it keeps no account of this folder now, so it cannot tell since
-        await _end(connection, await _begin(connection, attrs.evolve(one.wanted, modseq=0)), on_look)
+    if opened.is_left_out:
         return
-    if unlisted is not None and one.items:
-        # Of an empty mailbox some servers refuse `1:*`; of any other the answer is missing.
-        raise error_of(connection.endpoint, unlisted, doing="list a folder's messages") from unlisted
-    if not one.validity:
-        raise _nameless(connection, one.wanted.wire)
+    seen = one.take()
+    opened.told += len(seen)
+    opened.top = max(opened.top, max((message.uid for message in seen), default=0))
+    if not _adds_up(opened, one, unlisted):
+        if wanted.is_again:
+            raise _short(connection, opened, unlisted)
+        opened.is_left_out = True
+        again.append(attrs.evolve(wanted, modseq=0, in_parts=None, is_again=True))
+        return
     await on_look(
         Look(
-            folder_id=one.wanted.folder_id,
-            validity=one.validity,
-            uidnext=max(one.uidnext, max(one.seen, default=0) + 1),
-            modseq=one.modseq,
-            items=one.items,
-            seen=list(one.seen.values()),
-            gone=one.gone,
-            whole=one.whole,
+            folder_id=wanted.folder_id,
+            validity=opened.validity,
+            uidnext=max(opened.uidnext, opened.top + 1),
+            modseq=opened.modseq,
+            items=opened.items,
+            seen=seen,
+            gone=opened.gone,
+            whole=opened.whole,
+            first=one.first,
+            last=one.last,
         )
     )
+
+
+async def _opened(connection: Connection, opened: _Opened) -> None:
+    """The server has answered; or the folder went, and is left out."""
+    assert opened.examine is not None
+    try:
+        await connection.done(opened.examine)
+    except Refused as refused:
+        opened.is_left_out = True
+        await check_gone(connection, opened.wanted.wire, refused)
+        return
+    if not opened.validity:
+        raise _nameless(connection, opened.wanted.wire)
+
+
+def _adds_up(opened: _Opened, one: _Looking, unlisted: Refused | None) -> bool:
+    if not opened.whole and not opened.modseq:
+        return False  # NOMODSEQ: it keeps no account of this folder now, so it cannot tell since
+    if unlisted is not None and opened.items:
+        return False  # of an empty mailbox some servers refuse `1:*`; of any other the answer is missing
+    is_over = one.last is None
+    return not (opened.whole and is_over) or opened.told + opened.expunged >= opened.items
+
+
+def _short(connection: Connection, opened: _Opened, unlisted: Refused | None) -> MoveError:
+    if unlisted is not None:
+        return error_of(connection.endpoint, unlisted, doing="list a folder's messages")
+    why = (
+        f"it says that folder {opened.wanted.wire.decode('ascii', 'replace')!r} holds {opened.items:,} messages and "
+        f"lists {opened.told:,}"
+    )
+    return EndpointBusy(endpoint=connection.endpoint, retry_after_s=SHORT_S, why=why)
 
 
 def is_fetch(response: Response) -> bool:

@@ -34,6 +34,7 @@ from moverq.model.ids import FolderId, ItemId, new_id, new_ids
 
 DAMAGED: Final = -1
 """The modseq of an item that is not what the mover made it: any state is newer."""
+UID_END: Final = 2**63 - 1
 ASKED_MAX: Final = 500
 """Rows that are looked up one by one; beyond that a folder's are read through."""
 
@@ -52,7 +53,7 @@ class Seen(NamedTuple):
 
 @attrs.frozen(kw_only=True)
 class Look:
-    """What a look into one folder told."""
+    """What a look into one folder told, or a part of it: of a large folder it is told by UID, part after part."""
 
     folder_id: FolderId
     validity: int
@@ -64,7 +65,10 @@ class Look:
     gone: Sequence[tuple[int, int]] = ()
     """The first and last UID of runs that are not there, whether they ever were or not."""
     whole: bool = False
-    """`seen` is everything there is."""
+    """`seen` is everything there is, from `first` to `last`."""
+    first: int = 1
+    last: int | None = None
+    """The UIDs it tells of. None: to the end, so the folder has been looked into."""
     uids_are_ours: bool = False
     """`Seen.uid` names a message for us alone, and no client ever sees it."""
     client_validity: int = 0
@@ -114,20 +118,23 @@ class Difference:
 
 
 def compare(mirror: Mirror, look: Look) -> Difference:
-    """Reads only."""
+    """Reads only. Of the look only what is found different is held on to."""
     folder = mirror.folder(look.folder_id)
     reset = folder.server_validity not in (0, look.validity)
     known = _known(mirror, look, everything=look.whole or reset)
     if folder.server_items == A_GUESS and not mirror.standing().is_movers:
         reset = reset or any(seen.uid in known and not _is_alike(known[seen.uid], seen) for seen in look.seen)
     strangers = {
-        uid for (uid,) in mirror.db.execute("SELECT server_uid FROM strangers WHERE folder_id = ?", (look.folder_id,))
+        uid
+        for (uid,) in mirror.db.execute(
+            "SELECT server_uid FROM strangers WHERE folder_id = ? AND server_uid BETWEEN ? AND ?", _range(look)
+        )
     }
     if reset:
         new: list[Seen] = list(look.seen)
         lost = [_located(row) for row in known.values()]
         return Difference(
-            look=look,
+            look=attrs.evolve(look, seen=(), gone=()),
             new=new,
             lost=lost,
             changed=(),
@@ -162,14 +169,14 @@ def compare(mirror: Mirror, look: Look) -> Difference:
     present = {seen.uid for seen in look.seen}
     gone = known.keys() - present if look.whole else _within(known, look.gone)
     strangers_gone = strangers - present if look.whole else _within(strangers, look.gone)
-    (had,) = next(
-        mirror.db.execute(
+    incomplete = False
+    if not look.whole:
+        had = mirror.db.execute(
             "SELECT count(*) FROM items WHERE folder_id = ? AND server_uid IS NOT NULL", (look.folder_id,)
-        )
-    )
-    due = had + len(strangers) - len(strangers_gone) + len(new) - len(gone)
+        ).get
+        incomplete = had + len(strangers) - len(strangers_gone) + len(new) - len(gone) != look.items
     return Difference(
-        look=look,
+        look=attrs.evolve(look, seen=(), gone=()),
         new=new,
         lost=[_located(known[uid]) for uid in sorted(gone)],
         changed=changed,
@@ -177,7 +184,7 @@ def compare(mirror: Mirror, look: Look) -> Difference:
         verified=verified,
         strangers_gone=tuple(strangers_gone),
         reset=False,
-        incomplete=not look.whole and due != look.items,
+        incomplete=incomplete,
         renumbered=renumbered,
     )
 
@@ -209,13 +216,17 @@ def _known(mirror: Mirror, look: Look, *, everything: bool) -> dict[int, _Known]
         f"WHERE folder_id = ? AND server_uid "
     )
     if everything or len(look.seen) + sum(last - first + 1 for first, last in look.gone) > ASKED_MAX:
-        rows = mirror.db.execute(sql + "IS NOT NULL", (look.folder_id,))
+        rows = mirror.db.execute(sql + "BETWEEN ? AND ?", _range(look))
     else:
         asked = {seen.uid for seen in look.seen}.union(*(range(first, last + 1) for first, last in look.gone))
         if not asked:
             return {}
         rows = mirror.db.execute(sql + "IN carray(?)", (look.folder_id, apsw.carray(array("q", sorted(asked)))))
     return {row[1]: tuple.__new__(_Known, (*row[:6], row[6:])) for row in rows}
+
+
+def _range(look: Look) -> tuple[FolderId, int, int]:
+    return look.folder_id, look.first, UID_END if look.last is None else look.last
 
 
 def _within(uids: Iterable[int], runs: Sequence[tuple[int, int]]) -> set[int]:
@@ -298,6 +309,8 @@ def apply(
 
 def _position(folder: FolderRow, difference: Difference) -> FolderRow:
     look = difference.look
+    if look.last is not None:  # until it has been looked into it is as if it never was, but for what its UIDs mean
+        return attrs.evolve(folder, server_validity=look.validity, server_modseq=0, server_items=-1)
     return attrs.evolve(
         folder,
         server_validity=look.validity,

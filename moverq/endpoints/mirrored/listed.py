@@ -47,3 +47,7 @@ class Wanted:
     folder_id: FolderId
     wire: bytes
     modseq: int
+    in_parts: Listed | None = None
+    """As it was listed: what a look tells may be told in parts. None: all of it tells what it means."""
+    is_again: bool = False
+    """What it told before did not add up."""

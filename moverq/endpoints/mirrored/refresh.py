@@ -16,10 +16,12 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from moverq.endpoints.mirrored import learned, tree
 from moverq.endpoints.mirrored.learned import Difference, Look, Looks, Seen
 from moverq.endpoints.mirrored.listed import Listed, Wanted
-from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror, Standing
+from moverq.endpoints.mirrored.mirror import A_GUESS, FolderRow, Located, Mirror, Standing
 from moverq.endpoints.mirrored.normal_form import Normal, content_hash, is_same
 from moverq.model.ids import FolderId, ItemId
 
@@ -104,51 +106,81 @@ def _wanted(rows: Sequence[FolderRow], listed: Sequence[Listed]) -> list[Wanted]
                 folder_id=row.folder_id,
                 wire=one.wire,
                 modseq=row.server_modseq if same else 0,
+                in_parts=None if row.server_items == A_GUESS else one,
             )
         )
     return found
+
+
+@attrs.define
+class _Pending:
+    """Differences that are not in the mirror yet."""
+
+    differences: list[Difference] = attrs.Factory(list)
+    rows: int = 0
+
+    def add(self, *differences: Difference) -> None:
+        self.differences += differences
+        self.rows += sum(difference.size for difference in differences)
+
+    def drop(self, folder_id: FolderId) -> None:
+        """What was found in this folder."""
+        self.add(*(difference for difference in self.take() if difference.look.folder_id != folder_id))
+
+    def take(self) -> Sequence[Difference]:
+        """All of them; none is pending any more."""
+        taken = self.differences
+        self.differences, self.rows = [], 0
+        return taken
 
 
 async def _learn(
     session: "MailSession", wanted: Sequence[Wanted], orphans: Sequence[Located], *, is_movers: bool
 ) -> None:
     can_be_pairs = is_movers or await session.mirror.ask(Mirror.has_items)
-    held: list[Difference] = []
-    ready: list[Difference] = []
-    ready_rows = 0
+    ready, held = _Pending(), _Pending()
+    told: set[FolderId] = set()
+    waiting: FolderId | None = None
+    must_read = bool(orphans)
 
     async def put_ready() -> None:
-        nonlocal ready_rows
-        await session.mirror.ask(partial(learned.apply, differences=ready, pairs={}, is_movers=is_movers))
-        ready.clear()
-        ready_rows = 0
+        differences = ready.take()
+        await session.mirror.ask(partial(learned.apply, differences=differences, pairs={}, is_movers=is_movers))
 
     async def on_look(look: Look) -> None:
-        nonlocal ready_rows
+        nonlocal waiting, must_read
+        if look.first == 1:
+            if look.folder_id in told:  # anew: of its parts those count that are in the mirror
+                held.drop(look.folder_id)
+                await put_ready()
+            told.add(look.folder_id)
+            waiting = None
         difference = await session.mirror.ask(partial(learned.compare, look=look))
-        if difference.needs_reading or (can_be_pairs and difference.new):
-            held.append(difference)
-            return
-        ready.append(difference)
-        ready_rows += difference.size
-        if ready_rows >= ROWS_AT_ONCE:
+        must_read = must_read or difference.needs_reading
+        # Behind a part that must wait the folder's others do: with the last it counts as looked into.
+        if difference.needs_reading or (can_be_pairs and difference.new) or waiting == look.folder_id:
+            waiting = look.folder_id
+            held.add(difference)
+            if must_read or is_movers or held.rows <= ROWS_MAX:
+                return
+            ready.add(*held.take())  # nothing is known to be lost: they are what they seem to be
+        else:
+            ready.add(difference)
+        if ready.rows >= ROWS_AT_ONCE:
             await put_ready()
 
     await session.look_into(wanted, on_look=on_look)
-    if ready:
+    if ready.differences:
         await put_ready()
-    some: list[Difference] = []
-    rows = 0
-    for difference in held:
+    some = _Pending()
+    for difference in held.take():
         if difference.incomplete:
             difference = await _look_at_all(session, difference.look.folder_id) or difference
-        some.append(difference)
-        rows += difference.size
-        if rows > ROWS_MAX:
-            await _put(session, some, (), is_movers=is_movers)
-            some, rows = [], 0
-    if some or orphans:
-        await _put(session, some, orphans, is_movers=is_movers)
+        some.add(difference)
+        if some.rows > ROWS_MAX:
+            await _put(session, some.take(), (), is_movers=is_movers)
+    if some.differences or orphans:
+        await _put(session, some.take(), orphans, is_movers=is_movers)
 
 
 async def _look_at_all(session: "MailSession", folder_id: FolderId) -> Difference | None:

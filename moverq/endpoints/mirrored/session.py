@@ -107,8 +107,8 @@ class MailSession(Protocol):
         ...
 
     async def look_into(self, wanted: Sequence[Wanted], *, on_look: OnLook) -> None:
-        """A look each, as it comes; a folder that went meanwhile is left out. `on_look` may wait, but not for
-        another connection: this one is held meanwhile."""
+        """A look each, as it comes, or its parts; a folder that went meanwhile is left out, one whose parts did not
+        add up is told anew. `on_look` may wait, but not for another connection: this one is held meanwhile."""
         ...
 
     async def read(self, folder: FolderPlace, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:

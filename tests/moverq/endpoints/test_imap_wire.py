@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moverq.endpoints.imap.connection import send_pieces
-from moverq.endpoints.imap.listing import _Looking, seen_in
+from moverq.endpoints.imap.listing import _Opened, seen_in
 from moverq.endpoints.imap.wire import ROOM_BYTES, ROOM_BYTES_MIN, Incoming, Response, uid_sets, uids_in
 from moverq.endpoints.mirrored.learned import Seen
 from moverq.endpoints.mirrored.listed import Wanted
@@ -117,7 +117,7 @@ def test_a_listing_tells_the_same_read_together_and_one_by_one() -> None:
             if seen is not None:
                 one_by_one[seen.uid] = seen
         wanted = Wanted(folder_id=FolderId(b""), wire=b"INBOX", modseq=0)
-        looking = _Looking(wanted, examine=None, whole=True)  # type: ignore[arg-type]
+        looking = _Opened(wanted, whole=True)
         incoming = Incoming()
         at = 0
         while at < len(wire):
