@@ -18,7 +18,9 @@ A keyword that the server does not keep is left out: what a folder takes (PERMAN
 keyword goes there. Of what the server refuses, only what it says of the message itself makes a bad item.
 
 Of a far server each batch of a folder costs the way there and back, since it ends when the one before is answered: so a
-page is one batch then. Two pages are written at a time, so the server has work all the same.
+page is one batch then. So it is where the folder is large, for at the end of each batch a server goes through what it
+has of the folder: Dovecot takes 2 ms with a new one, and 20 ms with 500,000 messages. Two pages are written at a time,
+so the server has work all the same.
 """
 
 from collections import defaultdict
@@ -54,7 +56,10 @@ BATCH_ITEMS_MIN: Final = 25
 BATCH_BYTES: Final = 4 << 20
 FAR_S: Final = 0.003
 """There and back. In this time a server takes a few dozen messages."""
-FAR_BATCH_BYTES: Final = 8 << 20
+LARGE_UIDS: Final = 50_000
+"""Of a folder that the move has filled, so about as many messages."""
+WHOLE_BATCH_BYTES: Final = 8 << 20
+"""Of a far server, or for a large folder."""
 APPENDS_AHEAD: Final = 4
 """Without MULTIAPPEND: APPENDs sent on one connection before the first is answered."""
 GATE_S: Final = 5.0
@@ -103,9 +108,8 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     # In the nursery: one task a batch, each until its messages are there.
     async with trio.open_nursery() as nursery, order.handing_out:
         for folder_id, some in by_folder.items():
-            for items in cut(
-                some, of=len(merged.appends), by=session.connections.at_most, round_trip_s=session.round_trip_s
-            ):
+            is_whole = FAR_S <= session.round_trip_s < inf or order.tops.get(folder_id, 0) > LARGE_UIDS
+            for items in cut(some, of=len(merged.appends), by=session.connections.at_most, is_whole=is_whole):
                 batch = _Batch(session, merged.places[folder_id], items, *order.follow(folder_id))
                 batches.append(batch)
                 await nursery.start(batch.run)
@@ -146,10 +150,10 @@ async def _leave_out(
     return left_out
 
 
-def cut(appends: Sequence[ToAppend], *, of: int, by: int, round_trip_s: float) -> Iterator[Sequence[ToAppend]]:
-    """The batches of one folder; `of` so many messages in all, for so many connections."""
-    if FAR_S <= round_trip_s < inf:
-        return in_batches(appends, _size, bytes_max=FAR_BATCH_BYTES)
+def cut(appends: Sequence[ToAppend], *, of: int, by: int, is_whole: bool) -> Iterator[Sequence[ToAppend]]:
+    """The batches of one folder; `of` so many messages in all, for so many connections, or all in one."""
+    if is_whole:
+        return in_batches(appends, _size, bytes_max=WHOLE_BATCH_BYTES)
     share = max(BATCH_ITEMS_MIN, -(-of // by))
     return in_batches(appends, _size, bytes_max=BATCH_BYTES, items_max=min(share, BATCH_ITEMS))
 

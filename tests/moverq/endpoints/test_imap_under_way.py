@@ -1,6 +1,5 @@
 """What is under way at once to an IMAP server: batches of one folder on several connections, pages asked for ahead."""
 
-import math
 import random
 import socket
 from pathlib import Path
@@ -49,11 +48,11 @@ def in_order(server: FakeImap, name: str) -> list[bytes]:
     return [mail.content for mail in sorted(server.folders[name].mail, key=lambda mail: mail.uid)]
 
 
-def test_a_page_is_cut_for_a_near_server_and_whole_for_a_far_one() -> None:
+def test_a_page_is_cut_for_several_connections_or_goes_whole() -> None:
     written = [ToAppend(state, content, ()) for state, content in many(120, seed=3)]
     bytes_ = sum(one.state.size for one in written)
-    for round_trip_s, at_least in ((0.0002, 4), (0.02, 1), (math.inf, 4)):
-        batches = list(appending.cut(written, of=len(written), by=4, round_trip_s=round_trip_s))
+    for is_whole, at_least in ((False, 4), (True, 1)):
+        batches = list(appending.cut(written, of=len(written), by=4, is_whole=is_whole))
         assert [one for batch in batches for one in batch] == written
         assert at_least <= len(batches) <= at_least + bytes_ // appending.BATCH_BYTES
 
@@ -91,12 +90,13 @@ async def test_ten_thousand_commands_ahead_do_not_wait_for_a_server_that_waits_f
 
 @pytest.mark.parametrize("capabilities", [RICH, RICH.replace(" LITERAL+", ""), RICH.replace(" MULTIAPPEND", "")])
 @pytest.mark.parametrize("locks", [False, True], ids=["", "locks for an APPEND"])
-@pytest.mark.parametrize("is_far", [False, True], ids=["", "far"])
+@pytest.mark.parametrize("whole", ["", "far", "large"])
 async def test_a_folder_keeps_its_order_over_several_connections(
-    capabilities: str, locks: bool, is_far: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capabilities: str, locks: bool, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(appending, "GATE_S", 0.2)
-    monkeypatch.setattr(appending, "FAR_S", 0 if is_far else 3600)
+    monkeypatch.setattr(appending, "FAR_S", 0 if whole == "far" else 3600)
+    monkeypatch.setattr(appending, "LARGE_UIDS", 0 if whole == "large" else 3600)
     written = many(120, seed=7)
     server = FakeImap(capabilities, locks_for_append=locks, appends_meet=2)
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
@@ -107,6 +107,26 @@ async def test_a_folder_keeps_its_order_over_several_connections(
         for folder_id, name in ((INBOX_ID, "INBOX"), (SENT_ID, "Sent")):
             assert in_order(server, name) == [item.content for item in written if item.state.folder_id == folder_id]
         assert 1 < server.appending_max <= 4
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_what_goes_into_a_large_folder_goes_in_few_batches(
+    large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of each costs the server more, the more it has."""
+    monkeypatch.setattr(appending, "LARGE_UIDS", 90 if large else 3600)
+    server = FakeImap()
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        written = [one for one in many(220, seed=7) if one.state.folder_id == INBOX_ID]
+        await target.write_items(written[:100], 1)
+        server.quirk.commands.clear()
+        await target.write_items(written[100:], 1)
+        appends = [command for command in server.quirk.commands if command.startswith(b"APPEND")]
+        assert len(appends) == 1 if large else len(appends) >= 4
+        assert in_order(server, "INBOX") == [item.content for item in written]
 
 
 @pytest.mark.parametrize("refused", [3, 60])
