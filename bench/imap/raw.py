@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from moverq.endpoints.imap.connection import Connection, MailboxName, Piece, Refused
+from moverq.endpoints.imap.connection import Connection, MailboxName, Piece, Refused, Selection
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.reading import Reading
 from moverq.endpoints.imap.settings import parse
@@ -62,11 +62,12 @@ async def _read(
 ) -> None:
     for at, name in names:
         found: list[int] = []
+        examine = await connection.start(b"EXAMINE ", MailboxName(name))
         try:
-            await connection.run(b"EXAMINE ", MailboxName(name))
+            await connection.done(examine)
         except Refused:
             continue  # it only holds folders
-        connection.selected = (name, False)
+        connection.selected = Selection(name, is_writable=False, command=examine)
         await connection.run(b"UID SEARCH ALL", take=partial(_note_found, found))
         pages = [found[begin : begin + PAGE] for begin in range(0, len(found), PAGE)]
         readings = [Reading(connection, page, validity=0) for page in pages]

@@ -88,6 +88,17 @@ class Command:
 
 
 @attrs.define(eq=False)
+class Selection:
+    """A folder that is selected by the commands sent so far."""
+
+    wire: bytes
+    is_writable: bool
+    command: Command | None = None
+    """EXAMINE, whose answer may still be to come."""
+    validity: int = 0
+
+
+@attrs.define(eq=False)
 class Connection:
     """See the module. Made by `login`."""
 
@@ -96,8 +107,8 @@ class Connection:
     answer_s: float
     capabilities: frozenset[bytes] = frozenset()
     enabled: frozenset[bytes] = frozenset()
-    selected: tuple[bytes, bool] | None = None
-    """The folder that is known to be selected, and whether it may be written to."""
+    selected: Selection | None = None
+    """The folder that is known to be selected."""
     is_in_folder: bool = False
     """Some folder is selected."""
     _incoming: Incoming = attrs.field(factory=Incoming)
@@ -270,7 +281,7 @@ class Connection:
             return
         if self.has(b"UNSELECT"):
             await self.start(b"UNSELECT")
-        elif self.selected is None or not self.selected[1]:
+        elif self.selected is None or not self.selected.is_writable:
             await self.start(b"CLOSE")  # of a folder that was only examined, so nothing is expunged
         else:
             await self.start(b"NOOP")

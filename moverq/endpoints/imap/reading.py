@@ -6,11 +6,12 @@ sockets hold, and nothing of it is in this process before somebody reads.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import attrs
 
-from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
+from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, Selection, error_of, words
 from moverq.endpoints.imap.listing import check_gone, is_fetch
 from moverq.endpoints.imap.wire import Literal, Response, number, pairs, said, uid_sets
 from moverq.endpoints.mirrored.mirror import FolderPlace, Located
@@ -40,30 +41,39 @@ class Reading:
         self.missing: dict[int, str] = {}
         """UIDs that the server lists and gives no bytes for, and what it says of them."""
         self._wire = b""
-        self._validity_there = 0
-        self._examine: Command | None = None
+        self._selection: Selection | None = None
+        self._status: Command | None = None
+        self._validity_after = 0
         self._fetches: Sequence[Command] = ()
 
     async def begin(self, wire: bytes) -> None:
         """The commands are sent."""
         self._wire = wire
-        self._examine = await self._open()
+        before = self.connection.selected
+        self._selection = await self._open()
         self._fetches = [
             await self.connection.start(
                 b"UID FETCH " + uids + b" (UID BODY.PEEK[])", take=self._take, usual=self._usual
             )
             for uids in uid_sets(self.uids)
         ]
+        if self._selection is before:
+            name = MailboxName(wire)
+            self._status = await self.connection.start(b"STATUS ", name, b" (UIDVALIDITY)", take=self._take_status)
 
-    async def _open(self) -> Command | None:
-        """None: the folder is the one that the commands sent so far have selected."""
+    async def _open(self) -> Selection:
+        """The folder is selected, once that is answered. One that is selected already stays so: to open a large one
+        again for each page takes a server longer than to read the page. Afterwards it is asked whether it still is what
+        it was (`_check_unchanged`)."""
         connection = self.connection
-        if connection.selected == (self._wire, False):
-            return None
-        examine = await connection.start(b"EXAMINE ", MailboxName(self._wire), take=self._take_examine)
-        connection.selected = (self._wire, False)
-        connection.is_in_folder = True
-        return examine
+        selected = connection.selected
+        if selected is None or selected.wire != self._wire or selected.is_writable:
+            selected = Selection(self._wire, is_writable=False)
+            take = partial(_take_examine, selected)
+            selected.command = await connection.start(b"EXAMINE ", MailboxName(self._wire), take=take)
+            connection.selected = selected
+            connection.is_in_folder = True
+        return selected
 
     async def end(self) -> dict[int, bytes]:
         """The bytes by UID. A UID that is not among them is gone, or `missing`.
@@ -71,8 +81,9 @@ class Reading:
         Raises: EndpointUnavailable, EndpointBusy (also where the folder is not what it was), EndpointBroken.
         """
         connection = self.connection
+        assert self._selection is not None
         try:
-            await self._opened(self._examine)
+            await self._opened(self._selection)
         except Refused as refused:
             connection.selected = None
             await connection.refusals(self._fetches)
@@ -80,17 +91,38 @@ class Reading:
         for unread in await connection.refusals(self._fetches):
             if unread is not None and unread.answer.status == b"BAD":
                 raise error_of(connection.endpoint, unread, doing="read messages") from unread
+        await self._check_unchanged()
         if len(self.found) < len(self.uids):
             await self._one_by_one()
         return self.found
 
-    async def _opened(self, examine: Command | None) -> None:
+    async def _opened(self, selection: Selection) -> None:
         """The folder is selected, and is the one that was meant. Raises `Refused`."""
-        if examine is None:
-            return
-        await self.connection.done(examine)
-        if self._validity_there != self.validity:
+        assert selection.command is not None
+        await self.connection.done(selection.command)
+        if selection.validity != self.validity:
             raise self._changed("a folder was made anew while it was read")
+
+    async def _check_unchanged(self) -> None:
+        """Of a folder that had been selected for the page before: the name is still that of the folder that was read.
+        Most servers would end the connection; from one that does not, others' bytes may have come."""
+        if self._status is None:
+            return
+        try:
+            await self.connection.done(self._status)
+        except Refused:  # it went; or the server does not like to say so of the folder that is selected
+            await self._open_anew()
+            return
+        if self._validity_after != self.validity:
+            raise self._changed("a folder was renamed while it was read")
+
+    async def _open_anew(self) -> None:
+        self.connection.selected = None
+        try:
+            await self._opened(await self._open())
+        except Refused as refused:
+            self.connection.selected = None
+            raise await self._lost(refused) from refused
 
     async def _lost(self, refused: Refused) -> EndpointBusy:
         """What to raise where the folder is not there: its messages may be elsewhere, as the next look will say."""
@@ -100,11 +132,10 @@ class Reading:
     def _changed(self, why: str) -> EndpointBusy:
         return EndpointBusy(endpoint=self.connection.endpoint, retry_after_s=CHANGED_S, why=why)
 
-    def _take_examine(self, response: Response) -> None:
-        if response.head[:6].upper() == b"* OK [":
-            answer = said(response.head[2:])
-            if answer.code == b"UIDVALIDITY":
-                self._validity_there = number(answer.arguments)
+    def _take_status(self, response: Response) -> None:
+        if response.head[:9].upper() == b"* STATUS ":
+            *_, inner = words(response)
+            self._validity_after = number(pairs(inner).get(b"UIDVALIDITY", b"0"))
 
     def _usual(self, buffer: bytearray, at: int, to: int) -> int:
         """Bodies that came whole and in the order asked for."""
@@ -134,11 +165,7 @@ class Reading:
 
     async def _one_by_one(self) -> None:
         """Which of those that did not come are gone, and which are there and cannot be read?"""
-        try:
-            await self._opened(await self._open())  # for another folder may have been asked for since
-        except Refused as refused:
-            self.connection.selected = None
-            raise await self._lost(refused) from refused
+        await self._open_anew()  # another folder may be selected; and of this one all that came is to be seen
         for uid in self.uids:
             if uid in self.found:
                 continue
@@ -173,6 +200,13 @@ class Reading:
         return f"the server says: {refused.answer.text}"
 
 
+def _take_examine(selection: Selection, response: Response) -> None:
+    if response.head[:6].upper() == b"* OK [":
+        answer = said(response.head[2:])
+        if answer.code == b"UIDVALIDITY":
+            selection.validity = number(answer.arguments)
+
+
 async def read_bodies(connection: Connection, wire: bytes, uids: Sequence[int], *, validity: int) -> dict[int, bytes]:
     """The bytes of these messages, of those that are there."""
     reading = Reading(connection, uids, validity=validity)
@@ -198,8 +232,6 @@ class PageReading:
         readings: list[tuple[Reading, Sequence[Located]]] = []
         for folder_id, some in by_folder.items():
             if folder_id in places:
-                # Each page opens its folders itself: one that went is told to the page that needed it.
-                connection.selected = None
                 place = places[folder_id]
                 reading = Reading(connection, [row.server_uid for row in some], validity=place.server_validity)
                 await reading.begin(place.wire)

@@ -14,7 +14,16 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moverq.endpoints.imap.connection import Connection, MailboxName, Piece, Refused, Take, error_of, words
+from moverq.endpoints.imap.connection import (
+    Connection,
+    MailboxName,
+    Piece,
+    Refused,
+    Selection,
+    Take,
+    error_of,
+    words,
+)
 from moverq.endpoints.imap.listing import flag_words, is_fetch, look_into
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Response, WireError, number, pairs, said, uid_sets, uids_in
@@ -196,7 +205,7 @@ async def select(connection: Connection, wire: bytes) -> tuple[int, frozenset[st
             words = answer.arguments.strip(b"()").split()
             permanent = None if b"\\*" in words else frozenset(word.decode().lower() for word in words)
 
-    connection.selected = (wire, True)
+    connection.selected = Selection(wire, is_writable=True)
     connection.is_in_folder = True
     try:
         await connection.run(b"SELECT ", MailboxName(wire), take=take)

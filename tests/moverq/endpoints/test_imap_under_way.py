@@ -262,6 +262,35 @@ async def test_a_folder_that_was_renamed_and_made_anew_gives_its_own_bytes(read_
         assert {item.content for item in read} - {item.content for item in of_old} <= {*server.contents()["Sent"]}
 
 
+@pytest.mark.parametrize("refuses", [False, True], ids=["", "no STATUS of the folder that is selected"])
+async def test_a_folder_is_opened_once_for_many_pages(refuses: bool, tmp_path: Path) -> None:
+    """To open one of 50,000 messages takes Dovecot longer than to read a page of it. What was read is still of the
+    folder of that name: where the server does not say so, it is opened again."""
+    server, pages = FakeImap(), 0
+    for number in range(20):
+        server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        if refuses and command.startswith(b"STATUS"):
+            return data.split(b"\r\n")[-2].split(b" ")[0] + b" NO it is selected\r\n"
+        return data
+
+    server.quirk.answer = answer
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        source = await a_source(endpoint)
+        await source.head()
+        server.quirk.commands.clear()
+        cursor, read, done = None, list[bytes](), False
+        while not done:
+            page = await source.read_seed(cursor, bytes_max=1 << 20, items_max=2)
+            read += [item.content for item in page.items]
+            cursor, done, pages = page.cursor, page.done, pages + 1
+    assert sorted(read) == server.contents()["INBOX"]
+    opened = sum(command.startswith(b"EXAMINE") for command in server.quirk.commands)
+    assert pages >= 10
+    assert opened >= pages - 1 if refuses else opened == 1
+
+
 # ---- fewer connections than wanted
 
 WORDS = [
