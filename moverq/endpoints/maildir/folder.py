@@ -9,6 +9,7 @@ What is written is written as a delivery agent does: into `tmp`, to the disk, an
 """
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -33,6 +34,9 @@ WATCHED: Final = (b"cur", b"new", b"dovecot-uidlist", b"dovecot-keywords", b"cou
 TRIES: Final = 4
 """Of a scan, until it is whole."""
 MESSAGE_BYTES_MAX: Final = 2 << 30
+_LEADS_NOWHERE: Final = (errno.ENOENT, errno.ELOOP)
+_OF_THE_HOST: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+"""Nothing that a file could be blamed for: with them the next one cannot be read either, and all can be, later."""
 
 
 @attrs.frozen
@@ -132,7 +136,12 @@ def count(path: bytes) -> int:
 
 def received_and_size(path: bytes, rel: bytes) -> tuple[int, int]:
     """(milliseconds, size as mail if the name says it, else on the disk). Raises `OSError`."""
-    found = os.stat(os.path.join(path, rel))
+    try:
+        found = os.stat(os.path.join(path, rel))
+    except OSError as error:
+        if error.errno not in _LEADS_NOWHERE:
+            raise
+        found = os.lstat(os.path.join(path, rel))  # a link is there, whatever it leads to
     said = names.size(rel)
     return found.st_mtime_ns // 1_000_000, said if said is not None else found.st_size
 
@@ -150,12 +159,17 @@ def read(path: bytes, rel: bytes, known_hash: bytes) -> bytes:
     Raises:
         FileNotFoundError: it is not there, or not there any more.
         Unreadable: see the class.
+        OSError: nothing can be read for now.
     """
     try:
         data = _bytes_of(os.path.join(path, rel))
     except FileNotFoundError:
+        if os.path.islink(os.path.join(path, rel)):
+            raise Unreadable("it is a symbolic link that leads nowhere") from None
         raise
     except OSError as error:
+        if error.errno in _OF_THE_HOST:
+            raise
         raise Unreadable(f"the file cannot be read: {error.strerror}") from error
     data = _unpacked(data, names.disk_size(rel))
     if content_hash(data) == known_hash or names.mail_size(rel) == len(data):
@@ -215,8 +229,8 @@ def deliver(path: bytes, base: bytes, content: bytes, *, received_ms: int, info:
         stored = content.replace(b"\r\n", b"\n")
         sizes = b",S=%d,W=%d" % (len(stored), len(content))
     temporary = os.path.join(path, b"tmp", base)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
+    with os.fdopen(_made(temporary, owner), "wb", buffering=0) as file:
+        descriptor = file.fileno()
         view = memoryview(stored)
         while view:
             view = view[file.write(view) :]
@@ -226,6 +240,16 @@ def deliver(path: bytes, base: bytes, content: bytes, *, received_ms: int, info:
     rel = b"cur/" + base + sizes + b":2," + info
     os.rename(temporary, os.path.join(path, rel))
     return rel
+
+
+def _made(temporary: bytes, owner: Owner) -> int:
+    """Open for writing. A folder may have lost its empty `tmp`, in a backup or an archive."""
+    how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    try:
+        return os.open(temporary, how, 0o600)
+    except FileNotFoundError:
+        owner.make_folder(os.path.dirname(temporary))
+        return os.open(temporary, how, 0o600)
 
 
 def discard(path: bytes, base: bytes) -> None:

@@ -287,6 +287,42 @@ async def test_what_is_no_file_holds_nobody_up(place: MaildirPlace) -> None:
     ]
 
 
+async def test_a_link_that_leads_nowhere_holds_nobody_up(place: MaildirPlace) -> None:
+    """It is a bad item; and its folder is seen in whole, so that who is deleted is known to be."""
+    source = await place.source()
+    os.symlink("nowhere", place.client.root / "cur" / "1.link:2,S")
+    os.symlink("2.round:2,", place.client.root / "cur" / "2.round:2,")
+    kept, deleted = place.client.deliver(CLEAN), place.client.deliver(b"Subject: deleted\n\n")
+    assert len(await items(source)) == 2
+    head = await source.head()
+    place.client.delete("INBOX", deleted)
+    assert await gone_since(source, head) == 1
+    assert list(await items(source)) == [CLEAN]
+    assert sorted(item.why for item in await bad(source)) == [
+        "it is a symbolic link that leads nowhere",
+        "the file cannot be read: Too many levels of symbolic links",
+    ]
+    assert place.client.find("INBOX", kept).exists()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE])
+async def test_what_this_host_lacks_is_no_fault_of_a_message(
+    place: MaildirPlace, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    source = await place.source()
+    place.client.deliver(CLEAN)
+    await source.head()
+
+    def lacking(path: bytes) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "_bytes_of", lacking)
+        with pytest.raises(EndpointUnavailable, match="cannot read messages"):
+            await items(source)
+    assert list(await items(source)) == [CLEAN]
+
+
 # ---- a target
 
 
@@ -444,3 +480,11 @@ async def test_a_target_need_not_exist(place: MaildirPlace) -> None:
     target, _ = await place.target()
     assert (await target.guard()).mode is GuardMode.SEALED
     assert {path.name for path in place.client.root.iterdir()} >= {"cur", "new", "tmp"}
+
+
+async def test_a_folder_that_lost_its_tmp_takes_mail(place: MaildirPlace) -> None:
+    """An archive keeps no empty folders."""
+    target, inbox = await place.target()
+    (place.client.root / "tmp").rmdir()
+    assert await target.write_items([an_item(inbox, 1)], token=1) == ()
+    assert list(await items(target)) == [CLEAN]
