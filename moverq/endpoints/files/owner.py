@@ -21,6 +21,11 @@ class Owner:
         found = os.stat(path)
         return cls(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode) & 0o777)
 
+    def private(self) -> "Owner":
+        """For mail where there was none: nobody else's to read, as Dovecot and Courier have it, unless a group may
+        write here, which then is whose work mail is."""
+        return attrs.evolve(self, mode=0o770 if self.mode & 0o020 else 0o700)
+
     def take(self, descriptor: int) -> None:
         """A file of ours becomes theirs."""
         os.fchmod(descriptor, self.mode & 0o666)

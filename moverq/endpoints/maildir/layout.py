@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 
+from moverq.endpoints.files.links import told_apart
 from moverq.endpoints.files.owner import Owner, existing_above
 from moverq.endpoints.files.subscriptions import read_subscriptions
 from moverq.endpoints.maildir import folder
@@ -62,7 +63,7 @@ class Layout:
         if folder.is_folder(self.inbox):
             yield b"INBOX"
         if self.nested:
-            yield from self._nested(b"", DEPTH_MAX)
+            yield from self._nested(b"", above=())
             return
         with os.scandir(self.root) as entries:
             for entry in entries:
@@ -75,15 +76,18 @@ class Layout:
                 ):
                     yield entry.name[1:]
 
-    def _nested(self, inside: bytes, depth: int) -> Iterator[bytes]:
+    def _nested(self, inside: bytes, *, above: tuple[bytes, ...]) -> Iterator[bytes]:
+        above = (*above, folder.folder_object(os.path.join(self.root, inside)))
         with os.scandir(os.path.join(self.root, inside)) as entries:
             names = [e.name for e in entries if e.is_dir() and not e.name.startswith(b".") and e.name not in _RESERVED]
         for name in names:
             wire = os.path.join(inside, name)
+            if folder.folder_object(os.path.join(self.root, wire)) in above:
+                continue  # a link that leads back up: all that is there has been met, and would be met without end
             if wire.upper() != b"INBOX" and folder.is_folder(os.path.join(self.root, wire)):
                 yield wire
-            if depth:
-                yield from self._nested(wire, depth - 1)
+            if len(above) <= DEPTH_MAX:
+                yield from self._nested(wire, above=above)
 
     def listed(self, validity: int) -> list[Listed]:
         """Raises `OSError`."""
@@ -103,35 +107,38 @@ class Layout:
                 )
             except FileNotFoundError:
                 continue  # it went meanwhile
-        return sorted(found, key=lambda one: one.wire)
+        return told_apart(sorted(found, key=lambda one: one.wire), root=self.root, path=self.path)
 
     # ---- changes
 
     def make(self, wire: bytes) -> None:
         """Durable. Raises `OSError`."""
         owner = Owner.of(existing_above(self.root))
+        if not os.path.isdir(self.root):
+            owner = owner.private()
         made = [self.root if wire != b"INBOX" else self.inbox]
         while not os.path.isdir(made[-1]):
             made.append(os.path.dirname(made[-1]))
         for path in reversed(made[:-1]):
             owner.make_folder(path)
             sync_folder(os.path.dirname(path))
-        if self.nested and wire != b"INBOX":
-            levels = wire.split(b"/")
-            for depth in range(1, len(levels)):
-                above = os.path.join(self.root, *levels[:depth])
-                owner.make_folder(above)
-                sync_folder(os.path.dirname(above))
+        self._make_above(wire, owner)
         folder.make(self.path(wire), owner, is_root=wire == b"INBOX" or self.nested)
+
+    def _make_above(self, wire: bytes, owner: Owner) -> None:
+        """What the folder lies in is there, durable. Raises `OSError`."""
+        levels = wire.split(b"/") if self.nested and wire != b"INBOX" else []
+        for depth in range(1, len(levels)):
+            above = os.path.join(self.root, *levels[:depth])
+            owner.make_folder(above)
+            sync_folder(os.path.dirname(above))
 
     def rename(self, old: bytes, new: bytes) -> None:
         """The folder and all below it are there; done before a crash, in part or in whole, it is taken up where it
         ended. Durable. Raises `OSError`: FileExistsError where another folder has the name."""
         if self.nested:
             pairs = [(self.path(old), self.path(new))]
-            above = os.path.dirname(self.path(new))
-            if not os.path.isdir(above):
-                Owner.of(self.root).make_folder(above)
+            self._make_above(new, Owner.of(self.root))
         else:
             # Those below first: while one of them is left, the folder itself says that this is not done.
             inside = b"." + old + b"."

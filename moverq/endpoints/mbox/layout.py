@@ -18,6 +18,7 @@ from typing import Final
 
 import attrs
 
+from moverq.endpoints.files.links import told_apart
 from moverq.endpoints.files.owner import Owner, existing_above
 from moverq.endpoints.files.subscriptions import read_subscriptions
 from moverq.endpoints.mbox.index import signature_of, stamp_of
@@ -129,7 +130,7 @@ class Layout:
                     modseq=modseq,
                 )
             )
-        return sorted(found, key=lambda one: one.wire)
+        return told_apart(sorted(found, key=lambda one: one.wire), root=self.root, path=self.path)
 
     def subscribed(self) -> frozenset[bytes]:
         return frozenset() if self.is_file else read_subscriptions(self.root, b"/", name=SUBSCRIPTIONS)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from moverq.endpoints.base import FolderStep, GuardMode, StepKind
 from moverq.endpoints.maildir import folder, writing
 from moverq.endpoints.maildir.endpoint import open_endpoint
+from moverq.endpoints.maildir.layout import Layout
 from moverq.endpoints.mirrored import normal_form
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import Mirror
@@ -323,6 +324,29 @@ async def test_what_this_host_lacks_is_no_fault_of_a_message(
     assert list(await items(source)) == [CLEAN]
 
 
+async def test_a_folder_with_two_names_is_two_folders_and_each_stays_who_it_is(place: MaildirPlace) -> None:
+    place.client.make("Sent")
+    source = await place.source()
+    os.symlink(".Sent", place.client.root / ".Sent Items")
+    place.client.deliver(CLEAN, "Sent")
+    first = {state.name: state.folder_id for state in await source.read_hierarchy()}
+    head = await source.head()
+    for _ in range(2):
+        place.client.deliver(CLEAN)
+        assert {state.name: state.folder_id for state in await source.read_hierarchy()} == first
+    assert first.keys() == {INBOX, "Sent", "Sent Items"}
+    assert await gone_since(source, head) == 0
+
+
+async def test_links_that_lead_back_up_do_not_multiply_folders(nested: MaildirPlace) -> None:
+    source = await nested.source()
+    for place in ("cur", "new", "tmp"):
+        (nested.client.root / "A" / place).mkdir(parents=True)
+    for name in ("B", "C", "A/D"):
+        os.symlink(nested.client.root, nested.client.root / name)
+    assert {state.name for state in await source.read_hierarchy()} == {INBOX, "A"}
+
+
 # ---- a target
 
 
@@ -482,9 +506,37 @@ async def test_a_target_need_not_exist(place: MaildirPlace) -> None:
     assert {path.name for path in place.client.root.iterdir()} >= {"cur", "new", "tmp"}
 
 
+async def test_a_new_maildir_is_nobody_elses_to_read(place: MaildirPlace) -> None:
+    """Homes are open to all at many a site; mail is not."""
+    place.client.root.parent.chmod(0o755)
+    target, inbox = await place.target()
+    other = a_folder("Other")
+    await target.apply_folders([FolderStep(StepKind.CREATE, other)], token=1)
+    await target.write_items([an_item(inbox, 1), an_item(other.folder_id, 1, b"Subject: 2\r\n\r\n")], token=1)
+    found = [place.client.root, *place.client.root.rglob("*")]
+    assert len(found) > 8
+    assert {path.stat().st_mode & 0o077 for path in found} == {0}
+
+
+async def test_a_maildir_of_a_group_stays_that_groups(place: MaildirPlace) -> None:
+    place.client.root.parent.chmod(0o2775)
+    target, inbox = await place.target()
+    await target.write_items([an_item(inbox, 1)], token=1)
+    (file,) = place.client.files("INBOX")
+    assert (place.client.root.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o770, 0o660)
+
+
 async def test_a_folder_that_lost_its_tmp_takes_mail(place: MaildirPlace) -> None:
     """An archive keeps no empty folders."""
     target, inbox = await place.target()
     (place.client.root / "tmp").rmdir()
     assert await target.write_items([an_item(inbox, 1)], token=1) == ()
     assert list(await items(target)) == [CLEAN]
+
+
+def test_a_folder_is_renamed_into_one_that_only_holds_folders(tmp_path: Path) -> None:
+    root = os.fsencode(tmp_path)
+    layout = Layout(root=root, inbox=root, nested=True, utf8=True, control=root)
+    layout.make(b"A")
+    layout.rename(b"A", b"X/Y/Z")
+    assert list(layout.wires()) == [b"X/Y/Z"]
