@@ -48,6 +48,9 @@ MORE_KEYWORDS_FILE = "moverq-keywords.jsonl"
 FOLDER_FILE = "moverq-folder.json"
 INFO = re.compile(r"[:;!]2,([A-Za-z]*)$")
 MAIL_SIZE = re.compile(r",W=(\d+)")
+SIZES = re.compile(r",[SW]=\d+")
+RENAMED_MAX = 3
+"""How often a file is looked for that has another name each time it is to be read."""
 PLAIN_KEYWORD = re.compile(r"[!-~]+")
 SIDE_FILES = re.compile(
     r"dovecot.*|\.dovecot.*|courier.*|maildir(folder|size)|subscriptions|\.?mailboxlist|moverq-.*\.jsonl?|"
@@ -66,36 +69,80 @@ def read_maildir_folder(path: Path, folder: tuple[str, ...], *, root: Path) -> I
     keywords = _read_keywords(path / KEYWORDS_FILE)
     more = read_lists(path / MORE_KEYWORDS_FILE, "keywords")
     folder = canonical_folder(folder)
-    for sub in ("cur", "new"):
-        if not (path / sub).is_dir():
+    listed = _listed(path)
+    named = _Named(path, listed)
+    for entry in listed:
+        if isinstance(entry, NotMail):
+            yield entry
             continue
-        for entry in entries(path / sub):
-            if isinstance(entry, NotMail):
-                yield entry
-                continue
-            if entry.name.startswith("."):
-                yield NotMail(entry.path, "a hidden file, which is no mail in a Maildir")
-                continue
-            found = read_file(Path(entry.path), root=root)
-            if isinstance(found, NotMail):
-                yield found
-                continue
-            content, status = found
-            if not content and mail_size(entry.name) != 0:
-                yield NotMail(entry.path, "empty")
-                continue
-            flags, names = flags_of(entry.name, keywords)
-            yield MailItem(
-                folder=folder,
-                content=as_mail(content, entry.name),
-                received_ms=status.st_mtime_ns // 1_000_000,
-                flags=flags,
-                keywords=tuple(sorted({*names, *more.get(base_name(entry.name), ())})),
-                source=entry.path,
-            )
+        if entry.name.startswith("."):
+            yield NotMail(entry.path, "a hidden file, which is no mail in a Maildir")
+            continue
+        file = Path(entry.path)
+        found = read_file(file, root=root)
+        for _ in range(RENAMED_MAX):
+            if not isinstance(found, NotMail) or os.path.lexists(file):
+                break
+            file = named.now(file)
+            found = read_file(file, root=root)
+        if str(file) != entry.path and named.has_its_turn(file):
+            continue
+        if isinstance(found, NotMail):
+            yield found
+            continue
+        content, status = found
+        if not content and mail_size(file.name) != 0:
+            yield NotMail(str(file), "empty")
+            continue
+        flags, names = flags_of(file.name, keywords)
+        yield MailItem(
+            folder=folder,
+            content=as_mail(content, file.name),
+            received_ms=status.st_mtime_ns // 1_000_000,
+            flags=flags,
+            keywords=tuple(sorted({*names, *more.get(base_name(file.name), ())})),
+            source=str(file),
+        )
     if (path / "tmp").is_dir():
         for entry in entries(path / "tmp"):
             yield entry if isinstance(entry, NotMail) else NotMail(entry.path, "a delivery that was never finished")
+
+
+def _listed(path: Path) -> list[os.DirEntry[str] | NotMail]:
+    """What is in `cur`, and then in `new`. Looked for the other way round: what a mail program moves from `new` to
+    `cur` meanwhile is met at one of them at least."""
+    found: list[os.DirEntry[str] | NotMail] = []
+    for sub in ("new", "cur"):
+        if (path / sub).is_dir():
+            found = [*entries(path / sub), *found]
+    return found
+
+
+class _Named:
+    """What the files of a folder are called now, by what stays of a name while a mail program changes the flags."""
+
+    def __init__(self, path: Path, listed: list[os.DirEntry[str] | NotMail]) -> None:
+        self._path = path
+        self._listed = {entry.path for entry in listed if not isinstance(entry, NotMail)}
+        self._files: dict[str, Path] = {}
+        self._stamp: tuple[int, ...] = ()
+
+    def has_its_turn(self, file: Path) -> bool:
+        """It was listed under this name as well: it moved on between the two listings."""
+        return str(file) in self._listed
+
+    def now(self, file: Path) -> Path:
+        """The file's name now; the same one where it has gone. The folder is listed again only after a change."""
+        stamp = tuple(os.stat(sub).st_mtime_ns for sub in (self._path / "new", self._path / "cur") if sub.is_dir())
+        if stamp != self._stamp:
+            self._stamp = stamp
+            entries_now = (entry for entry in _listed(self._path) if not isinstance(entry, NotMail))
+            self._files = {_stem(entry.name): Path(entry.path) for entry in entries_now}
+        return self._files.get(_stem(file.name), file)
+
+
+def _stem(name: str) -> str:
+    return SIZES.sub("", base_name(name))
 
 
 def subfolder_path(path: Path) -> tuple[str, ...] | None:

@@ -26,12 +26,17 @@ from typing import BinaryIO
 from moverq.mailfiles.files import broken, make_target, sync_tree, write_file
 from moverq.mailfiles.item import MESSAGE_BYTES_MAX, MailItem, NotMail, canonical_folder
 from moverq.mailfiles.names import decode_name, safe_name
-from moverq.mailfiles.text import FIELD, FROM_DATE, FROM_LINE, from_line_ms, header_ms, status_flags
+from moverq.mailfiles.text import FIELD, FROM_DATE, FROM_LINE, from_line_ms, header_ms, header_of, status_flags
 
 FOLDERS_FILE = "folders.jsonl"
 OPEN_FILES_MAX = 64
 SCAN_BYTES = 1 << 20
 QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)
+INTERNAL = (
+    re.compile(rb"^X-IMAP:[ \t]*\d", re.IGNORECASE | re.MULTILINE),
+    re.compile(rb"^Subject:.*FOLDER INTERNAL DATA", re.IGNORECASE | re.MULTILINE),
+)
+"""Of an mbox's first message: UW's programs, and Alpine, keep it there and show it to nobody; nor does Dovecot."""
 TO_QUOTE = re.compile(rb"^(>*From )", re.MULTILINE)
 
 
@@ -68,6 +73,9 @@ def _messages(
         source = f"{path}#{number}"
         if size > MESSAGE_BYTES_MAX:
             yield NotMail(source, f"{size} bytes are more than one message may have", may_be_mail=True)
+            continue
+        if number == 1 and all(line.search(header_of(text)) for line in INTERNAL):
+            yield NotMail(source, "no message: what mail programs keep of their folder")
             continue
         content = QUOTED.sub(rb"\1", text.removesuffix(_empty_end(text)))
         if not content:

@@ -150,6 +150,46 @@ def test_a_maildir_is_read_with_its_folders_flags_keywords_and_dates(tmp_path: P
     assert complaints(tmp_path) == {"tmp/7.g": "a delivery that was never finished"}
 
 
+def test_a_maildir_in_use_is_read_whole(tmp_path: Path) -> None:
+    """Its user's mail program moves mail from new to cur, and changes flags, after the first message was read."""
+    for number in range(3):
+        put(tmp_path / "cur" / f"{number}.a,S=35:2,S", HEADER + b"%d" % number)
+    for number in (3, 4):
+        put(tmp_path / "new" / f"{number}.a", HEADER + b"%d" % number)
+    reading = read_mail(tmp_path)
+    found = [next(reading)]
+    (tmp_path / "new" / "3.a").rename(tmp_path / "cur" / "3.a:2,")
+    (tmp_path / "cur" / "1.a,S=35:2,S").rename(tmp_path / "cur" / "1.a:2,RS")
+    (tmp_path / "cur" / "2.a,S=35:2,S").unlink()
+    found += reading
+    assert [(item.content[-1:], item.flags) for item in found if isinstance(item, MailItem)] == [
+        (b"0", Flag.SEEN),
+        (b"1", Flag.SEEN | Flag.ANSWERED),
+        (b"3", 0),
+        (b"4", 0),
+    ]
+    (gone,) = (item for item in found if isinstance(item, NotMail))
+    assert (gone.may_be_mail, Path(gone.path).name[:1]) == (True, "2")
+
+
+def test_mail_that_moves_on_while_a_maildir_is_listed_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        put(tmp_path / "new" / f"{number}.a", HEADER + b"%d" % number)
+    put(tmp_path / "cur" / "0.a:2,", HEADER)
+    scandir = os.scandir
+
+    def scan(path: Path) -> object:
+        if Path(path).name == "cur" and (tmp_path / "new" / "1.a").exists():
+            (tmp_path / "new" / "1.a").rename(tmp_path / "cur" / "1.a:2,S")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert sorted(item.content[-1:] for item in mail(tmp_path)) == [b"\n", b"1", b"2"]
+    assert len(list(read_mail(tmp_path))) == 3
+
+
 def test_a_size_as_mail_decides_whether_line_ends_are_exact(tmp_path: Path) -> None:
     put(tmp_path / "cur" / f"1.a,S={len(BARE)},W={len(with_crlf(BARE))}:2,", BARE)
     put(tmp_path / "cur" / f"2.a,S={len(BARE)},W={len(BARE)}:2,", BARE)
@@ -181,6 +221,17 @@ def test_an_mbox_is_split_at_dated_from_lines_and_unquoted(tmp_path: Path) -> No
     assert three.flags == Flag.SEEN | Flag.ANSWERED | Flag.FLAGGED
     assert three.received_ms == 1_699_999_980_000
     assert mail(path) == [MailItem(("Berlin",), *key(item)[1:]) for item in (one, two, three)]
+
+
+def test_what_mail_programs_keep_in_an_mbox_is_no_message(tmp_path: Path) -> None:
+    line = b"From MAILER-DAEMON Tue Nov 14 22:13:20 2023\n"
+    internal = (
+        b"Subject: DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA\nX-IMAP: 1700000000 0000000017\n\nThis text\n\n"
+    )
+    path = put(tmp_path / "a.mbox", line + internal + line + BARE + b"\n" + line + internal)
+    found = list(read_mail(path))
+    assert [isinstance(item, MailItem) for item in found] == [False, True, True]
+    assert found[0] == NotMail(f"{path}#1", "no message: what mail programs keep of their folder")
 
 
 def test_one_crlf_in_an_mbox_leaves_all_of_it_as_it_is(tmp_path: Path) -> None:
