@@ -192,6 +192,16 @@ def test_a_delivery_is_there_once_however_often_it_comes(cli: Here) -> None:
     assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 2
 
 
+def test_the_line_that_postfix_puts_in_front_is_no_part_of_a_delivery(cli: Here, tmp_path: Path) -> None:
+    first, again = (b"From bob@example.net  Mon Nov 23 16:00:0%d 2026\n" % second for second in (1, 2))
+    assert "before" not in cli.ok("deliver", ADA, stdin=first + MESSAGE).out
+    assert "before" in cli.ok("deliver", ADA, stdin=again + MESSAGE).out
+    cli.ok("deliver", ADA, stdin=b"From : bob@example.net\r\n\r\n")
+    cli.ok("mailbox", "export", ADA, str(tmp_path / "out"), "--format", "eml")
+    found = {path.read_bytes() for path in (tmp_path / "out").rglob("*.eml")}
+    assert found == {MESSAGE, b"From : bob@example.net\r\n\r\n"}
+
+
 def test_a_delivery_to_a_locked_mailbox_exits_75(cli: Here) -> None:
     lock(cli.root)
     answer = cli("deliver", ADA, stdin=MESSAGE)
