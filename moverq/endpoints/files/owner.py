@@ -6,6 +6,8 @@ from contextlib import suppress
 
 import attrs
 
+from moverq.flow.folders import sync_folder
+
 
 @attrs.frozen
 class Owner:
@@ -44,6 +46,15 @@ class Owner:
         if os.geteuid() == 0:
             os.chown(nameless, self.uid, self.gid)
         os.rename(nameless, path)
+
+    def make_folders(self, path: bytes) -> None:
+        """Likewise with those above it, durable."""
+        above = [path]
+        while not os.path.isdir(above[-1]):
+            above.append(os.path.dirname(above[-1]))
+        for folder in reversed(above[:-1]):
+            self.make_folder(folder)
+            sync_folder(os.path.dirname(folder))
 
     def make_file(self, path: bytes) -> None:
         """Likewise an empty file."""

@@ -30,7 +30,8 @@ from moverq.endpoints.mirrored.normal_form import as_sent, content_hash, is_clea
 from moverq.flow.folders import sync_folder
 
 SUBFOLDERS: Final = (b"cur", b"new", b"tmp")
-WATCHED: Final = (b"cur", b"new", b"dovecot-uidlist", b"dovecot-keywords", b"courierimapuiddb")
+WATCHED: Final = (b"cur", b"new")
+WATCHED_BESIDE: Final = (b"dovecot-uidlist", b"dovecot-keywords", b"courierimapuiddb")
 TRIES: Final = 4
 """Of a scan, until it is whole."""
 MESSAGE_BYTES_MAX: Final = 2 << 30
@@ -64,13 +65,14 @@ def folder_object(path: bytes) -> bytes:
     return b"%x.%x" % (found.st_dev, found.st_ino)
 
 
-def signature(path: bytes) -> int:
-    """A number that is another one after any change of the folder's messages; 0: it is too early to tell.
+def signature(path: bytes, beside: bytes) -> int:
+    """A number that is another one after any change of the folder's messages; 0: it is too early to tell. `beside`:
+    where its UID list and its keywords are.
 
     Raises `OSError`.
     """
     now = time.time_ns()
-    stamp = _stamp(path)
+    stamp = _stamp(path, beside)
     return _told(stamp) if _to_wait_ns(stamp, now) <= 0 else 0
 
 
@@ -78,13 +80,14 @@ Stamp = tuple[tuple[int, int, int], ...]
 """(inode, modification time, size) of each that is watched."""
 
 
-def _stamp(path: bytes) -> Stamp:
+def _stamp(path: bytes, beside: bytes) -> Stamp:
     said = []
-    for name in WATCHED:
+    places = [os.path.join(path, name) for name in WATCHED] + [os.path.join(beside, name) for name in WATCHED_BESIDE]
+    for place in places:
         try:
-            found = os.stat(os.path.join(path, name))
+            found = os.stat(place)
         except FileNotFoundError:
-            if name == b"cur":
+            if place is places[0]:
                 raise
             said.append((0, 0, 0))
         else:
@@ -104,15 +107,15 @@ def _to_wait_ns(stamp: Stamp, now_ns: int) -> int:
     return max((mtime + granule - now_ns for mtime in times if mtime <= now_ns + granule), default=0)
 
 
-def scan(path: bytes) -> Scan:
+def scan(path: bytes, beside: bytes) -> Scan:
     """Waits out a change of this moment. Raises `OSError`."""
     met: dict[bytes, bytes] = {}
     for _ in range(TRIES):
-        time.sleep(max(0, _to_wait_ns(_stamp(path), time.time_ns())) / 1e9)
-        now, stamp = time.time_ns(), _stamp(path)
+        time.sleep(max(0, _to_wait_ns(_stamp(path, beside), time.time_ns())) / 1e9)
+        now, stamp = time.time_ns(), _stamp(path, beside)
         listed = {names.base(rel[4:]): rel for rel in _listed(path)}
         met |= listed
-        if _to_wait_ns(stamp, now) <= 0 and _stamp(path) == stamp:
+        if _to_wait_ns(stamp, now) <= 0 and _stamp(path, beside) == stamp:
             return Scan(listed, is_whole=True, signature=_told(stamp))
     return Scan(met, is_whole=False, signature=0)
 

@@ -38,7 +38,7 @@ class Layout:
     """LAYOUT=fs."""
     utf8: bool
     control: bytes
-    """Where `subscriptions` is."""
+    """Where `subscriptions` is, and, if it is not the root, what Dovecot keeps of each folder."""
 
     @property
     def naming(self) -> Naming:
@@ -48,6 +48,12 @@ class Layout:
         if wire == b"INBOX":
             return self.inbox
         return os.path.join(self.root, wire if self.nested else b"." + wire)
+
+    def beside(self, wire: bytes) -> bytes:
+        """Where the UID list and the keywords of a folder are."""
+        if self.control == self.root:
+            return self.path(wire)
+        return os.path.join(self.control, wire if self.nested else b"." + wire)
 
     def is_sayable(self, wire: bytes) -> bool:
         """Can a folder have this name here, without meaning another one or leading out of the root?"""
@@ -102,7 +108,7 @@ class Layout:
                         subscribed=wire in subscribed,
                         mailbox_object=folder.folder_object(path),
                         validity=validity,
-                        modseq=folder.signature(path),
+                        modseq=folder.signature(path, self.beside(wire)),
                     )
                 )
             except FileNotFoundError:
@@ -152,10 +158,23 @@ class Layout:
                 continue
             if os.path.lexists(target):
                 raise FileExistsError(None, "there is a folder of this name", os.fsdecode(target))
+            if self.control != self.root:
+                self._rename_beside(os.path.relpath(source, self.root), os.path.relpath(target, self.root))
             os.rename(source, target)
             sync_folder(os.path.dirname(target))
             if os.path.dirname(source) != os.path.dirname(target):
                 sync_folder(os.path.dirname(source))
+
+    def _rename_beside(self, old: bytes, new: bytes) -> None:
+        """So that letters mean there what they meant here. What an earlier folder of that name left is written over.
+        Raises `OSError`."""
+        above = os.path.join(self.control, old)
+        for place, _, names in os.walk(above):
+            target = os.path.normpath(os.path.join(self.control, new, os.path.relpath(place, above)))
+            Owner.of(self.root).make_folders(target)
+            for name in names:
+                os.replace(os.path.join(place, name), os.path.join(target, name))
+            sync_folder(target)
 
     def delete(self, wire: bytes, mark: bytes) -> bool:
         """The folder is gone; False: there is something in it that is no mail program's own. Raises `OSError`."""

@@ -60,7 +60,9 @@ class MaildirPlaces:
         def run() -> None:
             separator = layout.naming.separator
             assert separator is not None
-            subscribe(layout.control, wire, wanted, separator=separator, owner=Owner.of(layout.root))
+            owner = Owner.of(layout.root)
+            owner.make_folders(layout.control)
+            subscribe(layout.control, wire, wanted, separator=separator, owner=owner)
 
         await self.session.work(run, doing="change subscriptions")
 

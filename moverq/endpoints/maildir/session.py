@@ -46,13 +46,13 @@ class MaildirSession(FileSession[Layout, Scan]):
     async def scan(self, wire: bytes, *, known: bool = False) -> Scan:
         """The folder's messages; `known`: as they were when they were last looked at will do. A folder that is not
         there has none, and no signature."""
-        path = (await self.layout()).path(wire)
+        layout = await self.layout()
         if known and wire in self._kept:
             return self._kept[wire]
 
         def run() -> Scan:
             try:
-                return folder.scan(path)
+                return folder.scan(layout.path(wire), layout.beside(wire))
             except FileNotFoundError:
                 return Scan({}, is_whole=True, signature=0)
 
@@ -109,7 +109,7 @@ class MaildirSession(FileSession[Layout, Scan]):
 
     async def _look(self, wanted: Wanted) -> Look | None:
         layout = await self.layout()
-        path = layout.path(wanted.wire)
+        path, beside = layout.path(wanted.wire), layout.beside(wanted.wire)
         found = await self.scan(wanted.wire)
         number = await self.mirror.ask(
             partial(
@@ -125,8 +125,8 @@ class MaildirSession(FileSession[Layout, Scan]):
         def run() -> Look | None:
             if found.is_whole and not found.signature:
                 return None  # it went meanwhile: the next listing tells
-            uids = side_files.read_uid_list(path) if found.is_whole else side_files.UidList()
-            keywords = side_files.read_keywords(path)
+            uids = side_files.read_uid_list(beside) if found.is_whole else side_files.UidList()
+            keywords = side_files.read_keywords(beside)
             seen: list[Seen] = []
             is_whole = found.is_whole
             for base, rel in found.files.items():

@@ -6,7 +6,7 @@ Dovecot takes for it.
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import attrs
@@ -86,7 +86,7 @@ def read_keywords(folder: bytes) -> dict[str, str]:
     return decode_keywords(read_file(os.path.join(folder, KEYWORDS)))
 
 
-def letters_for(folder: bytes, keywords: Iterable[str], owner: Owner) -> dict[str, str]:
+def letters_for(folder: bytes, keywords: Collection[str], owner: Owner) -> dict[str, str]:
     """The letter of each of these keywords, in the folder's file from now on; those that it has no letter left for, or
     that no line can hold, are not among them. Durable. Raises `OSError`."""
 
@@ -94,6 +94,8 @@ def letters_for(folder: bytes, keywords: Iterable[str], owner: Owner) -> dict[st
         by_name = {name.lower(): letter for letter, name in known.items()}
         return {word: by_name[word.lower()] for word in wanted if word.lower() in by_name}
 
+    if keywords:
+        owner.make_folders(folder)  # it is not the mail's where there is a CONTROL=
     is_nobodys(os.path.join(folder, KEYWORDS) + b".lock")  # one that a crash left would hold up the mail server
     wanted = {word for word in keywords if _PLAIN_KEYWORD.fullmatch(word)}
     letters = found(read_keywords(folder))

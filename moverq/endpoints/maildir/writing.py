@@ -20,6 +20,7 @@ from moverq.endpoints.files import numbers
 from moverq.endpoints.files.owner import Owner
 from moverq.endpoints.maildir import folder, names, side_files
 from moverq.endpoints.maildir.folder import Scan
+from moverq.endpoints.maildir.layout import Layout
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Due, Merged, Placed, ToAppend
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
@@ -61,14 +62,14 @@ async def append_all(session: "MaildirSession", merged: Merged, token: int) -> t
         if one.state.item_id in intents_of:
             by_folder[one.state.folder_id].append(one)
     for folder_id, some in by_folder.items():
-        path = layout.path(rows[folder_id].wire)
+        wire = rows[folder_id].wire
         named = [
             Named(
                 one.state.item_id, base_for(one.state.item_id, one.state.received_ms, intents_of[one.state.item_id][0])
             )
             for one in some
         ]
-        delivered = await session.work(partial(_deliver, path, some, named), doing="deliver messages")
+        delivered = await session.work(partial(_deliver, layout, wire, some, named), doing="deliver messages")
         if delivered is not None:
             for (_, base), rel in zip(named, delivered.rels, strict=True):
                 session.note_file(rows[folder_id].wire, base, rel)
@@ -85,12 +86,14 @@ class _Delivered(NamedTuple):
     left_out: int
 
 
-def _deliver(path: bytes, messages: Sequence[ToAppend], named: Sequence[Named]) -> _Delivered | None:
+def _deliver(layout: Layout, wire: bytes, messages: Sequence[ToAppend], named: Sequence[Named]) -> _Delivered | None:
     """None: the folder is not there."""
+    path = layout.path(wire)
     if not folder.is_folder(path):
         return None
     owner = Owner.of(path)
-    letters = side_files.letters_for(path, {word for one in messages for word in one.keywords}, owner)
+    words_there = {word for one in messages for word in one.keywords}
+    letters = side_files.letters_for(layout.beside(wire), words_there, owner)
     kept: dict[ItemId, tuple[int, tuple[str, ...]]] = {}
     left_out = 0
     rels: list[bytes] = []
@@ -213,7 +216,7 @@ async def _move(
             if attempt:
                 session.forget_files(here)
             scan = await session.whole_scan(here, having=[base for _, base in wanted])
-            rename = partial(_rename_over, layout.path(here), layout.path(there), wanted, scan=scan, taken=taken)
+            rename = partial(_rename_over, layout, here, there, wanted, scan=scan, taken=taken)
             wanted = await session.work(partial(rename, moved=moved), doing="move messages")
             if not wanted:
                 break
@@ -233,8 +236,9 @@ class _Moved:
 
 
 def _rename_over(
-    source: bytes,
-    target: bytes,
+    layout: Layout,
+    here: bytes,
+    there: bytes,
     wanted: Sequence[tuple[ItemId, bytes]],
     *,
     scan: Scan,
@@ -243,15 +247,17 @@ def _rename_over(
 ) -> list[tuple[ItemId, bytes]]:
     """Flags as they are; keywords by the letters of the new folder, which may be others. Returns those that are not
     where the scan met them."""
+    source, target = layout.path(here), layout.path(there)
     if not folder.is_folder(target):
         return []
-    old_letters = side_files.read_keywords(source)
+    old_letters = side_files.read_keywords(layout.beside(here))
     before = {
         base: names.said(names.parts(scan.files[base][4:]).letters, old_letters)
         for _, base in wanted
         if base in scan.files
     }
-    letters = side_files.letters_for(target, {word for _, words in before.values() for word in words}, Owner.of(target))
+    words_there = {word for _, words in before.values() for word in words}
+    letters = side_files.letters_for(layout.beside(there), words_there, Owner.of(target))
     missed: list[tuple[ItemId, bytes]] = []
     for item_id, base in wanted:
         if base not in before:
@@ -295,7 +301,7 @@ def _note_moved(mirror: Mirror, *, folder_id: FolderId, moved: _Moved, asked: Se
 
 async def _store_and_expunge(session: "MaildirSession", due: Due, folder_id: FolderId) -> None:
     wire = due.wires[folder_id]
-    path = (await session.layout()).path(wire)
+    layout = await session.layout()
     flags, expunges = list(due.flags.get(folder_id, ())), list(due.expunges.get(folder_id, ()))
     asked = [*(uid for uid, _, _ in flags), *expunges]
     bases = await session.mirror.ask(partial(numbers.bases_of, folder_id=folder_id, numbers=asked))
@@ -305,7 +311,8 @@ async def _store_and_expunge(session: "MaildirSession", due: Due, folder_id: Fol
             session.forget_files(wire)
         scan = await session.whole_scan(wire, having=[base for base, _ in bases.values()])
         await session.work(
-            partial(_apply, path, scan, bases=bases, flags=flags, expunges=expunges, done=done), doing="change messages"
+            partial(_apply, layout, wire, scan, bases=bases, flags=flags, expunges=expunges, done=done),
+            doing="change messages",
         )
         if not done.missed:
             break
@@ -331,7 +338,8 @@ class _Done:
 
 
 def _apply(
-    path: bytes,
+    layout: Layout,
+    wire: bytes,
     scan: Scan,
     *,
     bases: Mapping[int, tuple[bytes, bytes]],
@@ -340,10 +348,12 @@ def _apply(
     done: _Done,
 ) -> None:
     """`done.missed`: those that are not where the scan met them. The scan follows what is done."""
+    path = layout.path(wire)
     done.missed = set()
     letters: Mapping[str, str] = {}
     if folder.is_folder(path):
-        letters = side_files.letters_for(path, {word for _, _, words in flags for word in words}, Owner.of(path))
+        words_there = {word for _, _, words in flags for word in words}
+        letters = side_files.letters_for(layout.beside(wire), words_there, Owner.of(path))
     for uid, bits, words in flags:
         if uid not in bases:
             continue

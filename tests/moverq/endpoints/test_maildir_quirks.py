@@ -540,3 +540,43 @@ def test_a_folder_is_renamed_into_one_that_only_holds_folders(tmp_path: Path) ->
     layout.make(b"A")
     layout.rename(b"A", b"X/Y/Z")
     assert list(layout.wires()) == [b"X/Y/Z"]
+
+
+@pytest.mark.parametrize("layout", ["", ":LAYOUT=fs"])
+async def test_what_dovecot_keeps_beside_the_mail_is_where_control_says(tmp_path: Path, layout: str) -> None:
+    location = f"maildir:{{}}:CONTROL={tmp_path}/control{layout}"
+    async with a_place(tmp_path, open_endpoint, location, MaildirClient) as place:
+        source = await place.source()
+        beside = tmp_path / "control" / ("INBOX" if layout else ".INBOX")
+        beside.mkdir(parents=True)
+        (beside / "dovecot-keywords").write_text("0 Work\n")
+        (beside / "dovecot-uidlist").write_text("3 V1700000000 N9 G0\n7 :1.a\n")
+        (place.client.root / "cur" / "1.a:2,Sa").write_bytes(CLEAN)
+        (state,) = (await items(source)).values()
+        assert (state.uid, state.flags, state.keywords) == (7, 1, ("Work",))
+        head = await source.head()
+        (beside / "dovecot-keywords").write_text("0 Other\n")
+        assert [item.keywords for item in (await source.read_feed(head, changes_max=9)).items] == [("Other",)]
+
+
+@pytest.mark.parametrize("layout", ["", ":LAYOUT=fs"])
+async def test_keywords_of_a_target_are_where_control_says_and_follow_their_folder(tmp_path: Path, layout: str) -> None:
+    control = tmp_path / "control"
+    location = f"maildir:{{}}:CONTROL={control}{layout}"
+    async with a_place(tmp_path, open_endpoint, location, MaildirClient) as place:
+        target, inbox = await place.target()
+        other = a_folder("Other", subscribed=True)
+        await target.apply_folders([FolderStep(StepKind.CREATE, other)], token=1)
+        first = an_item(inbox, 1, keywords=("a", "b"))
+        await target.write_items([first, an_item(other.folder_id, 1, b"2\r\n", keywords=("b",))], token=1)
+        renamed = attrs.evolve(other, name="New", modseq=9)
+        await target.apply_folders([FolderStep(StepKind.MOVE, renamed)], token=1)
+        moved = first.state._replace(folder_id=other.folder_id, uid=9, modseq=50)
+        await target.write_items([ItemContent(moved, first.content)], token=1)
+        assert await target.account() == await target.recount()
+        dot = "" if layout else "."
+        kept = {path.relative_to(control).as_posix(): path for path in control.rglob("*") if path.is_file()}
+        assert kept.keys() == {f"{dot}INBOX/dovecot-keywords", f"{dot}New/dovecot-keywords", "subscriptions"}
+        assert kept[f"{dot}New/dovecot-keywords"].read_text() == "0 b\n1 a\n"
+        found = (place.client.root / f"{dot}New" / "cur").iterdir()
+        assert {path.name.partition(":")[2] for path in found} == {"2,a", "2,ab"}
