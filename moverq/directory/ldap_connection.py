@@ -123,7 +123,10 @@ class LdapConnection:
     async def search(
         self, base: str, *, scope: int = SUBTREE, where: Filter | None = None, attributes: Sequence[str]
     ) -> list[Entry]:
-        """The entries found; none where there is no such base. A search that was lost is asked once more."""
+        """The entries found; with `BASE`, none where there is no such entry. A search that was lost is asked once more.
+
+        Raises: `EndpointBroken` where there is nothing that could be searched below.
+        """
         try:
             return await self._operation(lambda client: self._search(client, base, scope, where, attributes))
         except EndpointUnavailable:
@@ -179,6 +182,10 @@ class LdapConnection:
                 ),
             )
             if self._code(done) is Code.NO_SUCH_OBJECT:
+                if scope != BASE:
+                    # Nobody may conclude from this that somebody is not there: mail to him would go back.
+                    why = f"there is nothing at {base}, or bind_dn may not see it"
+                    raise EndpointBroken(endpoint=self._settings.uri, why=why)
                 return []
             cookie = _cookie(controls)
             if not cookie:

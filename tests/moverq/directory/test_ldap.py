@@ -71,6 +71,14 @@ async def test_a_person_that_the_site_has_becomes_a_recipient_and_keeps_what_is_
     assert "mail: Anna@Example.org" in found
 
 
+async def test_where_nothing_can_be_seen_nobody_is_said_to_be_away(slapd: Slapd, directory: LdapDirectory) -> None:
+    """By a mistake in the settings, or in the server's access rules: an MTA would send their mail back for good."""
+    await directory.add_recipient(ANNA, "anna@example.org", HERE)
+    async with open_ldap_directory(slapd.settings(base=f"ou=gone,{SUFFIX}")) as other:
+        with pytest.raises(EndpointBroken, match=f"nothing at ou=gone,{SUFFIX}, or bind_dn may not see it"):
+            await other.locate("anna@example.org")
+
+
 async def test_the_host_follows_the_register_in_the_same_modify(slapd: Slapd, directory: LdapDirectory) -> None:
     await directory.add_recipient(ANNA, "anna@example.org", HERE)
     assert "mailHost: mail1.example.org" in slapd.found("(mail=anna@example.org)", "mailHost")
