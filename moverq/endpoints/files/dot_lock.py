@@ -82,6 +82,8 @@ def is_nobodys(lock: bytes) -> bool:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
+    except PermissionError:
+        return _is_unreadable_and_nobodys(lock)
     try:
         if _is_kept(descriptor):
             return False
@@ -91,6 +93,19 @@ def is_nobodys(lock: bytes) -> bool:
         pass
     finally:
         os.close(descriptor)
+    return True
+
+
+def _is_unreadable_and_nobodys(lock: bytes) -> bool:
+    """Likewise for one that we may not open: Postfix makes its own so that nobody may."""
+    try:
+        if time.time() - os.stat(lock).st_mtime < LOCK_STALE_S:
+            return False
+        os.unlink(lock)
+    except FileNotFoundError:
+        pass
+    except PermissionError:
+        return False  # whoever may take it away does so
     return True
 
 

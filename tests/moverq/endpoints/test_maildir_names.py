@@ -1,5 +1,6 @@
 """What file names and side files of Maildirs say, as they are found in the wild."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -130,6 +131,29 @@ def test_a_lock_is_waited_for_unless_its_maker_is_dead(
     lock.write_bytes(dot_lock.OURS)  # left behind when everything had been done
     assert side_files.letters_for(folder, ["third"], owner) == {"third": "c"}
     assert not lock.exists()
+
+
+def test_a_lock_that_nobody_may_read_is_waited_for_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postfix gives its own no mode at all, and who moves mail need not be root."""
+    monkeypatch.setattr(dot_lock, "LOCK_S", 0.1)
+    lock = tmp_path / "inbox.lock"
+    lock.touch()
+    opened = os.open
+
+    def denied(path: bytes, how: int, mode: int = 0o777) -> int:
+        if how & os.O_ACCMODE == os.O_RDONLY and os.path.exists(path):  # for root, as whom tests run, may read all
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opened(path, how, mode)
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(TimeoutError):
+        dot_lock.dot_lock(os.fsencode(lock))
+    assert dot_lock.is_held(os.fsencode(lock))
+    os.utime(lock, (1, 1))
+    os.close(dot_lock.dot_lock(os.fsencode(lock)))
+    assert lock.read_bytes() == dot_lock.OURS
 
 
 @pytest.mark.parametrize(
