@@ -42,7 +42,8 @@ _OF_THE_HOST: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, e
 
 @attrs.frozen
 class Scan:
-    """The messages of a folder. `files`: by base name, where below the folder it is now: `cur/name` or `new/name`."""
+    """The messages of a folder. `files`: by base name, where below the folder it is now: `cur/name` or `new/name`.
+    Where several have one base: see `_tell_apart`."""
 
     files: dict[bytes, bytes]
     is_whole: bool
@@ -113,11 +114,30 @@ def scan(path: bytes, beside: bytes) -> Scan:
     for _ in range(TRIES):
         time.sleep(max(0, _to_wait_ns(_stamp(path, beside), time.time_ns())) / 1e9)
         now, stamp = time.time_ns(), _stamp(path, beside)
-        listed = {names.base(rel[4:]): rel for rel in _listed(path)}
+        listed: dict[bytes, bytes] = {}
+        twice: dict[bytes, list[bytes]] = {}
+        for rel in _listed(path):
+            base = names.base(rel[4:])
+            if base in listed:
+                twice.setdefault(base, [listed[base]]).append(rel)
+            listed[base] = rel
+        with suppress(FileNotFoundError):  # it has another name by now, so this look is not whole
+            _tell_apart(path, listed, twice)
         met |= listed
         if _to_wait_ns(stamp, now) <= 0 and _stamp(path, beside) == stamp:
             return Scan(listed, is_whole=True, signature=_told(stamp))
     return Scan(met, is_whole=False, signature=0)
+
+
+def _tell_apart(path: bytes, listed: dict[bytes, bytes], twice: dict[bytes, list[bytes]]) -> None:
+    """Files that have a base in common, though none should: of a backup that was put back over newer mail, say. Each is
+    a message, as to Dovecot; its base is made one by its inode, behind a slash, which no file name has. Two names of
+    one file are one message on its way from name to name. Raises `OSError`."""
+    for base, rels in twice.items():
+        by_inode = {os.lstat(os.path.join(path, rel)).st_ino: rel for rel in rels}
+        if len(by_inode) > 1:
+            del listed[base]
+            listed.update((b"%s/%x" % (base, inode), rel) for inode, rel in by_inode.items())
 
 
 def _listed(path: bytes) -> Iterator[bytes]:

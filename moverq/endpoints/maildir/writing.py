@@ -267,7 +267,7 @@ def _rename_over(
         kept = tuple(word for word in words if word in letters)
         name = names.with_letters(scan.files[base][4:], flags, "".join(letters[word] for word in kept))
         new_base = base
-        if base in taken:
+        if base in taken or b"/" in base:
             new_base = _other_base(base, item_id)
             name = names.with_base(name, new_base)
         try:
@@ -284,8 +284,8 @@ def _rename_over(
 
 
 def _other_base(base: bytes, item_id: ItemId) -> bytes:
-    """A name for a file that comes to a folder where another has its own."""
-    return b"%s.%s" % (base, item_id.hex().encode())
+    """A name for a file that comes to a folder where another has its own, or had it where it comes from."""
+    return b"%s.%s" % (base.replace(b"/", b"."), item_id.hex().encode())
 
 
 def _note_moved(mirror: Mirror, *, folder_id: FolderId, moved: _Moved, asked: Sequence[tuple[ItemId, int]]) -> None:

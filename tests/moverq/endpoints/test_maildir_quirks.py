@@ -324,6 +324,44 @@ async def test_what_this_host_lacks_is_no_fault_of_a_message(
     assert list(await items(source)) == [CLEAN]
 
 
+async def test_files_with_one_name_are_messages_each(place: MaildirPlace) -> None:
+    """A backup was put back while the mail was in use, and sizes were corrected meanwhile."""
+    source = await place.source()
+    named = ["new/6.a", "cur/6.a:2,", "cur/6.a:2,S", "cur/5.a,S=5:2,F", "cur/5.a,S=7:2,F"]
+    for number, name in enumerate(named):
+        (place.client.root / name).write_bytes(b"Subject: %d\n\n" % number)
+    os.link(place.client.root / "cur/6.a:2,", place.client.root / "cur/6.a:2,R")  # on its way, by link and unlink
+    found = await items(source)
+    assert sorted(found) == [b"Subject: %d\r\n\r\n" % number for number in range(5)]
+    assert found[b"Subject: 2\r\n\r\n"].flags == 1
+    head = await source.head()
+    (place.client.root / "cur/6.a:2,").unlink()
+    (place.client.root / "cur/6.a:2,S").rename(place.client.root / "cur/6.a:2,RS")
+    batch = await source.read_feed(head, changes_max=99)
+    assert len(batch.items_gone) == 0
+    assert {item.flags for item in batch.items} <= {2, 3}
+    (place.client.root / "new/6.a").unlink()
+    (place.client.root / "cur/5.a,S=7:2,F").unlink()
+    assert sorted(await items(source)) == [b"Subject: %d\r\n\r\n" % number for number in (1, 2, 3)]
+
+
+def test_each_of_two_files_with_one_name_has_its_own_where_it_is_moved_to(tmp_path: Path) -> None:
+    client = MaildirClient(tmp_path)
+    client.make("INBOX")
+    client.make("Other")
+    for name in ("6.a:2,", "6.a:2,S"):
+        (tmp_path / "cur" / name).write_bytes(name.encode())
+    root = os.fsencode(tmp_path)
+    layout = Layout(root=root, inbox=root, nested=False, utf8=True, control=root)
+    scan = folder.scan(root, root)
+    wanted = [(ItemId(new_id()), base) for base in scan.files]
+    moved = writing._Moved()
+    assert writing._rename_over(layout, b"INBOX", b"Other", wanted, scan=scan, taken=(), moved=moved) == []
+    there = folder.scan(layout.path(b"Other"), layout.path(b"Other")).files
+    assert {one.base for one in moved.named} == there.keys()
+    assert len(there) == 2
+
+
 async def test_a_folder_with_two_names_is_two_folders_and_each_stays_who_it_is(place: MaildirPlace) -> None:
     place.client.make("Sent")
     source = await place.source()
