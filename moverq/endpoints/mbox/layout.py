@@ -149,6 +149,8 @@ class Layout:
     def _owner_of(self, wire: bytes) -> Owner:
         """Whose a new file is: who has the directory, but for a spool, which is nobody's."""
         here = Owner.of(os.path.dirname(self.path(wire)))
+        if self.is_file:
+            return here.private()
         if wire == b"INBOX" and self.inbox is not None:
             user = Owner.of(existing_above(self.root))
             if user.uid != here.uid:
@@ -161,6 +163,8 @@ class Layout:
         while not os.path.isdir(above[-1]):
             above.append(os.path.dirname(above[-1]))
         owner = Owner.of(above[-1])
+        if not os.path.isdir(self.root) and os.path.commonpath([path, self.root]) == self.root:
+            owner = owner.private()
         for folder in reversed(above[:-1]):
             owner.make_folder(folder)
             sync_folder(os.path.dirname(folder))

@@ -297,6 +297,16 @@ async def test_a_spool_is_nobodys_and_what_is_made_in_it_the_users(tmp_path: Pat
     assert (home / "mail" / "A" / "B").stat().st_uid == 5000
 
 
+def test_new_mail_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    """Homes are open to all at many a site; mail is not."""
+    tmp_path.chmod(0o755)
+    layout = Layout(root=os.fsencode(tmp_path / "mail"), inbox=None, utf8=False)
+    for wire in (b"INBOX", b"Sent", b"A/B"):
+        layout.make(wire)
+    Layout(root=os.fsencode(tmp_path / "one.mbox"), inbox=None, utf8=False).make(b"INBOX")
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")} == {0}
+
+
 async def test_a_folder_that_holds_folders_and_mail(place: MboxPlace) -> None:
     """The one becomes a file, the others lie beside it; also where they were there before."""
     target, _ = await place.target()
