@@ -54,10 +54,15 @@ def read_mbox(path: Path, folder: tuple[str, ...]) -> Iterator[MailItem | NotMai
     """The messages of one mbox file."""
     try:
         with open(path, "rb", buffering=SCAN_BYTES) as file:
-            mtime_ms = os.fstat(file.fileno()).st_mtime_ns // 1_000_000
+            before = os.fstat(file.fileno())
             exact = _has_crlf(file)
             file.seek(0)
-            yield from _messages(file, path, folder, mtime_ms, exact=exact)
+            yield from _messages(file, path, folder, before.st_mtime_ns // 1_000_000, exact=exact)
+        after = os.stat(path)
+        if any(getattr(before, name) != getattr(after, name) for name in ("st_ino", "st_size", "st_mtime_ns")):
+            # No lock is taken: an import may take an hour, and mail is delivered meanwhile.
+            why = "it was written to while it was read: messages may be missing, or cut short"
+            yield NotMail(str(path), why, may_be_mail=True)
     except OSError as error:
         yield NotMail(str(path), f"cannot be read to its end: {error.strerror}", may_be_mail=True)
 

@@ -234,6 +234,19 @@ def test_what_mail_programs_keep_in_an_mbox_is_no_message(tmp_path: Path) -> Non
     assert found[0] == NotMail(f"{path}#1", "no message: what mail programs keep of their folder")
 
 
+def test_an_mbox_that_is_written_to_meanwhile_is_said_to_be(tmp_path: Path) -> None:
+    line = b"From a@b Tue Nov 14 22:13:20 2023\n"
+    path = put(tmp_path / "a.mbox", line + BARE + b"\n" + line + BARE + b"\n")
+    reading = read_mail(path)
+    assert isinstance(next(reading), MailItem)
+    with path.open("ab") as file:
+        file.write(line + BARE)
+    *_, last = reading
+    assert isinstance(last, NotMail)
+    assert (last.may_be_mail, "written to while it was read" in last.why) == (True, True)
+    assert all(isinstance(item, MailItem) for item in read_mail(path))
+
+
 def test_one_crlf_in_an_mbox_leaves_all_of_it_as_it_is(tmp_path: Path) -> None:
     line = b"From a Tue Nov 14 22:13:20 2023\n"
     put(tmp_path / "inbox", line + BARE + b"bare\n\n" + line + BARE + b"x\r\n")
