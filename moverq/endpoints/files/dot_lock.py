@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from moverq.endpoints.files.owner import Owner
+from moverq.endpoints.files.owner import Owner, new_file
 from moverq.flow.folders import sync_folder
 
 LOCK_S: Final = 10.0
@@ -35,7 +35,7 @@ def replace_file(path: bytes, change: Callable[[bytes], bytes], owner: Owner) ->
     try:
         data = change(read_file(path))
         temporary = path + b".moverq"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = new_file(temporary)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()

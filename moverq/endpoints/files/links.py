@@ -1,5 +1,6 @@
-"""Folders that are there under two names, by a link: each is a folder, as a mail server shows it too."""
+"""What is there by a link: files that its maker may not read himself, and folders that have two names."""
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,9 +10,28 @@ import attrs
 from moverq.endpoints.mirrored.listed import Listed
 
 
+def open_mail(path: bytes | str, how: int) -> int:
+    """The file, opened. We may be root, and a user make links in his mail: what they lead to has to be his own, or root
+    made the link.
+
+    Raises `OSError`: PermissionError where neither is so.
+    """
+    try:
+        return os.open(path, how | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    maker = os.lstat(path).st_uid
+    descriptor = os.open(path, how)
+    if os.geteuid() == 0 and maker not in (0, os.fstat(descriptor).st_uid):
+        os.close(descriptor)
+        raise PermissionError(errno.EACCES, "it is a symbolic link to a file of another user's", os.fsdecode(path))
+    return descriptor
+
+
 def told_apart(found: Sequence[Listed], *, root: bytes, path: Callable[[bytes], bytes]) -> list[Listed]:
-    """Those that are one object on the disk are not taken for one folder that was renamed: who is there by a link has
-    its name as a part of what it is. `path`: of a folder, by its name."""
+    """Each is a folder, as a mail server shows it too: those that are one object on the disk are not taken for one that
+    was renamed. Who is there by a link has its name as a part of what it is. `path`: of a folder, by its name."""
     times = Counter(one.mailbox_object for one in found if one.mailbox_object)
 
     def is_link(wire: bytes) -> bool:
@@ -26,4 +46,4 @@ def told_apart(found: Sequence[Listed], *, root: bytes, path: Callable[[bytes], 
     ]
 
 
-__all__ = ["told_apart"]
+__all__ = ["open_mail", "told_apart"]

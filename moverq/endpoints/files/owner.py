@@ -40,11 +40,17 @@ class Owner:
         if os.path.isdir(path):
             return
         nameless = path + b".moverq"
+        if os.path.islink(nameless):  # see `new_file`
+            os.unlink(nameless)
         with suppress(FileExistsError):
             os.mkdir(nameless, self.mode)
-        os.chmod(nameless, self.mode)
-        if os.geteuid() == 0:
-            os.chown(nameless, self.uid, self.gid)
+        descriptor = os.open(nameless, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(descriptor, self.mode)
+            if os.geteuid() == 0:
+                os.fchown(descriptor, self.uid, self.gid)
+        finally:
+            os.close(descriptor)
         os.rename(nameless, path)
 
     def make_folders(self, path: bytes) -> None:
@@ -61,10 +67,24 @@ class Owner:
         if os.path.exists(path):
             return
         nameless = path + b".moverq"
-        descriptor = os.open(nameless, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = new_file(nameless)
         self.take(descriptor)
         os.close(descriptor)
         os.rename(nameless, path)
+
+
+def new_file(path: bytes) -> int:
+    """A file that nobody else has, open for writing; what a crash left there is gone. The folder may be a user's, and
+    we root: a link that he put there would make any file of the system his.
+
+    Raises `OSError`.
+    """
+    how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, how, 0o600)
+    except FileExistsError:
+        os.unlink(path)
+        return os.open(path, how, 0o600)
 
 
 def existing_above(path: bytes) -> bytes:

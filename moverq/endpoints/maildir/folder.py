@@ -23,7 +23,8 @@ from typing import Final
 import attrs
 import xxhash
 
-from moverq.endpoints.files.owner import Owner
+from moverq.endpoints.files.links import open_mail
+from moverq.endpoints.files.owner import Owner, new_file
 from moverq.endpoints.files.ticks import granule_ns
 from moverq.endpoints.maildir import names
 from moverq.endpoints.mirrored.normal_form import as_sent, content_hash, is_clean
@@ -202,7 +203,7 @@ def read(path: bytes, rel: bytes, known_hash: bytes) -> bytes:
 
 def _bytes_of(path: bytes) -> bytes:
     # Non-blocking, for a pipe that somebody put there must not hold the reading up.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = open_mail(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -267,12 +268,11 @@ def deliver(path: bytes, base: bytes, content: bytes, *, received_ms: int, info:
 
 def _made(temporary: bytes, owner: Owner) -> int:
     """Open for writing. A folder may have lost its empty `tmp`, in a backup or an archive."""
-    how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
-        return os.open(temporary, how, 0o600)
+        return new_file(temporary)
     except FileNotFoundError:
         owner.make_folder(os.path.dirname(temporary))
-        return os.open(temporary, how, 0o600)
+        return new_file(temporary)
 
 
 def discard(path: bytes, base: bytes) -> None:

@@ -306,6 +306,23 @@ async def test_a_link_that_leads_nowhere_holds_nobody_up(place: MaildirPlace) ->
     assert place.client.find("INBOX", kept).exists()
 
 
+async def test_a_user_reads_nothing_by_a_link_that_he_may_not_read_himself(place: MaildirPlace, tmp_path: Path) -> None:
+    """He makes the link; the mover is root, and would put it into his mailbox."""
+    if os.geteuid() != 0:
+        pytest.skip("only root reads what is others'")
+    source = await place.source()
+    for name, owner, maker in (("secret", 0, 5000), ("own", 5000, 5000), ("public", 5001, 0)):
+        (tmp_path / name).write_bytes(f"Subject: {name}\n\n".encode())
+        os.chown(tmp_path / name, owner, owner)
+        link = place.client.root / "cur" / f"1.{name}:2,"
+        os.symlink(tmp_path / name, link)
+        os.chown(link, maker, maker, follow_symlinks=False)
+    assert set(await items(source)) == {b"Subject: own\r\n\r\n", b"Subject: public\r\n\r\n"}
+    assert [item.why for item in await bad(source)] == [
+        "the file cannot be read: it is a symbolic link to a file of another user's"
+    ]
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE])
 async def test_what_this_host_lacks_is_no_fault_of_a_message(
     place: MaildirPlace, monkeypatch: pytest.MonkeyPatch, number: int
@@ -618,3 +635,21 @@ async def test_keywords_of_a_target_are_where_control_says_and_follow_their_fold
         assert kept[f"{dot}New/dovecot-keywords"].read_text() == "0 b\n1 a\n"
         found = (place.client.root / f"{dot}New" / "cur").iterdir()
         assert {path.name.partition(":")[2] for path in found} == {"2,a", "2,ab"}
+
+
+async def test_links_in_the_way_make_no_other_file_the_users(place: MaildirPlace, tmp_path: Path) -> None:
+    """The names that something has before it has its own can be told in advance."""
+    target, inbox = await place.target()
+    precious = tmp_path / "precious"
+    precious.mkdir(mode=0o755)
+    (precious / "file").write_bytes(b"kept")
+    for name in ("dovecot-keywords", "subscriptions"):
+        os.symlink(precious / "file", place.client.root / f"{name}.moverq")
+    os.symlink(precious, place.client.root / ".Other.moverq")
+    before = [(path.stat().st_uid, path.stat().st_mode) for path in (precious, precious / "file")]
+    await target.write_items([an_item(inbox, 1, keywords=("word",))], token=1)
+    await target.apply_folders([FolderStep(StepKind.CREATE, a_folder("Other", subscribed=True))], token=1)
+    assert (place.client.root / "dovecot-keywords").read_text() == "0 word\n"
+    assert (precious / "file").read_bytes() == b"kept"
+    assert [(path.stat().st_uid, path.stat().st_mode) for path in (precious, precious / "file")] == before
+    assert not (place.client.root / ".Other").is_symlink()

@@ -15,7 +15,7 @@ from moverq.endpoints.mbox.locks import locked
 from moverq.endpoints.mbox.session import MboxSession
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import Mirror
-from moverq.errors import EndpointBusy, EndpointUnavailable
+from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable
 from moverq.model.change import INBOX, ChangeBatch, Gone, ItemState
 from moverq.model.ids import InstanceId, new_id
 from tests.support.files_place import CLEAN, Place, a_folder, a_place, an_item, gone_since
@@ -305,6 +305,28 @@ def test_new_mail_is_nobody_elses_to_read(tmp_path: Path) -> None:
         layout.make(wire)
     Layout(root=os.fsencode(tmp_path / "one.mbox"), inbox=None, utf8=False).make(b"INBOX")
     assert {path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")} == {0}
+
+
+@pytest.mark.parametrize("name", ["inbox", "Bob"])
+async def test_a_user_reads_and_writes_nothing_by_a_link_that_he_may_not_himself(
+    place: MboxPlace, tmp_path: Path, name: str
+) -> None:
+    """He makes the link; the mover is root, and would put it into his mailbox."""
+    if os.geteuid() != 0:
+        pytest.skip("only root reads what is others'")
+    source = await place.source()
+    (tmp_path / "bob").write_bytes(FROM + b"Subject: secret\n\n")
+    os.chown(tmp_path / "bob", 5001, 5001)
+    link = place.client.root / name
+    link.unlink(missing_ok=True)
+    os.symlink(tmp_path / "bob", link)
+    os.chown(link, 5000, 5000, follow_symlinks=False)
+    with pytest.raises(EndpointBroken, match="a symbolic link to a file of another user's"):
+        await items(source)
+    with pytest.raises(PermissionError), locked(os.fsencode(link)):
+        pass
+    os.chown(link, 5001, 5001, follow_symlinks=False)
+    assert await contents(source) == [b"Subject: secret\r\n"]
 
 
 async def test_a_folder_that_holds_folders_and_mail(place: MboxPlace) -> None:
