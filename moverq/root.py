@@ -728,10 +728,11 @@ async def deliver_by(
 
 
 def without_extension(address: str, delimiter: str) -> str | None:
-    """`ada@example.org` for `ada+lists@example.org`; None where there is nothing to take off."""
+    """`ada@example.org` for `ada+lists@example.org`; None where there is nothing to take off. Of several characters
+    each is one, as in Postfix."""
     local, _, domain = address.rpartition("@")
-    plain = local[: local.find(delimiter, 1)] if delimiter and local.find(delimiter, 1) > 0 else ""
-    return f"{plain}@{domain}" if plain else None
+    found = [at for character in delimiter if (at := local.find(character, 1)) > 0]
+    return f"{local[: min(found)]}@{domain}" if found else None
 
 
 def looks(standings: Iterable[Standing], service: "Service | None") -> list[Look]:

@@ -162,6 +162,12 @@ def test_an_extension_begins_at_the_first_delimiter(address: str, plain: str | N
     assert without_extension(address, "+") == plain
 
 
+def test_of_several_delimiters_each_is_one_as_in_postfix() -> None:
+    assert without_extension("ada-lists+x@example.org", "+-") == "ada@example.org"
+    assert without_extension("ada+lists-x@example.org", "+-") == "ada@example.org"
+    assert without_extension("-ada@example.org", "+-") is None
+
+
 @pytest.mark.parametrize("where", ["0.0.0.0:2424", "[::]:2424", "192.0.2.1:2424", "mail.example.org:24", "2424", "::1"])
 async def test_what_others_could_reach_is_refused(root: Root, where: str) -> None:
     with pytest.raises(RequestRefused):
