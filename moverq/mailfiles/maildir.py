@@ -207,13 +207,13 @@ def _true_path(path: Path) -> tuple[str, ...] | None:
 
 def _read_keywords(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="backslashreplace").split("\n")
     except OSError:
         return {}
     found = {}
     for line in lines:
         number, _, name = line.partition(" ")
-        if number.isdecimal() and int(number) < len(KEYWORD_LETTERS) and name:
+        if number.isdecimal() and len(number) <= 4 and int(number) < len(KEYWORD_LETTERS) and name:
             found[KEYWORD_LETTERS[int(number)]] = name
     return found
 

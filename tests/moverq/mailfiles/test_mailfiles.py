@@ -129,7 +129,7 @@ def test_a_maildir_is_read_with_its_folders_flags_keywords_and_dates(tmp_path: P
     one = put(cur / "1.a:2,FSab", BARE)
     os.utime(one, (1_700_000_000, 1_700_000_000))
     put(tmp_path / "new" / "2.b", HEADER + b"bare\nand crlf\r\n")
-    put(tmp_path / "dovecot-keywords", b"0 work\n1 $Label1\nnonsense\n")
+    put(tmp_path / "dovecot-keywords", b"0 work\n1 $Label1\nnonsense\n" + b"9" * 5000 + b" many\n")
     put(tmp_path / ".Entw&APw-rfe.Alt" / "cur" / "3.c:2,DPRT")
     put(tmp_path / ".B\u00fccher" / "cur" / "4.d:2,")
     put(tmp_path / "Layout" / "fs" / "new" / "5.e")
