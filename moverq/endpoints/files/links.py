@@ -4,10 +4,28 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import attrs
 
 from moverq.endpoints.mirrored.listed import Listed
+
+LEADS_NOWHERE: Final = (errno.ENOENT, errno.ELOOP)
+
+
+def leads_to(path: bytes) -> int:
+    """The mode of what is there, by a link or without; 0 where there is nothing, or a link that leads nowhere.
+
+    Raises `OSError` where that cannot be seen.
+    """
+    try:
+        return os.stat(path).st_mode
+    except NotADirectoryError:
+        return 0
+    except OSError as error:
+        if error.errno not in LEADS_NOWHERE:
+            raise
+        return 0
 
 
 def open_mail(path: bytes | str, how: int) -> int:
@@ -46,4 +64,4 @@ def told_apart(found: Sequence[Listed], *, root: bytes, path: Callable[[bytes], 
     ]
 
 
-__all__ = ["open_mail", "told_apart"]
+__all__ = ["LEADS_NOWHERE", "leads_to", "open_mail", "told_apart"]

@@ -23,7 +23,7 @@ from typing import Final
 import attrs
 import xxhash
 
-from moverq.endpoints.files.links import open_mail
+from moverq.endpoints.files.links import LEADS_NOWHERE, leads_to, open_mail
 from moverq.endpoints.files.owner import Owner, new_file
 from moverq.endpoints.files.ticks import granule_ns
 from moverq.endpoints.maildir import names
@@ -36,7 +36,6 @@ WATCHED_BESIDE: Final = (b"dovecot-uidlist", b"dovecot-keywords", b"courierimapu
 TRIES: Final = 4
 """Of a scan, until it is whole."""
 MESSAGE_BYTES_MAX: Final = 2 << 30
-_LEADS_NOWHERE: Final = (errno.ENOENT, errno.ELOOP)
 _OF_THE_HOST: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 """Nothing that a file could be blamed for: with them the next one cannot be read either, and all can be, later."""
 
@@ -55,10 +54,7 @@ class Scan:
 
 def is_folder(path: bytes) -> bool:
     """Raises `OSError` where that cannot be seen: one that we may not enter is not one that is not there."""
-    try:
-        return stat.S_ISDIR(os.stat(os.path.join(path, b"cur")).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    return stat.S_ISDIR(leads_to(os.path.join(path, b"cur")))
 
 
 def folder_object(path: bytes) -> bytes:
@@ -163,7 +159,7 @@ def received_and_size(path: bytes, rel: bytes) -> tuple[int, int]:
     try:
         found = os.stat(os.path.join(path, rel))
     except OSError as error:
-        if error.errno not in _LEADS_NOWHERE:
+        if error.errno not in LEADS_NOWHERE:
             raise
         found = os.lstat(os.path.join(path, rel))  # a link is there, whatever it leads to
     said = names.size(rel)

@@ -8,12 +8,13 @@ Names are in modified UTF-7, or in UTF-8 where the location says so.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from typing import Final
 
 import attrs
 
-from moverq.endpoints.files.links import told_apart
+from moverq.endpoints.files.links import leads_to, told_apart
 from moverq.endpoints.files.owner import Owner, existing_above
 from moverq.endpoints.files.subscriptions import read_subscriptions
 from moverq.endpoints.maildir import folder
@@ -85,7 +86,8 @@ class Layout:
     def _nested(self, inside: bytes, *, above: tuple[bytes, ...]) -> Iterator[bytes]:
         above = (*above, folder.folder_object(os.path.join(self.root, inside)))
         with os.scandir(os.path.join(self.root, inside)) as entries:
-            names = [e.name for e in entries if e.is_dir() and not e.name.startswith(b".") and e.name not in _RESERVED]
+            found = [e.name for e in entries if not e.name.startswith(b".") and e.name not in _RESERVED]
+        names = [name for name in found if stat.S_ISDIR(leads_to(os.path.join(self.root, inside, name)))]
         for name in names:
             wire = os.path.join(inside, name)
             if folder.folder_object(os.path.join(self.root, wire)) in above:

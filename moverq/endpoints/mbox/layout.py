@@ -12,13 +12,14 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
 import attrs
 
-from moverq.endpoints.files.links import told_apart
+from moverq.endpoints.files.links import leads_to, told_apart
 from moverq.endpoints.files.owner import Owner, existing_above
 from moverq.endpoints.files.subscriptions import read_subscriptions
 from moverq.endpoints.mbox.index import signature_of, stamp_of
@@ -99,9 +100,10 @@ class Layout:
 
     def _in_directory(self, path: bytes, prefix: bytes, depth: int) -> Iterator[bytes]:
         with os.scandir(path) as entries:
-            found = [(e.name, e.is_dir(follow_symlinks=False), e.is_file()) for e in entries if e.name[:1] != b"."]
-        for name, is_directory, is_file in found:
+            found = [(e.name, e.is_dir(follow_symlinks=False)) for e in entries if e.name[:1] != b"."]
+        for name, is_directory in found:
             wire, inner = prefix + name, os.path.join(path, name)
+            is_file = stat.S_ISREG(leads_to(inner))
             if is_directory and depth:
                 yield from self._in_directory(inner, wire.removesuffix(SBD) + b"/", depth - 1)
             elif is_file and not name.endswith(_NOT_MAIL) and wire.upper() != b"INBOX":

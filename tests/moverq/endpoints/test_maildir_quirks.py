@@ -653,3 +653,15 @@ async def test_links_in_the_way_make_no_other_file_the_users(place: MaildirPlace
     assert (precious / "file").read_bytes() == b"kept"
     assert [(path.stat().st_uid, path.stat().st_mode) for path in (precious, precious / "file")] == before
     assert not (place.client.root / ".Other").is_symlink()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_link_that_leads_nowhere_is_no_folder(tmp_path: Path, nested: bool) -> None:
+    root = os.fsencode(tmp_path)
+    layout = Layout(root=root, inbox=root, nested=nested, utf8=True, control=root)
+    for wire in (b"INBOX", b"A"):
+        layout.make(wire)
+    for name in ("round", "gone"):
+        os.symlink({"round": "round"}.get(name, "nowhere"), tmp_path / name)
+        os.symlink({"round": ".round"}.get(name, "nowhere"), tmp_path / f".{name}")
+    assert [one.wire for one in layout.listed(1)] == [b"A", b"INBOX"]

@@ -137,6 +137,8 @@ async def test_what_is_no_mbox_is_no_folder(place: MboxPlace) -> None:
     (place.client.root / "empty").touch()
     os.mkfifo(place.client.root / "pipe")
     (place.client.root / "loop").symlink_to(place.client.root)
+    (place.client.root / "round").symlink_to("round")
+    (place.client.root / "gone").symlink_to("nowhere")
     place.client.make("Sent")
     place.client.make("Sent/2023")
     (place.client.root / "only-folders").mkdir()
