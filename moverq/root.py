@@ -566,7 +566,7 @@ class Root:
         source_database: str | None = None,
         target_database: str | None = None,
     ) -> list[MoveStatistics]:
-        """Requests in numbers, newest first. Raises `NotFound`: there is no such database."""
+        """Requests in numbers, newest first. Raises `NotFound`: there is no such database, or migration batch."""
         for database in (source_database, target_database):
             if database is not None:
                 await self.directory.database(database)
@@ -578,6 +578,9 @@ class Root:
             target_database=target_database,
             limit=1_000_000,
         )
+        # A batch is the name that requests have in common: nothing else knows it.
+        if batch_name is not None and not found and not await self.ledger.find(batch_name=batch_name, limit=1):
+            raise NotFound(kind="migration batch", name=batch_name)
         return found[::-1]
 
     async def move_show(self, name: str) -> MoveStatistics:

@@ -468,16 +468,14 @@ def _tell_refused(refused: "list[MoveError]", *, of: int) -> None:
 
 
 async def _named(opened: "Root", names: list[str] | None, batch: str | None) -> list[str]:
-    """The requests meant. Raises `RequestRefused` where nothing is named, `NotFound` for an empty batch."""
-    from moverq.errors import NotFound, RequestRefused
+    """The requests meant. Raises `RequestRefused` where nothing is named, `NotFound` where there is no such batch."""
+    from moverq.errors import RequestRefused
 
     if batch is None:
         if not names:
             raise RequestRefused(why="name a request, by address or id, or a migration batch with --batch")
         return names
     found = [one.request_id for one in await opened.move_list(batch_name=batch)]
-    if not found:
-        raise NotFound(kind="migration batch", name=batch)
     return [*(names or []), *reversed(found)]
 
 

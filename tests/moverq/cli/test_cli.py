@@ -152,6 +152,7 @@ def test_a_batch_is_named_at_once(cli: Here) -> None:
     cli.ok("move", "complete", "--batch", "spring", "--wait")
     assert {one["database"] for one in cli.ok("mailbox", "list", "--json").json} == {"DB2"}
     assert cli("move", "complete", "--batch", "autumn").code == common.NOT_FOUND
+    assert cli.ok("move", "list", "--batch", "spring", "--status", "Failed", "--json").json == []
 
 
 def test_one_refusal_in_a_batch_does_not_keep_the_others_from_it(cli: Here) -> None:
@@ -288,6 +289,7 @@ def test_mail_and_who_is_moved_are_for_nobody_elses_eyes(tmp_path: Path) -> None
         (["mailbox", "add", "b@x.org", "--database", "DB2", "--quota", "9" * 30], common.REFUSED, "bytes is none"),
         (["mailbox", "list", "--database", "DB9"], common.NOT_FOUND, "no database DB9"),
         (["move", "list", "--from", "DB9"], common.NOT_FOUND, "no database DB9"),
+        (["move", "list", "--batch", "autumn"], common.NOT_FOUND, "no migration batch autumn"),
         (["move", "new", ADA, "--to", "DB2", "--soak", "9" * 20 + "d"], common.USAGE, "hundred years"),
         (["move", "new", ADA, "--to", "DB2", "--complete-after", "+1000000000d"], common.USAGE, "hundred years"),
         (["move", "new", ADA, "--to", "DB2", "--lock-budget", "9" * 30], common.REFUSED, "a lock budget is from 1"),
