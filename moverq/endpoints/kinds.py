@@ -27,7 +27,9 @@ def is_mail_system(path: str) -> bool:
 
 
 def _scheme(path: str) -> str:
-    return path.partition(":")[0].lower()
+    """Empty where the path has none: a place of mbox files that was not given a name is called `mbox`."""
+    scheme, colon, _ = path.partition(":")
+    return scheme.lower() if colon else ""
 
 
 def checked_location(path: str) -> tuple[str, str]:

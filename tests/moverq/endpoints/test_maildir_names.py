@@ -193,6 +193,7 @@ def test_a_location_says_where_a_user_lives() -> None:
     assert parse("maildir:/home/ada/Maildir").is_one_mailbox
     assert is_mail_system("maildir:/x")
     assert not is_mail_system("/x/maildir:")
+    assert not is_mail_system("maildir")  # a database may be called so
 
 
 def test_a_home_is_that_of_the_systems_user() -> None:

@@ -402,6 +402,7 @@ def test_a_location_says_where_a_user_lives() -> None:
     assert parse("mbox:/var/mail/ada.mbox").layout_of("ada@example.org").path(b"INBOX") == b"/var/mail/ada.mbox"
     assert is_mail_system("mbox:/x")
     assert not is_mail_system("/x/mbox:")
+    assert not is_mail_system("mbox")  # a database may be called so
 
 
 @pytest.mark.parametrize(
