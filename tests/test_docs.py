@@ -86,7 +86,8 @@ def run_commands(page: Path, folder: Path, *, root: Path | None = None, given: M
 def acme(folder: Path) -> Path:
     """The organisation that the how-to pages speak of."""
     cli = Here(folder / "acme")
-    organisation(cli, mailboxes=["ada@example.org", "bob@example.org"])
+    organisation(cli, mailboxes=["ada@example.org", "bob@example.org", "cleo@example.org"])
+    (folder / "floor-2.csv").write_text("EmailAddress,DisplayName\ncleo@example.org,Cleo\n")
     for address in ("ada@example.org", "bob@example.org"):
         cli.ok("deliver", address, stdin=MESSAGE)
     return cli.root

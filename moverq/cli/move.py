@@ -77,9 +77,18 @@ Accept = Annotated[bool, Parameter(help="Confirms a bad item limit above 50.")]
 
 @app.command
 async def new(
-    addresses: Annotated[list[str], Parameter(name="ADDRESS", help="The mailboxes to move.")],
+    addresses: Annotated[list[str] | None, Parameter(name="ADDRESS", help="The mailboxes to move.")] = None,
     /,
     *,
+    listed: Annotated[
+        Path | None,
+        Parameter(
+            name="--addresses",
+            metavar="FILE",
+            allow_leading_hyphen=True,  # `-`
+            help="More of them: a file with one address a line, or a CSV with a column EmailAddress; - is stdin.",
+        ),
+    ] = None,
     to: Annotated[str, Parameter(help="The database they go to, or where a mail system is.")],
     source: Annotated[
         str | None,
@@ -121,7 +130,11 @@ async def new(
         ),
     ] = 30 * 86400.0,
     key: Annotated[
-        str | None, Parameter(help="Your own name for the request: asking again with it gives the same request.")
+        str | None,
+        Parameter(
+            help="Your own name for the request: asking again with it gives the same request. Of several mailboxes "
+            "each has a key of its own, made of this and its address."
+        ),
     ] = None,
     wait: Wait = False,
     root: RootOption = ROOT,
@@ -137,25 +150,33 @@ async def new(
     `%d` its parts; `:LAYOUT=fs`, `:INBOX=/PATH`, `:CONTROL=/PATH` and `:UTF-8` may follow.
 
     `mbox:~/mail:INBOX=/var/mail/%n`: mbox files, in the same words.
+
+    In a list, blank lines and lines that begin with # are left out. What is wrong with one address is said, with its
+    line, and does not keep the others from being moved.
     """
     from moverq.cli.waiting import share_one_heap
     from moverq.errors import MoveError
     from moverq.model.request import Priority
     from moverq.root import open_root
 
+    wanted = _asked_for(addresses or [], listed)
+    has_own_key = key is not None and listed is None and len(wanted) == 1
     if wait:
         share_one_heap()
     async with open_root(root) as opened:
+        # Once: where they are wrong, that is not said of every address.
+        source = None if source is None else await opened.database_at(source)
+        to = await opened.database_at(to)
         requests: list[RequestId] = []
-        refused: list[MoveError] = []
-        for address in addresses:
+        refused: list[tuple[str, MoveError]] = []
+        for place, address in wanted:
             try:
                 requests.append(
                     await opened.move(
                         address,
                         to=to,
                         source=source,
-                        idempotency_key=key if key is None or len(addresses) == 1 else f"{key}/{address}",
+                        idempotency_key=key if key is None or has_own_key else f"{key}/{address}",
                         offline=offline,
                         suspended=suspend,
                         suspend_when_ready_to_complete=suspend_when_ready,
@@ -170,8 +191,8 @@ async def new(
                     )
                 )
             except MoveError as error:
-                refused.append(error)
-        _tell_refused(refused, of=len(addresses))
+                refused.append((place, error))
+        _tell_refused(refused, of=len(wanted))
         await _end(opened, requests, wait=wait, json=json, ready_is_enough=suspend_when_ready or suspend)
     if refused:
         raise Exit(FAILED)
@@ -447,24 +468,43 @@ async def _each(
     async with open_root(root) as opened:
         wanted = await _named(opened, names, batch)
         requests: list[RequestId] = []
-        refused: list[MoveError] = []
+        refused: list[tuple[str, MoveError]] = []
         for name in wanted:
             try:
                 requests.append(await verb(opened, name))
             except MoveError as error:
-                refused.append(error)
+                refused.append(("", error))
         _tell_refused(refused, of=len(wanted))
         await _end(opened, requests, wait=wait, json=json, ready_is_enough=False, goal=goal)
     if refused:
         raise Exit(FAILED)
 
 
-def _tell_refused(refused: "list[MoveError]", *, of: int) -> None:
-    """Of several, those that were refused do not keep the others from going on; a single one is simply raised."""
+def _asked_for(addresses: list[str], listed: Path | None) -> list[tuple[str, str]]:
+    """The addresses, each behind where it stands in a list. Raises what reading the list does."""
+    from moverq.cli.address_list import read_addresses
+    from moverq.errors import RequestRefused
+
+    wanted = [("", address) for address in addresses]
+    if listed is not None:
+        found = read_addresses(listed)
+        if found.unread:
+            say(f"of {listed} only the column EmailAddress is read, and not {', '.join(found.unread)}")
+        wanted += [(f"{one.place}: ", one.address) for one in found.listed]
+    if not wanted:
+        raise RequestRefused(why="name the mailboxes to move, or a list of them with --addresses")
+    return wanted
+
+
+def _tell_refused(refused: "list[tuple[str, MoveError]]", *, of: int) -> None:
+    """Of several, those that were refused do not keep the others from going on; a single one is simply raised.
+
+    Each comes behind where it stands in a list.
+    """
     if refused and of == 1:
-        raise refused[0]
-    for error in refused:
-        say(f"moverq: {error}")
+        raise refused[0][1]
+    for place, error in refused:
+        say(f"moverq: {place}{error}")
 
 
 async def _named(opened: "Root", names: list[str] | None, batch: str | None) -> list[str]:
