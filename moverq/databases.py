@@ -35,7 +35,8 @@ class Databases:
     _directory: Directory
     _nursery: trio.Nursery
     _stores: dict[str, "StoreEndpoint"] = attrs.field(factory=dict)
-    _mail_systems: "dict[str, MirroredEndpoint]" = attrs.field(factory=dict)
+    _mail_systems: "dict[tuple[str, str], MirroredEndpoint]" = attrs.field(factory=dict)
+    """By name and path: the name may have been given to another one since. A store that is open is not removed."""
     _opening: dict[str, trio.Event] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
@@ -50,7 +51,7 @@ class Databases:
         if name in self._stores:
             return self._stores[name]  # open is open: only what has yet to be found is asked for
         path = (await self._directory.database(name)).path
-        return await self.mail_system(name) if is_mail_system(path) else await self.store(name)
+        return await self._mail_system_at(name, path) if is_mail_system(path) else await self.store(name)
 
     async def store(self, name: str) -> "StoreEndpoint":
         """The store of this name, recovered and ready.
@@ -70,12 +71,15 @@ class Databases:
 
     async def mail_system(self, name: str) -> "MirroredEndpoint":
         """The mail system of this name; nothing is asked of it yet. Raises `NotFound`."""
-        if name not in self._mail_systems:
+        return await self._mail_system_at(name, (await self._directory.database(name)).path)
+
+    async def _mail_system_at(self, name: str, path: str) -> "MirroredEndpoint":
+        if (name, path) not in self._mail_systems:
             async with self._taking_up(name):
-                if name not in self._mail_systems:
-                    path = (await self._directory.database(name)).path
-                    self._mail_systems[name] = await self._nursery.start(self._hold_mail_system, name, path)
-        return self._mail_systems[name]
+                if (name, path) not in self._mail_systems:
+                    started = await self._nursery.start(self._hold_mail_system, name, path)
+                    self._mail_systems[name, path] = started
+        return self._mail_systems[name, path]
 
     @asynccontextmanager
     async def _taking_up(self, name: str) -> AsyncIterator[None]:

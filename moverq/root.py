@@ -199,6 +199,10 @@ class Root:
         await self.directory.add_server(server)
         return server
 
+    async def server_remove(self, name: str) -> None:
+        """The directory does not have it any more. Raises `NotFound`, `RequestRefused`: a database is on it."""
+        await self.directory.remove_server(name)
+
     async def server_list(self) -> Sequence[Server]:
         return await self.directory.servers()
 
@@ -248,6 +252,12 @@ class Root:
         if all(server.name != host for server in await self.directory.servers()):
             await self.server_add(host, version=version)
         return (await self.database_add(name, server=host, path=place)).name
+
+    async def database_remove(self, name: str, *, force: bool = False) -> DatabaseEntry:
+        """The directory does not have it any more, and its files stay where they are; see `moverq.removal`."""
+        from moverq.removal import remove_database
+
+        return await remove_database(self.directory, self.ledger, name, root=self.path, force=force)
 
     async def database_list(self) -> Sequence[DatabaseEntry]:
         return await self.directory.databases()

@@ -30,7 +30,7 @@ from store.clock import now_ms
 from store.commit import Committer
 from store.content.pool import SegmentReader, SegmentWriter
 from store.deciding import first_inbox
-from store.disk import Disk
+from store.disk import Disk, File
 from store.errors import FeedTrimmed, Refused, StoreBroken, StoreBusy, StoreClosed
 from store.feed import Watch
 from store.folding import Folding
@@ -336,6 +336,24 @@ def create_database(path: Path, *, disk: Disk | None = None, created_ms: int | N
         _make_database(disk, layout, created_ms)
     finally:
         open_lock.close()
+
+
+def lock_alone(path: Path, *, disk: Disk | None = None) -> File:
+    """Nobody has the database at `path` open, nor opens it until this is closed. Blocking, but not for long.
+
+    Raises:
+        StoreBusy: somebody has.
+        StoreBroken: there is no database at `path`.
+    """
+    disk = disk or Disk()
+    try:
+        lock = disk.open(Layout(path).open_lock)
+    except FileNotFoundError:
+        raise StoreBroken(path=str(path), why="there is no database here") from None
+    if not lock.lock(exclusive=True, wait=False):
+        lock.close()
+        raise StoreBusy(path=str(path), why="it is open: stop workers and LMTP listeners, then try again")
+    return lock
 
 
 def _check_nothing_there(disk: Disk, layout: Layout) -> None:

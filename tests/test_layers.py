@@ -44,7 +44,7 @@ LAYERS = {
         ("moverq.job", "moverq.queue", "moverq.moves"),
         ("moverq.session", "moverq.transport", "moverq.lmtp"),
         ("moverq.service",),
-        ("moverq.databases", "moverq.mailbox_files", "moverq.upkeep", "moverq.shown"),
+        ("moverq.databases", "moverq.mailbox_files", "moverq.removal", "moverq.upkeep", "moverq.shown"),
         ("moverq.root",),
         ("moverq.demo",),
         ("moverq.cli",),

@@ -30,6 +30,29 @@ async def add(
     answer(None, f"database {entry.name} on {entry.server}, in {entry.path}", json=False)
 
 
+@app.command
+async def remove(
+    name: str,
+    /,
+    *,
+    force: Annotated[
+        bool, Parameter(help="Also with mailboxes in it that were moved away or soft-deleted and nobody wants back.")
+    ] = False,
+    root: RootOption = ROOT,
+) -> None:
+    """Take a database out of the directory that no mailbox lives in and no move request names. No file is deleted.
+
+    As long as a worker or an LMTP listener has it open it is not removed.
+    """
+    from moverq.endpoints.kinds import is_mail_system
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        entry = await opened.database_remove(name, force=force)
+        where = entry.path if is_mail_system(entry.path) else str(opened.path / entry.path)
+    answer(None, f"database {name} is removed; what is in {where} stays as it is", json=False)
+
+
 @app.command(name="list")
 async def list_(*, root: RootOption = ROOT, json: JsonOption = False) -> None:
     """List the databases."""

@@ -27,6 +27,16 @@ async def add(
     answer(None, f"server {server.name}, version {server.version}", json=False)
 
 
+@app.command
+async def remove(name: str, /, *, root: RootOption = ROOT) -> None:
+    """Take a server that no database is on out of the directory."""
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        await opened.server_remove(name)
+    answer(None, f"server {name} is removed", json=False)
+
+
 @app.command(name="list")
 async def list_(*, root: RootOption = ROOT, json: JsonOption = False) -> None:
     """List the servers."""

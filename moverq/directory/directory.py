@@ -91,6 +91,14 @@ class Directory(Protocol):
         """Raises `RequestRefused` where the name is taken, `NotFound` where there is no such server."""
         ...
 
+    async def remove_server(self, name: str) -> None:
+        """Raises `NotFound`; `RequestRefused` where a database is on it."""
+        ...
+
+    async def remove_database(self, name: str) -> None:
+        """Raises `NotFound`; `RequestRefused` where a mailbox is at home there."""
+        ...
+
     async def add_recipient(
         self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None
     ) -> Recipient:
@@ -191,6 +199,12 @@ def checked_address(address: str) -> str:
         return normalize_address(address)
     except ValueError as error:
         raise RequestRefused(why=str(error)) from error
+
+
+def still_used(kind: str, name: str, first: str, many: int) -> RequestRefused:
+    """What is to be removed has something on it or in it: `first`, and others."""
+    more = f" and {many - 1:,} more" if many > 1 else ""
+    return RequestRefused(why=f"the {kind} {name} is in use: by {first}{more}; nothing was changed")
 
 
 def sought_address(address: str) -> str:

@@ -34,6 +34,7 @@ from moverq.directory.directory import (
     Server,
     checked_address,
     sought_address,
+    still_used,
 )
 from moverq.directory.ldap_connection import (
     BASE,
@@ -144,6 +145,22 @@ class LdapDirectory:
     async def databases(self) -> Sequence[DatabaseEntry]:
         found = await self._all_named(DATABASES, "moverqDatabaseEntry")
         return sorted(map(_database, found), key=lambda database: database.name)
+
+    async def remove_server(self, name: str) -> None:
+        await self.server(name)
+        there = [one.name for one in await self.databases() if one.server == name]
+        if there:
+            raise still_used("server", name, f"the database {there[0]}", len(there))
+        await self._remove_named(SERVERS, "server", name)
+
+    async def remove_database(self, name: str) -> None:
+        """A mailbox that is added at the same moment is not seen: there is no transaction over two entries."""
+        await self.database(name)
+        homes = [self._recipient(entry) for entry in await self._entries()]
+        there = sorted(one.address for one in homes if one.register.home.database == name)
+        if there:
+            raise still_used("database", name, f"the mailbox of {there[0]}", len(there))
+        await self._remove_named(DATABASES, "database", name)
 
     # ---- recipients
 
@@ -394,6 +411,10 @@ class LdapDirectory:
     async def _add_named(self, container: str, kind: str, name: str, values: Mapping[str, list[str]]) -> None:
         if not await self._connection.add(self._named_dn(container, name), {"cn": [name], **values}):
             raise RequestRefused(why=f"there is a {kind} {name} already")
+
+    async def _remove_named(self, container: str, kind: str, name: str) -> None:
+        if not await self._connection.delete(self._named_dn(container, name)):
+            raise NotFound(kind=kind, name=name)
 
     async def _named(self, container: str, kind: str, name: str) -> Mapping[str, list[str]]:
         dn = self._named_dn(container, name)

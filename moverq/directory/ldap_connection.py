@@ -150,6 +150,10 @@ class LdapConnection:
             raise EndpointBroken(endpoint=self._settings.uri, why=f"there is nothing that {dn} could lie below")
         return code is Code.SUCCESS
 
+    async def delete(self, dn: str) -> bool:
+        """There is no such entry; False: there was none."""
+        return await self._write(pureldap.LDAPDelRequest(entry=dn)) is Code.SUCCESS
+
     async def modify(self, dn: str, changes: Sequence[Change]) -> Code:
         """All of the changes, or none of them: `SUCCESS`; `NO_SUCH_ATTRIBUTE` where a value to be deleted is not
         there, `ATTRIBUTE_OR_VALUE_EXISTS` where one to be added is, `NO_SUCH_OBJECT`."""

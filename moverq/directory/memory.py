@@ -22,6 +22,7 @@ from moverq.directory.directory import (
     Server,
     checked_address,
     sought_address,
+    still_used,
 )
 from moverq.endpoints.base import Home
 from moverq.errors import EndpointUnavailable, NotFound, RegisterChanged, RequestRefused
@@ -74,6 +75,26 @@ class MemoryDirectory:
             self._databases[database.name] = database
 
         await self._effect("add_database", add)
+
+    async def remove_server(self, name: str) -> None:
+        def remove() -> None:
+            self._server(name)
+            there = sorted(one.name for one in self._databases.values() if one.server == name)
+            if there:
+                raise still_used("server", name, f"the database {there[0]}", len(there))
+            del self._servers[name]
+
+        await self._effect("remove_server", remove)
+
+    async def remove_database(self, name: str) -> None:
+        def remove() -> None:
+            self._database(name)
+            there = sorted(one.address for one in self._recipients.values() if one.register.home.database == name)
+            if there:
+                raise still_used("database", name, f"the mailbox of {there[0]}", len(there))
+            del self._databases[name]
+
+        await self._effect("remove_database", remove)
 
     async def add_recipient(
         self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None

@@ -26,6 +26,7 @@ from moverq.directory.directory import (
     Server,
     checked_address,
     sought_address,
+    still_used,
 )
 from moverq.endpoints.base import Home
 from moverq.errors import NotFound, RegisterChanged, RequestRefused
@@ -167,6 +168,26 @@ class SqliteDirectory:
             db.execute("INSERT INTO database VALUES (?, ?, ?)", (database.name, database.server, database.path))
 
         await self._write(add)
+
+    async def remove_server(self, name: str) -> None:
+        def remove(db: apsw.Connection) -> None:
+            _server(db, name)
+            many, first = _counted(db, "SELECT count(*), min(name) FROM database WHERE server = ?", name)
+            if many:
+                raise still_used("server", name, f"the database {first}", many)
+            db.execute("DELETE FROM server WHERE name = ?", (name,))
+
+        await self._write(remove)
+
+    async def remove_database(self, name: str) -> None:
+        def remove(db: apsw.Connection) -> None:
+            _database(db, name)
+            many, first = _counted(db, "SELECT count(*), min(address) FROM recipient WHERE home_database = ?", name)
+            if many:
+                raise still_used("database", name, f"the mailbox of {first}", many)
+            db.execute("DELETE FROM database WHERE name = ?", (name,))
+
+        await self._write(remove)
 
     async def add_recipient(
         self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None
@@ -328,6 +349,12 @@ def _check_address_is_free(db: apsw.Connection, address: str) -> None:
     ).get
     if owner is not None:
         raise RequestRefused(why=f"the address {address} belongs to {owner}")
+
+
+def _counted(db: apsw.Connection, query: str, name: str) -> tuple[int, str]:
+    ((many, first),) = db.execute(query, (name,)).fetchall()
+    assert isinstance(many, int)
+    return many, str(first)
 
 
 def _server(db: apsw.Connection, name: str) -> Server:

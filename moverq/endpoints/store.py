@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 import msgpack
+import trio
 import xxhash
 
 import store
@@ -531,6 +532,22 @@ def make_database(name: str, path: Path) -> None:
     """
     with translated(name):
         store.create_database(path)
+
+
+@asynccontextmanager
+async def database_alone(name: str, path: Path) -> AsyncIterator[None]:
+    """Nobody has the database at `path` open, or opens it, meanwhile.
+
+    Raises:
+        EndpointUnavailable: somebody has.
+        EndpointBroken: there is no database at `path`.
+    """
+    with translated(name):
+        lock = await trio.to_thread.run_sync(store.lock_alone, path)
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def check_database(name: str, path: Path, *, progress: Callable[[str, int, int], None] | None = None) -> CheckReport:

@@ -177,6 +177,24 @@ async def test_servers_and_databases_are_kept_by_name(directory: Directory) -> N
         await directory.add_database(DatabaseEntry(name="DB9", server="MBX9", path="/srv"))
 
 
+async def test_servers_and_databases_go_when_nothing_is_on_them(directory: Directory) -> None:
+    with pytest.raises(RequestRefused, match="MBX1 is in use: by the database DB1"):
+        await directory.remove_server("MBX1")
+    with pytest.raises(RequestRefused, match=r"DB1 is in use: by the mailbox of anna@example\.org"):
+        await directory.remove_database("DB1")
+    await directory.relocate(ANNA, expected=Register(HERE, 1), home=THERE)
+    await directory.remove_database("DB1")
+    await directory.remove_server("MBX1")
+    assert [server.name for server in await directory.servers()] == ["MBX2"]
+    assert [database.name for database in await directory.databases()] == ["DB2"]
+    with pytest.raises(NotFound, match="no database DB1"):
+        await directory.remove_database("DB1")
+    with pytest.raises(NotFound, match="no server MBX1"):
+        await directory.remove_server("MBX1")
+    await directory.add_server(Server(name="MBX1", version="2007"))
+    assert (await directory.server("MBX1")).version == "2007"
+
+
 async def test_what_is_not_there_is_not_found(directory: Directory) -> None:
     nowhere = Home("DB9", InstanceId(b"9" * 16))
     calls: list[Callable[[], Awaitable[object]]] = [

@@ -4,6 +4,7 @@ import io
 import json
 import mailbox
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr
@@ -20,7 +21,7 @@ from moverq.errors import EndpointUnavailable
 from moverq.flow.file_lock import FileLock
 from moverq.ledger.ledger import Ledger
 from moverq.limits import Limits
-from tests.support.cli import MESSAGE, Here
+from tests.support.cli import MESSAGE, Here, There
 
 ADA = "ada@example.org"
 
@@ -619,6 +620,50 @@ def test_a_folder_is_one_database(cli: Here, tmp_path: Path) -> None:
         answer = cli("database", "add", "DB4", "--server", server, "--path", str(path))
         assert answer.code != 0
         assert "DB3 is at" in answer.err
+
+
+def test_a_database_is_removed_when_nothing_needs_it_and_its_files_stay(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    for words, said in ((("database", "DB1"), "the mailbox of ada@"), (("server", "EX1"), "the database DB1")):
+        answer = cli(words[0], "remove", words[1])
+        assert (answer.code, answer.out) == (common.REFUSED, "")
+        assert said in answer.err
+    cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    for database, option in (("DB1", "--from"), ("DB2", "--to")):
+        answer = cli("database", "remove", database)
+        assert answer.code == common.REFUSED
+        assert (
+            "mailbox of" in answer.err if database == "DB2" else f"moverq move list {option} {database}" in answer.err
+        )
+    cli.ok("move", "remove", ADA, "--wait")
+    answer = cli("database", "remove", "DB1")
+    assert (answer.code, "1 mailboxes in DB1" in answer.err) == (common.REFUSED, True)
+    folder = cli.root / "databases" / "DB1"
+    assert f"what is in {folder} stays" in cli.ok("database", "remove", "DB1", "--force").out
+    cli.ok("server", "remove", "EX1")
+    assert [one["name"] for one in cli.ok("database", "list", "--json").json] == ["DB2"]
+    cli.ok("database", "add", "OLD", "--server", "EX2", "--path", str(folder))
+    assert cli.ok("store", "header", "OLD", "--json").json["items"] == 1
+
+
+def test_a_database_that_somebody_has_open_or_that_is_lost_is_removed_or_not(cli: Here) -> None:
+    cli.ok("database", "add", "DB3", "--server", "EX1")
+
+    async def while_open() -> None:
+        async with open_root(cli.root) as opened:
+            await opened.store("DB3")
+            answer = await trio.to_thread.run_sync(There(cli.root), "database", "remove", "DB3")
+            assert (answer.code, "stop workers" in answer.err) == (common.TEMPORARY, True)
+
+    trio.run(while_open)
+    shutil.rmtree(cli.root / "databases" / "DB3")
+    cli.ok("database", "remove", "DB3")
+    assert cli("database", "remove", "DB3").code == common.NOT_FOUND
+
+
+def test_a_mail_system_is_removed_with_nothing_but_its_name(cli: Here, tmp_path: Path) -> None:
+    cli.ok("database", "add", "MAIL", "--server", "EX1", "--path", f"maildir:{tmp_path}/old/%u")
+    assert f"maildir:{tmp_path}/old/%u stays" in cli.ok("database", "remove", "MAIL").out
 
 
 def test_a_database_in_use_is_not_rebuilt(cli: Here) -> None:
