@@ -299,7 +299,7 @@ def _translated(where: str, error: apsw.Error) -> MoveError | None:
     match error:
         case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
             return EndpointBusy(endpoint=where, retry_after_s=1.0)
-        case apsw.FullError():
+        case _ if isinstance(error, apsw.FullError) or code == apsw.SQLITE_IOERR_SHMSIZE:
             why = "the disk is full, nothing was changed; free some space there and try again"
         case apsw.CantOpenError():
             why = (

@@ -199,7 +199,8 @@ def _connect(path: Path, *, create: bool) -> apsw.Connection:
 
 def catalogue_error(path: Path, error: apsw.Error) -> StoreError:
     """Ours for what SQLite said."""
-    if isinstance(error, apsw.FullError):
+    # SHMSIZE: there is no block left for the file that its readers share.
+    if isinstance(error, apsw.FullError) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
         return StoreFull(path=str(path), why="the disk is full")
     if isinstance(error, (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError)):
         return StoreFull(path=str(path), why=f"it cannot be opened for writing ({error})")

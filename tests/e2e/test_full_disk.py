@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 import store
+from moverq.endpoints.store import make_database
+from moverq.errors import EndpointBroken
 from moverq.mailmaker import make_mail
 from moverq.model.statistics import MoveStatistics
 from moverq.root import Root, init_root, open_root
@@ -48,6 +50,22 @@ def fill_up(ballast: Path, *, leave: int) -> None:
     with open(ballast, "ab", buffering=0) as file:
         while (free := shutil.disk_usage(ballast.parent).free) > leave:
             file.write(bytes(min(MIB, free - leave)))
+
+
+@pytest.mark.parametrize("small_disk", ["tmpfs"], indirect=True)
+def test_a_database_for_which_there_is_no_room_is_made_when_there_is(small_disk: Path) -> None:
+    """Wherever the room ends: in the log, in the catalogue, in the files that SQLite keeps beside it.
+
+    Not on an ext4 so small that its blocks are 1 KiB: of the file that it maps SQLite fills one block in 4 KiB, and is
+    killed by SIGBUS where there is none for the others.
+    """
+    for leave in range(0, 100 << 10, 8 << 10):
+        fill_up(small_disk / "ballast", leave=leave)
+        with pytest.raises(EndpointBroken, match="the disk is full"):
+            make_database("DB", small_disk / "DB")
+        (small_disk / "ballast").unlink()
+        make_database("DB", small_disk / "DB")
+        shutil.rmtree(small_disk / "DB")
 
 
 @pytest.mark.parametrize("everything", [True, False], ids=["everything on it", "the target alone"])
