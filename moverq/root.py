@@ -21,7 +21,7 @@ import os
 import random
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,7 +210,7 @@ class Root:
         """The database exists and is in the directory. Asked for again after a crash, what lies there is taken.
 
         Raises:
-            RequestRefused: the name is taken or no name, or another database is at that path.
+            RequestRefused: the name is taken or no name, another database is at that path, or other files are.
             NotFound: there is no such server.
         """
         checked_name(name, "database")
@@ -231,8 +231,7 @@ class Root:
             raise RequestRefused(why=f"the database {taken.name} is at {self.path / place} already")
         from moverq.endpoints.store import make_database
 
-        with suppress(RequestRefused):  # it is there
-            await trio.to_thread.run_sync(make_database, name, self.path / place)
+        await trio.to_thread.run_sync(make_database, name, self.path / place)
         entry = DatabaseEntry(name=name, server=server, path=str(place))
         await self.directory.add_database(entry)
         return entry

@@ -4,7 +4,7 @@ It has never heard of moves; but its guard, its change feed and its digests are 
 """
 
 from store.catalogue.queries import FeedPage, FolderInfo, MailboxInfo
-from store.database import Database, Statistics, create_database, lock_alone, open_database
+from store.database import Database, Statistics, create_database, holds_database, lock_alone, open_database
 from store.errors import (
     Corruption,
     FeedTrimmed,
@@ -74,6 +74,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "create_database",
+    "holds_database",
     "lock_alone",
     "open_database",
 ]

@@ -59,6 +59,10 @@ from store.retention import Maintained
 
 T = TypeVar("T")
 
+DRAFT = "catalogue.new"
+FOREIGN = frozenset({"lost+found"})
+"""What may lie beside a database: it may be all that a file system is for."""
+
 
 class _Closes(Protocol):
     def close(self) -> None: ...
@@ -356,18 +360,32 @@ def lock_alone(path: Path, *, disk: Disk | None = None) -> File:
     return lock
 
 
-def _check_nothing_there(disk: Disk, layout: Layout) -> None:
-    """Also not a database without its catalogue. Whoever died while making one left less: an empty log at most."""
+def holds_database(path: Path, *, disk: Disk | None = None) -> bool:
+    """Is there a database at `path`? Also one without its catalogue. Whoever died while making one left less: an empty
+    log at most. Blocking."""
+    disk, layout = disk or Disk(), Layout(path)
     log = [layout.generation(number) for number in generation_numbers(disk.names(layout.log))]
-    if (
+    return (
         layout.catalogue.exists()
         or layout.rebuilt.exists()
-        or segment_numbers(disk.names(layout.content))
-        or sealed_checkpoints(disk.names(layout.checkpoints))
-        or log[1:]
-        or (log and log[0].stat().st_size > BLOCK)
-    ):
+        or bool(segment_numbers(disk.names(layout.content)))
+        or bool(sealed_checkpoints(disk.names(layout.checkpoints)))
+        or bool(log[1:])
+        or bool(log and log[0].stat().st_size > BLOCK)
+    )
+
+
+def _check_nothing_there(disk: Disk, layout: Layout) -> None:
+    """Nothing but what making a database may have left behind."""
+    if holds_database(layout.root, disk=disk):
         raise Refused(why=f"there is a database in {layout.root} already")
+    ours = {one.name for one in (layout.log, layout.content, layout.checkpoints, layout.commit_lock, layout.open_lock)}
+    begun = (DRAFT, layout.catalogue.name)  # and what SQLite keeps beside them
+    others = [name for name in disk.names(layout.root) if name not in ours | FOREIGN and not name.startswith(begun)]
+    if others:
+        raise Refused(
+            why=f"{layout.root} holds other files, as {others[0]}: a database needs a folder that is empty, or new"
+        )
 
 
 def _make_database(disk: Disk, layout: Layout, created_ms: int | None) -> None:
@@ -377,7 +395,7 @@ def _make_database(disk: Disk, layout: Layout, created_ms: int | None) -> None:
         signature=signature, number=1, created_ms=created_ms if created_ms is not None else now_ms(), chain=bytes(16)
     )
     make_generation(disk, layout, header)
-    draft = layout.root / "catalogue.new"
+    draft = layout.root / DRAFT
     for suffix in ("", "-wal", "-shm", "-journal"):
         disk.remove(Path(f"{draft}{suffix}"))
         disk.remove(Path(f"{layout.catalogue}{suffix}"))

@@ -524,14 +524,15 @@ async def open_endpoint(name: str, path: Path) -> AsyncIterator[StoreEndpoint]:
 
 
 def make_database(name: str, path: Path) -> None:
-    """An empty database is at `path`. Durable. Blocking.
+    """A database is at `path`: one that is there is taken, else an empty one is made. Durable. Blocking.
 
     Raises:
-        RequestRefused: there is one already.
+        RequestRefused: there are other files in that folder.
         EndpointBroken: it cannot be written.
     """
     with translated(name):
-        store.create_database(path)
+        if not store.holds_database(path):
+            store.create_database(path)
 
 
 @asynccontextmanager

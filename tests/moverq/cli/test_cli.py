@@ -612,6 +612,18 @@ def test_a_database_whose_making_was_cut_short_is_added(cli: Here) -> None:
     cli.ok("mailbox", "add", "eve@example.org", "--database", "DB3")
 
 
+def test_a_database_is_made_in_no_folder_with_other_files(cli: Here, tmp_path: Path) -> None:
+    words = ("database", "add", "DB3", "--server", "EX1", "--path", str(tmp_path / "home"))
+    (tmp_path / "home" / "lost+found").mkdir(parents=True)
+    (tmp_path / "home" / "letter.txt").write_text("dear all")
+    answer = cli(*words)
+    assert (answer.code, "holds other files, as letter.txt" in answer.err) == (common.REFUSED, True)
+    assert sorted(one.name for one in (tmp_path / "home").iterdir()) == ["letter.txt", "lost+found"]
+    assert len(cli.ok("database", "list", "--json").json) == 2
+    (tmp_path / "home" / "letter.txt").unlink()
+    cli.ok(*words)
+
+
 def test_a_folder_is_one_database(cli: Here, tmp_path: Path) -> None:
     server = cli.ok("database", "list", "--json").json[0]["server"]
     cli.ok("database", "add", "DB3", "--server", server, "--path", str(tmp_path / "x"))
