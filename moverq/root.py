@@ -54,6 +54,7 @@ from moverq.model.standing import Standing
 from moverq.model.statistics import MoveStatistics
 from moverq.plan.explanation import Explanation
 from moverq.plan.sharing import WHOLE, Share
+from moverq.plan.versions import said_wrong
 from moverq.shown import FolderShown, InstanceShown, Look, MailboxShown, Rebuilt
 
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ class Root:
     # ---- servers and databases
 
     async def server_add(self, name: str, *, version: str, site: str = "Default-First-Site-Name") -> Server:
-        """The server is in the directory. Raises `RequestRefused`."""
+        """The server is in the directory. Raises `RequestRefused`: the name is taken, or it or the version is none."""
+        if (wrong := said_wrong(version)) is not None:
+            raise RequestRefused(why=wrong)
         server = Server(name=checked_name(name, "server"), version=version, site=site)
         await self.directory.add_server(server)
         return server

@@ -15,7 +15,9 @@ async def add(
     name: str,
     /,
     *,
-    version: Annotated[str, Parameter(help="Product version: 2003, 2007, 2007 SP2, 2010, …")] = "2010",
+    version: Annotated[
+        str, Parameter(help="Product version: 2003, 2007, 2007 SP2, 2010, …; IMAP, MAILDIR or MBOX of a mail system.")
+    ] = "2010",
     site: Annotated[str, Parameter(help="The site it stands in.")] = "Default-First-Site-Name",
     root: RootOption = ROOT,
 ) -> None:

@@ -9,6 +9,7 @@ import attrs
 
 _ORDER = ("5.5", "2000", "2003", "2007", "2010", "2013", "2016", "2019")
 """Releases, oldest first: only for telling a move down."""
+_MAIL_SYSTEMS = ("IMAP", "MAILDIR", "MBOX")
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +92,18 @@ def decide(source: str, target: str) -> VersionDecision:
         False,
         f"nothing is known of moves from {source!r} to {target!r}, so the mailbox is locked for the "
         f"whole move; set the servers' versions in the directory if they are wrong",
+    )
+
+
+def said_wrong(version: str) -> str | None:
+    """What is wrong with a version that nothing can be compared with; None: nothing is."""
+    release, pack = parsed(version)
+    is_whole = version.strip().upper() == (f"{release} SP{pack}" if pack else release)
+    if is_whole and (release in _ORDER or (release in _MAIL_SYSTEMS and not pack)):
+        return None
+    return (
+        f"{version!r} is no version that moves can be decided by: say {', '.join(_ORDER)}, if need be with a service "
+        f"pack, as 2007 SP2, or {', '.join(_MAIL_SYSTEMS[:-1])} or {_MAIL_SYSTEMS[-1]}"
     )
 
 

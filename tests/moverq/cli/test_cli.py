@@ -296,6 +296,7 @@ def test_mail_and_who_is_moved_are_for_nobody_elses_eyes(tmp_path: Path) -> None
         (["move", "new", ADA, "--to", "DB2", "--lock-budget", "9" * 30], common.REFUSED, "a lock budget is from 1"),
         (["mailbox", "set", ADA, "colour", "1"], common.REFUSED, "no setting 'colour'"),
         (["mailbox", "import", ADA, "/there/is/nothing"], common.NOT_FOUND, "/there/is/nothing"),
+        (["server", "add", "EX3", "--version", "banana"], common.REFUSED, "'banana' is no version"),
         (["server", "add", "EX1"], common.REFUSED, "a server EX1 already"),
         (["database", "add", "DB1", "--server", "EX1"], common.REFUSED, "a database DB1 already"),
         (["database", "add", "DB3", "--server", "EX1", "--path", "imap:/foo"], common.REFUSED, "no place of mailboxes"),
