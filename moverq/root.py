@@ -34,7 +34,7 @@ from moverq.databases import Databases
 from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Server, checked_address
 from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
-from moverq.endpoints.kinds import checked_folder, checked_location, is_mail_system
+from moverq.endpoints.kinds import checked_folder, checked_location, described, is_mail_system
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
 from moverq.flow.clock import now_ms
@@ -165,13 +165,22 @@ class Root:
         return (await self.store(name)).database
 
     async def database_path(self, name: str) -> Path:
-        """Where the database lies. A path that leads to a folder is taken as it stands. Raises `NotFound`."""
+        """Where the store lies that the database is. A path that leads to a folder is taken as it stands.
+
+        Raises:
+            NotFound: there is no such database.
+            RequestRefused: it is a mail system.
+        """
         try:
-            return self.path / (await self.directory.database(name)).path
+            path = (await self.directory.database(name)).path
         except NotFound:
             if os.sep in name and await trio.Path(name).is_dir():
                 return Path(name)
             raise
+        if is_mail_system(path):
+            what = described(path).partition(":")[0]
+            raise RequestRefused(why=f"{name} is {what}, and none of our databases: its own programs look after it")
+        return self.path / path
 
     async def database_named(self, place: str) -> str:
         """The name of the database that is meant: by its name, or by the path of its folder. A path that the directory

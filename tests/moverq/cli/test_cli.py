@@ -488,6 +488,14 @@ def test_servers_and_databases_are_listed(cli: Here) -> None:
     assert cli.ok("mailbox", "list", "--database", "DB2", "--json").json == []
 
 
+@pytest.mark.parametrize("verb", ["check", "rebuild", "header", "checkpoint", "maintain"])
+def test_a_mail_system_is_none_of_our_databases(cli: Here, tmp_path: Path, verb: str) -> None:
+    cli.ok("database", "add", "MAIL", "--server", "EX1", "--path", f"maildir:{tmp_path}/old/%u")
+    answer = cli("store", verb, "MAIL")
+    assert (answer.code, answer.out) == (common.REFUSED, "")
+    assert "MAIL is a place of Maildirs, and none of our databases" in answer.err
+
+
 def test_a_database_is_looked_into_and_kept_in_order(cli: Here) -> None:
     cli.ok("deliver", ADA, stdin=MESSAGE)
     header = cli.ok("store", "header", "DB1", "--json").json
