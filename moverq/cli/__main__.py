@@ -141,12 +141,13 @@ def _root_first(words: list[str]) -> list[str]:
 
 
 def _verb(words: Sequence[str]) -> list[str]:
-    """The words of the command line that name the verb."""
+    """The words of the command line that name a verb there is, or its group."""
     names = {name for name, _, _ in GROUPS}
     groups = {name for name, path, _ in GROUPS if path.endswith(":app")}
     if not words or words[0] not in names:
         return []
-    return list(words[: 2 if words[0] in groups and len(words) > 1 and not words[1].startswith("-") else 1])
+    is_verb = words[0] in groups and len(words) > 1 and words[1] in make_app()[words[0]]
+    return list(words[: 2 if is_verb else 1])
 
 
 if __name__ == "__main__":
