@@ -225,7 +225,7 @@ async def list_(
             one.address,
             one.source_database,
             one.target_database,
-            one.status,
+            _status(one),
             one.sync_stage,
             f"{one.percent_complete} %",
             one.batch_name or "",
@@ -547,9 +547,14 @@ async def _end(
         say("`moverq worker` does the rest, where none runs already; `moverq move list` shows how it goes.")
 
 
+def _status(one: "MoveStatistics") -> str:
+    """As Exchange has it, the status stays Queued until a worker has seen the Suspend flag: so both are shown."""
+    return f"{one.status} (suspend)" if one.suspend and one.status == "Queued" else one.status
+
+
 def _told(one: "MoveStatistics") -> str:
     """A request in a line."""
-    line = f"{one.request_id[:8]}  {one.address}  {one.source_database} -> {one.target_database}  {one.status}"
+    line = f"{one.request_id[:8]}  {one.address}  {one.source_database} -> {one.target_database}  {_status(one)}"
     if one.lock_ms is not None:
         line += (
             f"  {one.items_transferred:,} items, {size(one.bytes_transferred)}, locked for {one.lock_ms:.0f} ms"

@@ -147,6 +147,16 @@ def test_suspend_resume_and_remove(cli: Here) -> None:
     assert cli.ok("mailbox", "show", "bob@example.org", "--json").json["guard"] == "open"
 
 
+def test_a_queued_move_that_is_to_be_suspended_says_so_before_a_worker_has_seen_it(cli: Here) -> None:
+    cli.ok("move", "new", ADA, "--to", "DB2")
+    assert "DB1 -> DB2  Queued (suspend)" in cli.ok("move", "suspend", ADA).out
+    assert "Queued (suspend)" in cli.ok("move", "list").out
+    shown = cli.ok("move", "list", "--json").json[0]
+    assert (shown["status"], shown["suspend"]) == ("Queued", True)
+    cli.ok("move", "resume", ADA)
+    assert "(suspend)" not in cli.ok("move", "list").out
+
+
 def test_a_batch_is_named_at_once(cli: Here) -> None:
     cli.ok("mailbox", "add", "bob@example.org", "--database", "DB1")
     cli.ok("move", "new", ADA, "bob@example.org", "--to", "DB2", "--batch", "spring", "--suspend-when-ready", "--wait")
@@ -313,6 +323,22 @@ def test_what_cannot_be_done_is_said_in_a_sentence(cli: Here, words: list[str], 
     assert (answer.code, answer.out) == (code, "")
     assert said in answer.err
     assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["frobnicate"], "See `moverq --help`."),
+        (["move", "frobnicate"], "See `moverq move --help`."),
+        (["database", "delete", "DB1"], "See `moverq database --help`."),
+        (["move", "new", ADA], "See `moverq move new --help`."),
+        (["worker", "now"], "See `moverq worker --help`."),
+    ],
+)
+def test_after_what_was_not_understood_the_hint_names_a_verb_that_there_is(
+    cli: Here, words: list[str], hint: str
+) -> None:
+    assert hint in cli(*words).err
 
 
 def test_a_mailbox_that_is_moving_is_not_moved_again(cli: Here) -> None:
