@@ -21,7 +21,7 @@ import os
 import random
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Serv
 from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
 from moverq.endpoints.kinds import checked_folder, checked_location, described, is_mail_system
-from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, NotFound, RequestRefused
+from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, NotFound, RequestRefused
 from moverq.flow.backoff import wait_first
 from moverq.flow.clock import now_ms
 from moverq.flow.file_lock import FileLock
@@ -355,8 +355,8 @@ class Root:
     async def mailbox_add(self, address: str, *, database: str, quota_bytes: int | None = None) -> Recipient:
         """A new, empty mailbox, and its recipient at epoch 1. In a mail system: the one that the address has there.
 
-        The mailbox first: a crash between the two leaves one that nobody names, which is reported and harmless; the
-        other way round it would leave an address without a mailbox.
+        The mailbox first: a crash between the two leaves one that nobody names, which is empty and harmless; the other
+        way round it would leave an address without a mailbox. One that the directory then refuses is taken away again.
 
         Raises:
             RequestRefused: the address is taken, or is none.
@@ -377,14 +377,33 @@ class Root:
             return await self.directory.add_recipient(
                 mailbox_id, normal, Home(database, instance), quota_bytes=quota_bytes
             )
-        endpoint = await self.store(database)
-        await endpoint.add_mailbox(mailbox_id, instance)
-        if quota_bytes is not None:
-            from moverq.endpoints.store import translated
+        from moverq.endpoints.store import translated
 
-            with translated(database):
-                await endpoint.mailbox(instance).set_setting("quota_bytes", quota_bytes)
-        return await self.directory.add_recipient(mailbox_id, normal, Home(database, instance), quota_bytes=quota_bytes)
+        endpoint, home = await self.store(database), Home(database, instance)
+        await endpoint.add_mailbox(mailbox_id, instance)
+        try:
+            if quota_bytes is not None:
+                with translated(database):
+                    await endpoint.mailbox(instance).set_setting("quota_bytes", quota_bytes)
+            return await self.directory.add_recipient(mailbox_id, normal, home, quota_bytes=quota_bytes)
+        except (RequestRefused, NotFound, EndpointBroken):
+            # Somebody else got the address, or there is no room: unlike an answer that was lost, that is for certain.
+            with suppress(MoveError):
+                await self._withdraw(mailbox_id, home)
+            raise
+
+    async def _withdraw(self, mailbox_id: MailboxId, home: Home) -> None:
+        """The new mailbox is gone, if the directory does not name it."""
+        try:
+            await self.directory.recipient(mailbox_id)
+        except NotFound:
+            endpoint = await self.store(home.database)
+            source, target = endpoint.source(home.instance), endpoint.target(home.instance)
+            token = 1  # of a mailbox that nobody else knows
+            await source.lock(token)
+            await source.retire(token, home)
+            await source.remove(token, keep_until_ms=0)
+            await target.purge(token)
 
     async def mailbox_list(self, *, database: str | None = None) -> list[Recipient]:
         """Every recipient, by address."""

@@ -256,6 +256,39 @@ async def test_a_setting_and_an_alias_move_along(root: Root) -> None:
     assert (shown.database, shown.settings) == ("DB2", {"retention_days": "7"})
 
 
+async def test_an_address_that_several_add_at_once_leaves_no_mailbox_that_nobody_names(root: Root) -> None:
+    outcomes: list[str] = []
+
+    async def add() -> None:
+        try:
+            await root.mailbox_add("bob@example.org", database="DB2")
+        except RequestRefused:
+            outcomes.append("refused")
+        else:
+            outcomes.append("added")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(add)
+    assert sorted(outcomes) == ["added", "refused", "refused", "refused"]
+    assert [one.known_to for one in await root.instances("DB2")] == ["home of bob@example.org"]
+
+
+@pytest.mark.parametrize("quota", [None, 1 << 20])
+async def test_a_mailbox_that_the_directory_had_no_room_for_is_taken_away_again(
+    root: Root, monkeypatch: pytest.MonkeyPatch, quota: int | None
+) -> None:
+    async def full(*_: Any, **__: Any) -> None:
+        raise EndpointBroken(endpoint="directory.sqlite", why="the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(root.directory), "add_recipient", full)
+        with pytest.raises(EndpointBroken, match="the disk is full"):
+            await root.mailbox_add("bob@example.org", database="DB2", quota_bytes=quota)
+    assert await root.instances("DB2") == []
+    await root.mailbox_add("bob@example.org", database="DB2", quota_bytes=quota)
+
+
 async def test_an_instance_that_nobody_names_is_told_and_kept(root: Root) -> None:
     from moverq.model.ids import InstanceId, MailboxId, new_id
 
