@@ -4,7 +4,7 @@ A request is named by its id, by the beginning of it, or by the mailbox's addres
 the newest). Verbs that change requests take several of them, or a whole batch with `--batch`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -54,6 +54,7 @@ StatusName = Literal[
     "Suspended",
     "Failed",
 ]
+DONE = frozenset({"Completed", "CompletedWithWarning"})
 BadItemLimit = Annotated[
     int | None,
     Parameter(
@@ -193,7 +194,8 @@ async def new(
             except MoveError as error:
                 refused.append((place, error))
         _tell_refused(refused, of=len(wanted))
-        await _end(opened, requests, wait=wait, json=json, ready_is_enough=suspend_when_ready or suspend)
+        goal = DONE | {"AutoSuspended", "Suspended"} if suspend_when_ready or suspend else DONE
+        await _end(opened, requests, wait=wait, json=json, goal=goal)
     if refused:
         raise Exit(FAILED)
 
@@ -339,6 +341,7 @@ async def resume(
         wait=wait,
         root=root,
         json=json,
+        goal=DONE | {"AutoSuspended"},  # where it was asked to wait before its cutover: only there it comes to rest so
     )
 
 
@@ -456,7 +459,7 @@ async def _each(
     wait: bool,
     root: Path,
     json: bool,
-    goal: set[str] | None = None,
+    goal: Set[str] = DONE,
 ) -> None:
     """The verb, on each request; a refusal of one does not keep the others from it."""
     from moverq.cli.waiting import share_one_heap
@@ -475,7 +478,7 @@ async def _each(
             except MoveError as error:
                 refused.append(("", error))
         _tell_refused(refused, of=len(wanted))
-        await _end(opened, requests, wait=wait, json=json, ready_is_enough=False, goal=goal)
+        await _end(opened, requests, wait=wait, json=json, goal=goal)
     if refused:
         raise Exit(FAILED)
 
@@ -525,10 +528,9 @@ async def _end(
     *,
     wait: bool,
     json: bool,
-    ready_is_enough: bool,
-    goal: set[str] | None = None,
+    goal: Set[str],
 ) -> None:
-    """Wait if asked to, and answer: how the requests stand, and what to do next."""
+    """Wait if asked to, and answer: how the requests stand, and what to do next. `goal`: the statuses that are well."""
     from moverq.cli.waiting import wait_shown
 
     if wait and requests:
@@ -536,11 +538,11 @@ async def _end(
     found = [await opened.move_show(request) for request in requests]
     value: Any = [one.to_json() for one in found]
     answer(value[0] if len(value) == 1 else value, [_told(one) for one in found], json=json)
-    good = goal or {"Completed", "CompletedWithWarning", *(("AutoSuspended", "Suspended") if ready_is_enough else ())}
-    bad = [one for one in found if one.status not in good]
+    bad = [one for one in found if one.status not in goal]
     for one in bad if wait else []:
         explanation = await opened.explain(one.request_id)
-        say(f"moverq: the move of {one.address} is {one.status}: {explanation.why}.", f"Next: {explanation.what_next}.")
+        why = explanation.why.removeprefix("it failed: ").rstrip(".")
+        say(f"moverq: the move of {one.address} is {one.status}: {why}.", f"Next: {explanation.what_next}.")
     if wait and bad:
         raise Exit(FAILED)
     if not wait and requests and not json:

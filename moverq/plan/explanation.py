@@ -21,6 +21,8 @@ from moverq.model.facts import (
 )
 from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
+from moverq.model.statistics import iso
+from moverq.model.status_detail import StatusDetail
 
 
 @attrs.frozen(kw_only=True)
@@ -60,7 +62,8 @@ def _why(standing: Standing, facts: Facts, waiting: str | None) -> str:
                 return "it is over; the old mailbox is purged"
             if facts.has(SourceRemoved):
                 return "it is over; the old mailbox is soft-deleted and kept for its retention"
-            return "it is completed; the way back is kept open by the reverse feed until the soak ends"
+            trouble = f"; it waits, since {standing.message}" if standing.counters.failed_tries else ""
+            return f"it is completed; the way back is kept open by the reverse feed until the soak ends{trouble}"
         case _:
             return standing.message or f"it is at work in {standing.stage.value}"
 
@@ -105,6 +108,8 @@ def _next(standing: Standing, facts: Facts) -> str:
             return "`moverq move rollback` takes it back; after the soak the old mailbox is soft-deleted"
         case Status.QUEUED:
             return "preflight, then the copy; the user goes on working"
+        case _ if standing.detail is StatusDetail.TRANSIENT_FAILURE:
+            return f"it is tried again by itself, at {iso(standing.next_try_ms)}; the user goes on working"
         case _:
             if standing.stage is SyncStage.INCREMENTAL_SYNC:
                 return "the cutover, as soon as its predicted lock time is within the budget and nobody asks to wait"

@@ -122,6 +122,13 @@ def test_a_move_waits_before_its_cutover_where_it_was_told_to(cli: Here) -> None
     assert cli.ok("mailbox", "show", ADA, "--json").json["database"] == "DB2"
 
 
+def test_a_move_that_is_to_wait_is_well_when_it_is_resumed_and_waits(cli: Here) -> None:
+    cli.ok("move", "new", ADA, "--to", "DB2", "--suspend-when-ready", "--suspend", "--wait")
+    cli.ok("move", "resume", ADA, "--wait")
+    assert cli.ok("move", "show", ADA, "--json").json["status"] == "AutoSuspended"
+    cli.ok("move", "complete", ADA, "--wait")
+
+
 def test_a_completed_move_is_ended_before_the_next_one(cli: Here) -> None:
     cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
     refused = cli("move", "new", ADA, "--to", "DB1")

@@ -1,9 +1,11 @@
+import attrs
+
 from moverq.endpoints.base import Home
 from moverq.model.facts import CommitIntent, Facts, LockIntent
 from moverq.model.ids import InstanceId, MailboxId, RequestId
 from moverq.model.request import MoveRequest, Status, SyncStage
-from moverq.model.standing import Standing
-from moverq.model.status_detail import detail_of
+from moverq.model.standing import Counters, Standing
+from moverq.model.status_detail import StatusDetail, detail_of
 from moverq.plan.explanation import explain_standing
 
 
@@ -32,6 +34,25 @@ def test_every_status_at_every_stage_has_an_answer() -> None:
             assert told.what_a_crash_now_would_do
             assert told.what_next
             assert told.since_ms == 5
+
+
+def test_what_it_waits_for_by_itself_is_told_with_when_it_is_tried_again() -> None:
+    waits = attrs.evolve(
+        standing(Status.IN_PROGRESS, SyncStage.INCREMENTAL_SYNC),
+        detail=StatusDetail.TRANSIENT_FAILURE,
+        message="OLD cannot be reached",
+        next_try_ms=3_600_000,
+    )
+    told = explain_standing(waits, Facts())
+    assert told.why == "OLD cannot be reached"
+    assert "tried again by itself, at 1970-01-01T01:00:00" in told.what_next
+
+
+def test_a_way_back_that_waits_says_for_what() -> None:
+    soaks = attrs.evolve(standing(Status.COMPLETED, SyncStage.SOAK), message="OLD cannot be reached")
+    assert "OLD" not in explain_standing(soaks, Facts()).why
+    waits = attrs.evolve(soaks, counters=Counters(failed_tries=1))
+    assert "it waits, since OLD cannot be reached" in explain_standing(waits, Facts()).why
 
 
 def test_a_doubt_is_told_as_what_it_is() -> None:
