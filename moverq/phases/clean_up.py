@@ -91,9 +91,14 @@ async def complete(t: Tenure, attempt: Attempt | None) -> None:
         status=Status.COMPLETED_WITH_WARNING if warned else Status.COMPLETED,
         entries=(done, t.entry(EntryKind.LINE, f"{t.request.address} lives at {t.register.home}.")),
         counters={**counters, "lock_ms": lock_ms} if lock_ms is not None else counters,
-        message=f"the way back is kept open until the soak ends; taken back by `moverq move rollback {t.request_id}`",
+        message=way_back(t),
         taken_wishes=("complete", "retry"),
     )
+
+
+def way_back(t: Tenure) -> str:
+    """What is said of a completed move."""
+    return f"the way back is kept open until the soak ends; taken back by `moverq move rollback {t.request_id}`"
 
 
 async def _carry_late(t: Tenure) -> None:

@@ -15,6 +15,7 @@ from moverq.model.change import ItemState, Watermark
 from moverq.model.facts import FeedWatermark, ReverseWatermark, SoakUntil, StragglersSeen
 from moverq.model.report import EntryKind, ReportEntry
 from moverq.phases.carry import Carrier
+from moverq.phases.clean_up import way_back
 from moverq.phases.follow import note_bad
 from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure
 
@@ -36,6 +37,8 @@ async def soak(t: Tenure) -> bool:
             return True
         await _carry_back(t, carrier)
         await _look_for_stragglers(t, carrier)
+        if t.standing.counters.failed_tries:  # what was in the way is over, and is not told any more
+            await t.write(message=way_back(t), counters={"failed_tries": 0})
         t.rest()
         if t.tools.drain:
             raise LeaveAtSafePoint(Reason.STOP)

@@ -380,6 +380,20 @@ async def test_the_directory_shows_how_the_move_stands_also_after_a_crash_betwee
     assert (await desk.world.recipient()).move.status == "Completed"
 
 
+async def test_trouble_in_the_soak_is_told_as_long_as_it_lasts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: object) -> None:
+        raise EndpointUnavailable(endpoint="DB1", why="it is being restarted")
+
+    request_id = await desk.ask()
+    said = (await desk.run(request_id)).message
+    with monkeypatch.context() as patched:
+        patched.setattr("moverq.phases.soak._carry_back", away)
+        assert "it is being restarted" in (await desk.run(request_id)).message
+        assert "it is being restarted" in (await moves.explain(await desk.engine.ledger(), request_id)).why
+    assert (await desk.run(request_id)).message == said
+    assert "restarted" not in (await moves.explain(await desk.engine.ledger(), request_id)).why
+
+
 @pytest.mark.parametrize("way_back", ["short", "trimmed"])
 async def test_a_rollback_finds_what_the_move_left_behind_and_leaves_it_there(desk: Desk, way_back: str) -> None:
     """And once more there and back: they are bad items of each move away, and of none home."""
