@@ -31,15 +31,14 @@ async def deliver(
 
     The same message (sender, recipient and all bytes) is delivered once, however often this is called.
     """
-    import trio
-
     from moverq.errors import RequestRefused
     from moverq.limits import Limits
     from moverq.mailfiles.text import from_line_ms, split_from_line
     from moverq.root import open_root
 
     most = Limits().lmtp_message_bytes_max
-    content = await trio.to_thread.run_sync(sys.stdin.buffer.read, most + 1)
+    # Not in a thread: nothing else runs yet, and Ctrl-C ends a read here, which there it would wait for.
+    content = sys.stdin.buffer.read(most + 1)
     if len(content) > most:
         raise RequestRefused(why=f"the message is larger than the {most:,} bytes that can be delivered")
     line, message = split_from_line(content)

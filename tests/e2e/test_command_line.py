@@ -1,10 +1,12 @@
 """The real command line, as processes: a whole life, workers that are killed, two workers, interrupts, the demo."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import trio
 
 from moverq import open_root
+from moverq.cli import common
 from moverq.mailbox_files import import_mail
 from moverq.mailmaker import make_mail
 from moverq.model.request import SyncStage
@@ -143,6 +146,20 @@ async def test_wait_takes_over_from_a_worker_that_is_killed(cli: There) -> None:
         _, err = waiting.communicate(timeout=20)
     assert waiting.returncode == 0, err
     assert cli.ok("mailbox", "show", ADA, "--json").json["database"] == "DB2"
+
+
+@pytest.mark.parametrize("words", [("deliver", ADA), ("move", "new", "--addresses", "-", "--to", "DB2")])
+def test_what_waits_for_stdin_is_interrupted(cli: There, words: tuple[str, ...]) -> None:
+    with cli.start(*words, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"Subject: half a mes")
+        process.stdin.flush()
+        left = bytearray(4)
+        while fcntl.ioctl(process.stdin, termios.FIONREAD, left) == 0 and any(left):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == common.INTERRUPTED
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 0
 
 
 @pytest.mark.parametrize("words", [("worker",), ("worker", "--processes", "1"), ("move", "resume", ADA, "--wait")])
