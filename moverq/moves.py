@@ -193,8 +193,10 @@ async def find_request(ledger: Ledger, directory: Directory, name: str) -> Reque
 
     Raises:
         NotFound: no such request.
-        RequestRefused: the beginning fits several.
+        RequestRefused: the beginning fits several, or is empty.
     """
+    if not name.strip():  # of a single request that would be the beginning: a script's variable without a value
+        raise RequestRefused(why="name a request, by address, id, or the beginning of one: '' names none")
     if "@" in name:
         recipient = await directory.locate(name)
         mine = await ledger.find(mailbox_id=recipient.mailbox_id)

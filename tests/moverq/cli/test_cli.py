@@ -164,6 +164,13 @@ def test_a_queued_move_that_is_to_be_suspended_says_so_before_a_worker_has_seen_
     assert "(suspend)" not in cli.ok("move", "list").out
 
 
+@pytest.mark.parametrize("verb", ["show", "complete", "remove", "rollback"])
+def test_an_empty_name_names_no_request_also_where_there_is_one_alone(cli: Here, verb: str) -> None:
+    cli.ok("move", "new", ADA, "--to", "DB2", "--suspend")
+    answer = cli("move", verb, "")
+    assert (answer.code, "'' names none" in answer.err) == (common.REFUSED, True)
+
+
 def test_a_batch_is_named_at_once(cli: Here) -> None:
     cli.ok("mailbox", "add", "bob@example.org", "--database", "DB1")
     cli.ok("move", "new", ADA, "bob@example.org", "--to", "DB2", "--batch", "spring", "--suspend-when-ready", "--wait")
