@@ -6,7 +6,7 @@ glossary's words.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moverq.cli.common import size
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 5.0
 """Between two lines of a move whose stage does not change."""
+BAR, BAR_WIDTH = "", 16
+COLUMNS = ("mailbox", "to", "stage", BAR, "items", "bytes", "rate", "ETA", "backlog", "lock")
+BY_NEED = ("mailbox", "stage", "items", BAR, "ETA", "lock", "to", "backlog", "rate", "bytes")
+NUMBERS = ("items", "bytes", "rate", "ETA", "backlog")
 
 
 class Display:
@@ -45,7 +49,7 @@ class Display:
         if self._quiet:
             return
         if self._live is not None:
-            self._live.update(_picture(looks))
+            self._live.update(_picture(looks, self._live.console.width))
         for look in looks:
             self._line(look)
 
@@ -98,28 +102,47 @@ def numbers(look: "Look") -> dict[str, str]:
     return found
 
 
-def _picture(looks: "Sequence[Look]") -> Any:
+def _picture(looks: "Sequence[Look]", width: int) -> Any:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
+    rows = [_cells(look) for look in looks]
+    shown = fitting(rows, width)
     picture = Table(box=None, pad_edge=False)
-    for name in ("mailbox", "to", "stage", "", "items", "bytes", "rate", "ETA", "backlog", "lock"):
-        picture.add_column(name, justify="right" if name in ("items", "bytes", "rate", "ETA", "backlog") else "left")
-    for look in looks:
-        standing, progress = look.standing, look.progress
-        lock = standing.counters.lock_ms
-        predicted = progress.predicted_lock_ms if progress is not None else None
-        status = standing.status.value
-        picture.add_row(
-            standing.request.address,
-            standing.request.target_database,
-            standing.stage.value if status == "InProgress" else f"{standing.stage.value} ({status})",
-            ProgressBar(total=100, completed=standing.percent, width=16),
-            f"{progress.items:,}/{progress.items_total:,}" if progress else "",
-            f"{size(progress.bytes)}" if progress else "",
-            f"{size(progress.bytes_per_s)}/s" if progress and progress.bytes_per_s else "",
-            f"{progress.eta_s:.0f} s" if progress and progress.eta_s is not None else "",
-            f"{progress.backlog:,}" if progress and progress.backlog is not None else "",
-            f"{lock:.0f} ms" if lock is not None else f"~{predicted:.0f} ms" if predicted is not None else "",
-        )
+    for name in shown:
+        picture.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
+    for row, look in zip(rows, looks, strict=True):
+        bar = ProgressBar(total=100, completed=look.standing.percent, width=BAR_WIDTH)
+        picture.add_row(*(bar if name == BAR else row[name] for name in shown))
     return picture
+
+
+def fitting(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """The columns that a terminal of this width has room for, the most needed first; those two at least that say which
+    mailbox, and where it is."""
+    left, shown = width, set[str]()
+    for name in BY_NEED:
+        left -= max([len(name), *(len(row[name]) for row in rows)]) + 2
+        if left < -2 and len(shown) >= 2:
+            break
+        shown.add(name)
+    return [name for name in COLUMNS if name in shown]
+
+
+def _cells(look: "Look") -> dict[str, str]:
+    standing, progress = look.standing, look.progress
+    lock = standing.counters.lock_ms
+    predicted = progress.predicted_lock_ms if progress is not None else None
+    status = standing.status.value
+    return {
+        "mailbox": standing.request.address,
+        "to": standing.request.target_database,
+        "stage": standing.stage.value if status == "InProgress" else f"{standing.stage.value} ({status})",
+        BAR: " " * BAR_WIDTH,
+        "items": f"{progress.items:,}/{progress.items_total:,}" if progress else "",
+        "bytes": f"{size(progress.bytes)}" if progress else "",
+        "rate": f"{size(progress.bytes_per_s)}/s" if progress and progress.bytes_per_s else "",
+        "ETA": f"{progress.eta_s:.0f} s" if progress and progress.eta_s is not None else "",
+        "backlog": f"{progress.backlog:,}" if progress and progress.backlog is not None else "",
+        "lock": f"{lock:.0f} ms" if lock is not None else f"~{predicted:.0f} ms" if predicted is not None else "",
+    }

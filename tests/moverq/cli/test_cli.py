@@ -16,6 +16,7 @@ import trio
 from moverq import open_root
 from moverq.cli import common
 from moverq.cli.__main__ import GROUPS, run
+from moverq.cli.progress import BAR, COLUMNS, fitting
 from moverq.cli.worker import checked_limits
 from moverq.errors import EndpointUnavailable
 from moverq.flow.file_lock import FileLock
@@ -807,3 +808,14 @@ def test_on_a_terminal_progress_is_a_table(cli: Here) -> None:
         assert run(["worker", "--drain", "--processes", "1", "--root", str(cli.root)]) == 0
     assert "stage" in terminal.getvalue()
     assert "status=Completed" in terminal.getvalue()
+
+
+def test_a_narrow_terminal_shows_fewer_columns_and_those_whole(cli: Here) -> None:
+    row = {
+        "mailbox": ADA, "to": "DB2", "stage": "CopyingMessages", BAR: " " * 16, "items": "300/3,000",
+        "bytes": "2.1 MiB", "rate": "11.4 MiB/s", "ETA": "7 s", "backlog": "", "lock": "~20 ms",
+    }  # fmt: skip
+    assert fitting([row], 200) == list(COLUMNS)
+    assert fitting([row], 80) == ["mailbox", "to", "stage", BAR, "items", "ETA", "lock"]
+    assert fitting([row], 40) == fitting([row], 1) == ["mailbox", "stage"]
+    assert fitting([], 80)
