@@ -277,7 +277,8 @@ async def complete(ledger: Ledger, request_id: RequestId) -> Standing:
             if standing.wishes.superseded_by is not None:
                 raise RequestRefused(why=f"request {standing.wishes.superseded_by} is taking this move back")
             return {"finish": True}
-        return {"complete": True, "suspend": False, "retry": standing.status is Status.SUSPENDED}
+        retry = standing.wishes.retry or standing.status is Status.SUSPENDED  # one that was resumed is still
+        return {"complete": True, "suspend": False, "retry": retry}
 
     return await ledger.wish(request_id, decide_wish)
 

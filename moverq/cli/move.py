@@ -356,7 +356,9 @@ async def complete(
     json: JsonOption = False,
 ) -> None:
     """Go on to the cutover as soon as it is ready, whatever it waits for; of a completed move, end the soak now."""
-    await _each(names, batch, lambda opened, name: opened.complete(name), wait=wait, root=root, json=json)
+    await _each(
+        names, batch, lambda opened, name: opened.complete(name), wait=wait, root=root, json=json, tell_failed=True
+    )
 
 
 @app.command
@@ -460,6 +462,7 @@ async def _each(
     root: Path,
     json: bool,
     goal: Set[str] = DONE,
+    tell_failed: bool = False,
 ) -> None:
     """The verb, on each request; a refusal of one does not keep the others from it."""
     from moverq.cli.waiting import share_one_heap
@@ -478,7 +481,7 @@ async def _each(
             except MoveError as error:
                 refused.append(("", error))
         _tell_refused(refused, of=len(wanted))
-        await _end(opened, requests, wait=wait, json=json, goal=goal)
+        await _end(opened, requests, wait=wait, json=json, goal=goal, tell_failed=tell_failed)
     if refused:
         raise Exit(FAILED)
 
@@ -529,21 +532,29 @@ async def _end(
     wait: bool,
     json: bool,
     goal: Set[str],
+    tell_failed: bool = False,
 ) -> None:
-    """Wait if asked to, and answer: how the requests stand, and what to do next. `goal`: the statuses that are well."""
+    """Wait if asked to, and answer: how the requests stand, and what to do next. `goal`: the statuses that are well.
+    `tell_failed`: what was asked of a failed one does not make it go on, and so it is told."""
     from moverq.cli.waiting import wait_shown
+    from moverq.model.request import Status
+    from moverq.root import is_at_rest
 
     if wait and requests:
         await wait_shown(opened, requests, quiet=json)
     found = [await opened.move_show(request) for request in requests]
     value: Any = [one.to_json() for one in found]
     answer(value[0] if len(value) == 1 else value, [_told(one) for one in found], json=json)
-    bad = [one for one in found if one.status not in goal]
-    for one in bad if wait else []:
+    resting = [
+        look.standing for look in await opened.look(requests if tell_failed else ()) if is_at_rest(look.standing)
+    ]
+    stuck = {standing.request.request_id for standing in resting if standing.status is Status.FAILED}
+    bad = [one for one in found if (one.status not in goal if wait else one.request_id in stuck)]
+    for one in bad:
         explanation = await opened.explain(one.request_id)
         why = explanation.why.removeprefix("it failed: ").rstrip(".")
         say(f"moverq: the move of {one.address} is {one.status}: {why}.", f"Next: {explanation.what_next}.")
-    if wait and bad:
+    if bad:
         raise Exit(FAILED)
     if not wait and requests and not json:
         say("`moverq worker` does the rest, where none runs already; `moverq move list` shows how it goes.")

@@ -414,6 +414,10 @@ def test_a_failed_move_is_explained_and_exits_1(cli: Here, monkeypatch: pytest.M
     assert answer.code == common.FAILED
     assert "quota" in answer.err
     assert "Next:" in answer.err
+    answer = cli("move", "complete", "bob@example.org")
+    assert (answer.code, "Next: cure what it names" in answer.err) == (common.FAILED, True)
+    cli.ok("move", "resume", "bob@example.org")
+    cli.ok("move", "complete", "bob@example.org")
 
 
 def test_a_bug_shows_its_traceback_and_a_sentence(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
