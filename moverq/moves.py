@@ -141,7 +141,8 @@ async def rollback(
     if facts.has(PurgeAllowed):
         raise RequestRefused(
             why=f"the old mailbox of {parent.request.address} has been soft-deleted; "
-            f"move it to {parent.request.source.database} with an ordinary new move"
+            f"move it to {parent.request.source.database} with an ordinary new move. Where that is a mail system the "
+            f"old mailbox is still there: empty it first"
         )
     old = parent.request
     request = attrs.evolve(

@@ -136,6 +136,9 @@ def test_a_completed_move_is_ended_before_the_next_one(cli: Here) -> None:
     assert refused.code == common.REFUSED
     assert "moverq move complete" in refused.err
     cli.ok("move", "complete", ADA, "--wait")
+    refused = cli("move", "rollback", ADA)
+    assert refused.code == common.REFUSED
+    assert "empty it first" in refused.err
     cli.ok("move", "new", ADA, "--to", "DB1", "--wait")
     assert cli.ok("mailbox", "show", ADA, "--json").json["epoch"] == 3
 
