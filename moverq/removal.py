@@ -9,6 +9,7 @@ No file is ever deleted: what lies there may be added again, under any name.
 """
 
 from pathlib import Path
+from shlex import quote
 
 from moverq.directory.directory import DatabaseEntry, Directory, still_used
 from moverq.endpoints.kinds import is_mail_system
@@ -68,8 +69,8 @@ async def _check_no_request_names(ledger: Ledger, name: str) -> None:
     ):
         if found:
             raise RequestRefused(
-                why=f"move requests name the database {name}: see `moverq move list {option} {name}`, and clear them "
-                f"away with `moverq move remove`"
+                why=f"move requests name the database {name}: see `moverq move list {option} {quote(name)}`, and clear "
+                f"them away with `moverq move remove`"
             )
 
 

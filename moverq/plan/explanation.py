@@ -112,5 +112,8 @@ def _next(standing: Standing, facts: Facts) -> str:
             return f"it is tried again by itself, at {iso(standing.next_try_ms)}; the user goes on working"
         case _:
             if standing.stage is SyncStage.INCREMENTAL_SYNC:
-                return "the cutover, as soon as its predicted lock time is within the budget and nobody asks to wait"
+                date = standing.request.complete_after_ms
+                after = "" if date is None or standing.wishes.complete else f"not before {iso(date)}, and then "
+                soon = "as soon as its predicted lock time is within the budget and nobody asks to wait"
+                return f"the cutover, {after}{soon}"
             return "the stages that follow, up to the cutover"

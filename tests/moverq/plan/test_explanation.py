@@ -4,7 +4,7 @@ from moverq.endpoints.base import Home
 from moverq.model.facts import CommitIntent, Facts, LockIntent
 from moverq.model.ids import InstanceId, MailboxId, RequestId
 from moverq.model.request import MoveRequest, Status, SyncStage
-from moverq.model.standing import Counters, Standing
+from moverq.model.standing import Counters, Standing, Wishes
 from moverq.model.status_detail import StatusDetail, detail_of
 from moverq.plan.explanation import explain_standing
 
@@ -46,6 +46,14 @@ def test_what_it_waits_for_by_itself_is_told_with_when_it_is_tried_again() -> No
     told = explain_standing(waits, Facts())
     assert told.why == "OLD cannot be reached"
     assert "tried again by itself, at 1970-01-01T01:00:00" in told.what_next
+
+
+def test_a_date_that_it_waits_for_is_told_until_it_is_told_not_to() -> None:
+    follows = standing(Status.IN_PROGRESS, SyncStage.INCREMENTAL_SYNC)
+    dated = attrs.evolve(follows, request=attrs.evolve(follows.request, complete_after_ms=3_600_000))
+    assert "not before 1970-01-01T01:00:00" in explain_standing(dated, Facts()).what_next
+    hurried = attrs.evolve(dated, wishes=Wishes(complete=True))
+    assert explain_standing(hurried, Facts()).what_next == explain_standing(follows, Facts()).what_next
 
 
 def test_a_way_back_that_waits_says_for_what() -> None:
