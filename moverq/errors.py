@@ -70,6 +70,9 @@ class EndpointBusy(MoveError):
     retry_after_s: float
     why: str = ""
     """The endpoint's own words, where it had any."""
+    part: str = ""
+    """What of it is busy, where the rest is not: a folder that somebody holds. Such a thing ends soon, or not by
+    waiting (`busy_part_s`)."""
 
     def __str__(self) -> str:
         said = f" ({self.why})" if self.why else ""

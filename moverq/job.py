@@ -21,7 +21,16 @@ import attrs
 import trio
 
 from moverq.endpoints.base import Endpoint, GuardMode
-from moverq.errors import MoveError, NotFound, Remedy, TooManyBadItems, VerificationFailed, leaves, remedy_for
+from moverq.errors import (
+    EndpointBusy,
+    MoveError,
+    NotFound,
+    Remedy,
+    TooManyBadItems,
+    VerificationFailed,
+    leaves,
+    remedy_for,
+)
 from moverq.flow.backoff import backoff_s, wait_first
 from moverq.flow.bell import Bell
 from moverq.flow.log import log
@@ -62,6 +71,16 @@ Endpoints = Callable[[str], Awaitable[Endpoint]]
 """The endpoint of a database, by the name it has in the directory."""
 
 
+@attrs.frozen
+class _Busy:
+    """A part of an endpoint that was busy each time lately. Not in the ledger: after a restart it is given its time
+    anew."""
+
+    part: str
+    since: float
+    seen: float
+
+
 class Lent(Protocol):
     """Whatever a tenure holds open."""
 
@@ -86,6 +105,7 @@ class Job:
     """The last one that took the ledger over."""
     _heard: Wishes | None = attrs.field(default=None, init=False)
     """What the operator wanted when this was last looked at: waiting is cut short by what is new alone."""
+    _busy: "_Busy | None" = attrs.field(default=None, init=False)
     _said: str = attrs.field(default="", init=False)
     """What has been said of a ledger that cannot be written."""
 
@@ -225,6 +245,9 @@ class Job:
             stack_trace="".join(traceback.format_exception(errors[0])) if bug else None,
         )
         tries = t.standing.counters.failed_tries + 1
+        stuck_s = self._stuck_s(errors)
+        if stuck_s > t.limits.busy_part_s:
+            message = f"{message}; it has been so for {stuck_s / 60:.0f} min, so waiting will not mend it"
         counters = {"failed_tries": tries}
         delay = self._delay_s(tries)
         committed = t.register.home == t.target_home or t.facts.has(Committed)
@@ -238,7 +261,7 @@ class Job:
             await t.write(entries=(failure,), counters=counters)
             await reseed(t)
             return 0.0
-        if remedy is Remedy.WAIT and tries <= t.limits.max_retries:
+        if remedy is Remedy.WAIT and tries <= t.limits.max_retries and stuck_s <= t.limits.busy_part_s:
             await t.write(
                 entries=(failure,),
                 counters=counters,
@@ -265,6 +288,18 @@ class Job:
         )
         await t.show_status()
         return delay if t.standing.wishes.remove and not self.tools.drain else None
+
+    def _stuck_s(self, errors: tuple[Exception, ...]) -> float:
+        """How long the same part of an endpoint has been busy, at every try or at least every `busy_part_s`. Getting on
+        elsewhere does not count: a mailbox that is in use gets on with something at each try."""
+        busy = [f"{error.endpoint}: {error.part}" for error in errors if isinstance(error, EndpointBusy) and error.part]
+        if not busy:
+            return 0.0
+        now, before = trio.current_time(), self._busy
+        if before is None or before.part not in busy or now - before.seen > self.tools.limits.busy_part_s:
+            before = _Busy(busy[0], now, now)
+        self._busy = attrs.evolve(before, seen=now)
+        return now - before.since
 
     async def _note_unsettled(self, errors: tuple[Exception, ...]) -> bool:
         """What keeps this move from being settled is in its row. False: there is no next try.

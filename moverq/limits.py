@@ -66,6 +66,9 @@ class Limits:
     retry_delay_s: float = 30.0
     retry_delay_max_s: float = 900.0
     """MaxStallRetryPeriod: the backoff grows up to this."""
+    busy_part_s: float = 3600.0
+    """How long one part of an endpoint, as a folder that somebody holds, may stay busy before the job is Failed,
+    however well it gets on meanwhile with the rest. Twice `retry_delay_max_s` at least, to be seen again within it."""
     final_passes_max: int = 50
     """Reads of the feed while draining under the lock before the attempt is given up."""
     reverse_interval_s: float = 60.0
@@ -109,6 +112,8 @@ class Limits:
             raise ValueError(
                 f"lmtp_bytes_max {self.lmtp_bytes_max} cannot hold one message, as it comes and as it is kept"
             )
+        if self.busy_part_s < 2 * self.retry_delay_max_s:
+            raise ValueError(f"busy_part_s {self.busy_part_s} ends before a job has tried again")
         if self.gate_factor < 1.0:
             raise ValueError("gate_factor below 1 would promise a shorter lock than was measured")
 

@@ -492,6 +492,39 @@ async def test_stragglers_are_named_once_and_a_trimmed_feed_of_the_old_home_does
     assert (await desk.run(request_id)).sync_stage == "SyncFinished"
 
 
+@pytest.mark.parametrize("in_use", [False, True], ids=["at rest", "in use"])
+async def test_a_folder_that_stays_busy_fails_the_move_whatever_else_gets_on(
+    in_use: bool, tmp_path: Path, autojump_clock: object
+) -> None:
+    """A mailbox that is in use has something new at each try, so its tries are never too many in a row."""
+    world = await World.make(tmp_path)
+    await fill(world)
+    busy, tries = True, 0
+
+    async def step(name: str) -> None:
+        nonlocal tries
+        if busy and name == "DB1.lock:before":
+            tries += 1
+            if in_use:
+                await (await world.mailbox()).deliver(b"Subject: %d\r\n\r\n" % tries)
+                await world.acknowledge()
+            part = "open the folder 'Sent'"
+            raise EndpointBusy(endpoint="DB1", retry_after_s=1.0, why=f"{part}: [INUSE] {tries}", part=part)
+
+    limits = attrs.evolve(world.engine().limits, busy_part_s=60.0, max_retries=1000 if not in_use else 8)
+    desk = Desk(world, world.engine(step=step, limits=limits))
+    request_id = await desk.ask()
+    stats = await desk.run(request_id)
+    assert stats.status == "Failed"
+    assert "open the folder 'Sent': [INUSE]" in stats.message
+    assert stats.message.endswith("it has been so for 1 min, so waiting will not mend it")
+    assert tries > 8
+    busy = False
+    await moves.resume(await desk.engine.ledger(), request_id)
+    assert (await desk.run(request_id)).status == "Completed"
+    await world.check_safe(at_rest=True)
+
+
 async def test_trouble_with_the_way_back_never_fails_a_completed_move(tmp_path: Path, autojump_clock: object) -> None:
     world = await World.make(tmp_path)
     await fill(world)

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Piece, Refused, error_of
+from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Piece, Refused, error_of, shown
 from moverq.endpoints.imap.listing import flag_words, seen_in
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Response, date_words, number, uids_in
@@ -41,7 +41,7 @@ from moverq.endpoints.imap.writing import select
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
 from moverq.endpoints.mirrored.mirror import FolderPlace
-from moverq.errors import EndpointBusy, RequestRefused
+from moverq.errors import MoveError, RequestRefused
 from moverq.flow.batches import in_batches
 from moverq.model.change import BadItem
 from moverq.model.ids import FolderId, ItemId
@@ -64,7 +64,7 @@ APPENDS_AHEAD: Final = 4
 """Without MULTIAPPEND: APPENDs sent on one connection before the first is answered."""
 GATE_S: Final = 5.0
 _ITS_OWN_TROUBLE: Final = frozenset(
-    (b"OVERQUOTA", b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"CORRUPTION", b"NOPERM", b"EXPIRED")
+    (b"OVERQUOTA", b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG", b"CORRUPTION", b"NOPERM", b"EXPIRED")
 )
 """Of a refusal (RFC 5530): another message would fare no better."""
 
@@ -219,7 +219,11 @@ class _Batch:
             one = [again.pop(0)]
             again[:0] = await self._answer(connection, await connection.start(*self._pieces(one, connection)), one)
         if len(self._limited) > 1 and not self._is_any_taken:  # a limit of the folder's, or the user's
-            raise error_of(connection.endpoint, self._limited[0], doing="take a message") from self._limited[0]
+            raise self._error(connection, self._limited[0]) from self._limited[0]
+
+    def _error(self, connection: Connection, refused: Refused) -> MoveError:
+        doing = f"take a message into the folder {shown(self.folder.wire)}"
+        return error_of(connection.endpoint, refused, doing=doing)
 
     async def _wait_for_before(self) -> None:
         assert self.before is not None
@@ -292,10 +296,8 @@ class _Batch:
         code, text = refused.answer.code, refused.answer.text or refused.answer.status.decode()
         if code in (b"TRYCREATE", b"NONEXISTENT"):
             return ()  # the folder went: what was to go there is not there, as the next look will show
-        if code == b"SERVERBUG":  # here it comes and goes; of a folder that cannot be opened it stays
-            raise EndpointBusy(endpoint=connection.endpoint, retry_after_s=60.0, why=text) from refused
         if code in _ITS_OWN_TROUBLE or "quota" in text.lower():
-            raise error_of(connection.endpoint, refused, doing="take a message") from refused
+            raise self._error(connection, refused) from refused
         if len(batch) > 1:
             return batch
         (one,) = batch

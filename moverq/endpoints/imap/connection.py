@@ -422,7 +422,10 @@ def astring(text: str) -> Piece:
     return quoted(data) if is_quotable(data) else Literal(data)
 
 
-_BUSY: Final = (b"UNAVAILABLE", b"INUSE", b"LIMIT", b"THROTTLED")
+_BUSY: Final = (b"UNAVAILABLE", b"INUSE", b"LIMIT", b"THROTTLED", b"SERVERBUG")
+_BUSY_IN_PART: Final = (b"INUSE", b"SERVERBUG")
+"""Said of what was asked for, not of the server. A SERVERBUG comes and goes, as Dovecot's do; or it stays, where the
+folder is damaged."""
 _BROKEN: Final = {
     b"OVERQUOTA": "the quota is used up",
     b"NOPERM": "this login may not do so",
@@ -436,13 +439,20 @@ _BROKEN: Final = {
 
 
 def error_of(endpoint: str, refused: Refused, *, doing: str) -> MoveError:
-    """Ours for what a server refused, where the caller has no better word for it."""
+    """Ours for what a server refused, where the caller has no better word for it. `doing` names the folder, where there
+    is one: an administrator must know where to look."""
     answer = refused.answer
     text = answer.text or answer.status.decode("ascii", "replace")
     if answer.code in _BUSY:
-        return EndpointBusy(endpoint=endpoint, retry_after_s=60.0, why=text)
+        part = doing if answer.code in _BUSY_IN_PART else ""
+        return EndpointBusy(endpoint=endpoint, retry_after_s=60.0, why=f"{doing}: {text}", part=part)
     if answer.code in _BROKEN:
         return EndpointBroken(endpoint=endpoint, why=f"{_BROKEN[answer.code]} ({doing}: {text})")
     if answer.status == b"BAD":
         return EndpointBroken(endpoint=endpoint, why=f"it did not understand a command ({doing}: {text})")
     return RequestRefused(why=f"{endpoint} refuses to {doing}: {text}")
+
+
+def shown(wire: bytes) -> str:
+    """A folder's name as it is at the server, for a sentence."""
+    return repr(wire.decode("ascii", "replace"))

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import attrs
 
-from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
+from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, shown, words
 from moverq.endpoints.imap.namespaces import Namespaces
 from moverq.endpoints.imap.wire import Response, date_ms, midnight_ms, number, pairs, runs_in, said
 from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
@@ -138,11 +138,8 @@ async def check_gone(connection: Connection, wire: bytes, refused: Refused) -> N
     if code in (b"", b"CANNOT") and refused.answer.status == b"NO":
         is_there = await _is_listed(connection, wire)
     if is_there:
-        doing = f"open the folder {wire.decode('ascii', 'replace')!r}"
-        error = error_of(connection.endpoint, refused, doing=doing)
-        if isinstance(error, EndpointBusy):  # which may last: then an administrator must know where to look
-            error.why = f"{doing}: {error.why}"
-        raise error from refused
+        doing = f"open the folder {shown(wire)}"
+        raise error_of(connection.endpoint, refused, doing=doing) from refused
 
 
 async def _is_listed(connection: Connection, wire: bytes) -> bool:
@@ -389,13 +386,11 @@ def _adds_up(opened: _Opened, one: _Looking, unlisted: Refused | None) -> bool:
 
 
 def _short(connection: Connection, opened: _Opened, unlisted: Refused | None) -> MoveError:
+    doing = f"list the messages of the folder {shown(opened.wanted.wire)}"
     if unlisted is not None:
-        return error_of(connection.endpoint, unlisted, doing="list a folder's messages")
-    why = (
-        f"it says that folder {opened.wanted.wire.decode('ascii', 'replace')!r} holds {opened.items:,} messages and "
-        f"lists {opened.told:,}"
-    )
-    return EndpointBusy(endpoint=connection.endpoint, retry_after_s=SHORT_S, why=why)
+        return error_of(connection.endpoint, unlisted, doing=doing)
+    why = f"{doing}: it says that there are {opened.items:,}, and lists {opened.told:,}"
+    return EndpointBusy(endpoint=connection.endpoint, retry_after_s=SHORT_S, why=why, part=doing)
 
 
 def is_fetch(response: Response) -> bool:

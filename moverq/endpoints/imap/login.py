@@ -149,7 +149,7 @@ async def _authenticate(connection: Connection, settings: Settings, user: str) -
             await _sasl(connection, method.upper().encode(), talk)
     except Refused as refused:
         said = refused.answer
-        if said.code in (b"UNAVAILABLE", b"INUSE", b"LIMIT"):
+        if said.code in (b"UNAVAILABLE", b"INUSE", b"LIMIT", b"SERVERBUG"):
             raise error_of(connection.endpoint, refused, doing="log in") from None
         why = f"the login is refused: {said.text or said.status.decode()}"
         raise EndpointBroken(endpoint=connection.endpoint, why=why) from None

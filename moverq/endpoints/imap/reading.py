@@ -11,11 +11,20 @@ from typing import Final
 
 import attrs
 
-from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, Selection, error_of, words
+from moverq.endpoints.imap.connection import (
+    Command,
+    Connection,
+    MailboxName,
+    Refused,
+    Selection,
+    error_of,
+    shown,
+    words,
+)
 from moverq.endpoints.imap.listing import check_gone, is_fetch
 from moverq.endpoints.imap.wire import Literal, Response, number, pairs, said, uid_sets
 from moverq.endpoints.mirrored.mirror import FolderPlace, Located
-from moverq.errors import EndpointBusy
+from moverq.errors import EndpointBusy, MoveError
 from moverq.model.ids import FolderId
 
 _HEAD: Final = rb"\* \d+ FETCH \(UID (\d{1,10}) BODY\[\] "
@@ -90,7 +99,7 @@ class Reading:
             raise await self._lost(refused) from refused
         for unread in await connection.refusals(self._fetches):
             if unread is not None and unread.answer.status == b"BAD":
-                raise error_of(connection.endpoint, unread, doing="read messages") from unread
+                raise self._error(unread) from unread
         await self._check_unchanged()
         if len(self.found) < len(self.uids):
             await self._one_by_one()
@@ -193,11 +202,16 @@ class Reading:
                 self.missing[uid] = why
 
     def _why(self, refused: Refused) -> str:
-        """What is wrong with a message. Raises `EndpointBusy` where that is not what was said."""
-        error = error_of(self.connection.endpoint, refused, doing="read messages")
-        if isinstance(error, EndpointBusy):
+        """What is wrong with a message. Raises `EndpointBusy` where that is not what was said. SERVERBUG is: it is what
+        Dovecot says of one that is damaged."""
+        error = self._error(refused)
+        if isinstance(error, EndpointBusy) and refused.answer.code != b"SERVERBUG":
             raise error from refused
         return f"the server says: {refused.answer.text}"
+
+    def _error(self, refused: Refused) -> MoveError:
+        doing = f"read messages of the folder {shown(self._wire)}"
+        return error_of(self.connection.endpoint, refused, doing=doing)
 
 
 def _take_examine(selection: Selection, response: Response) -> None:

@@ -22,6 +22,7 @@ from moverq.endpoints.imap.connection import (
     Selection,
     Take,
     error_of,
+    shown,
     words,
 )
 from moverq.endpoints.imap.listing import flag_words, is_fetch, look_into
@@ -153,7 +154,9 @@ async def _present(connection: Connection, wire: bytes, asked: Sequence[int]) ->
     try:
         await _run_all(connection, b"UID FETCH ", asked, b" (UID)", take=take)
     except Refused as refused:
-        raise error_of(connection.endpoint, refused, doing="list messages") from refused
+        raise error_of(
+            connection.endpoint, refused, doing=f"list the messages of the folder {shown(wire)}"
+        ) from refused
     return validity, present
 
 
@@ -210,7 +213,7 @@ async def select(connection: Connection, wire: bytes) -> tuple[int, frozenset[st
     try:
         await connection.run(b"SELECT ", MailboxName(wire), take=take)
     except Refused as refused:
-        raise error_of(connection.endpoint, refused, doing=f"open folder {wire!r}") from refused
+        raise error_of(connection.endpoint, refused, doing=f"open the folder {shown(wire)}") from refused
     return validity, permanent
 
 
@@ -242,7 +245,8 @@ async def _move(
             uids = [uid for _, uid in asked]
             await _run_all(connection, verb, uids, b" ", MailboxName(due.wires[to_folder]), take=take)
         except Refused as refused:
-            raise error_of(connection.endpoint, refused, doing="move messages") from refused
+            doing = f"move messages to the folder {shown(due.wires[to_folder])}"
+            raise error_of(connection.endpoint, refused, doing=doing) from refused
         moved = {item_id: copied[uid] for item_id, uid in asked if uid in copied}
         if moved:
             told = [one for one in asked if one[0] in moved]
@@ -276,7 +280,8 @@ async def _store_and_expunge(
         if expunged:
             await _expunge(connection, expunged)
     except Refused as refused:
-        raise error_of(connection.endpoint, refused, doing="change flags") from refused
+        doing = f"change flags in the folder {shown(due.wires[folder_id])}"
+        raise error_of(connection.endpoint, refused, doing=doing) from refused
     if groups:
         stored = [(uid, bits, keywords) for (bits, keywords), uids in groups.items() for uid in uids]
         await session.mirror.ask(partial(intents.note_stored, folder_id=folder_id, stored=stored, left_out=left_out))

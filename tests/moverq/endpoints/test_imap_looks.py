@@ -243,7 +243,7 @@ async def test_a_server_that_counts_more_than_it_lists_is_said_to_do_so(tmp_path
     server.quirk.answer = answer
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
         source = await a_source(endpoint)
-        with pytest.raises(EndpointBusy, match=r"'INBOX' holds 30 messages and lists 29"):
+        with pytest.raises(EndpointBusy, match=r"'INBOX': it says that there are 30, and lists 29"):
             await source.head()
         server.quirk.answer = None
         assert await contents(source) == there(server)

@@ -749,7 +749,12 @@ async def test_wrong_answers_are_an_error_in_words(
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"), [(b"[INUSE] try again", EndpointBusy), (b"that did not work", RequestRefused)]
+    ("words", "kind"),
+    [
+        (b"[INUSE] try again", EndpointBusy),
+        (b"[SERVERBUG] Internal error", EndpointBusy),
+        (b"that did not work", RequestRefused),
+    ],
 )
 @pytest.mark.parametrize("refused", [b"STATUS", b"EXAMINE", b"EXAMINE to read"])
 async def test_a_folder_that_cannot_be_opened_is_an_error_and_not_an_empty_one(
@@ -849,7 +854,11 @@ async def test_a_server_that_is_in_trouble_makes_no_bad_items(words: str, tmp_pa
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
         with pytest.raises(ExceptionGroup) as raised:
             await (await a_target(endpoint)).write_items(items(6), 1)
-        assert isinstance(only(raised.value), RequestRefused if "Quota" in words else EndpointBusy)
+        error = only(raised.value)
+        assert isinstance(error, RequestRefused if "Quota" in words else EndpointBusy)
+        assert "take a message into the folder '" in str(error)
+        if isinstance(error, EndpointBusy):  # a server that slows us down is waited for longer than a folder
+            assert bool(error.part) == any(code in words for code in ("SERVERBUG", "INUSE"))
 
 
 async def test_messages_beyond_a_limit_that_others_are_within_are_large_items(tmp_path: Path) -> None:

@@ -349,7 +349,7 @@ async def test_the_only_connection_is_refused_in_the_servers_words(tmp_path: Pat
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
         source = await a_source(endpoint)
         server.connections_max = 0
-        with pytest.raises(EndpointBusy, match=r"busy \(too many connections\)"):
+        with pytest.raises(EndpointBusy, match=r"busy \(log in: too many connections\)"):
             await source.head()
         server.connections_max = 1
         await source.head()
