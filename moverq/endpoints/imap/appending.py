@@ -41,7 +41,7 @@ from moverq.endpoints.imap.writing import select
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
 from moverq.endpoints.mirrored.mirror import FolderPlace
-from moverq.errors import MoveError, RequestRefused
+from moverq.errors import MoveError
 from moverq.flow.batches import in_batches
 from moverq.model.change import BadItem
 from moverq.model.ids import FolderId, ItemId
@@ -136,8 +136,8 @@ async def _leave_out(
             continue
         if folder_id not in session.keywords_taken:
             async with session.connection() as connection:
-                with suppress(RequestRefused):  # it went, as the APPEND will say
-                    _, taken = await select(connection, merged.places[folder_id].wire)
+                validity, taken = await select(connection, merged.places[folder_id].wire)
+                if validity:  # else it went, as the APPEND will say
                     session.keywords_taken[folder_id] = taken
         taken = session.keywords_taken.get(folder_id)
         if taken is None:

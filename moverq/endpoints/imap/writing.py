@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from moverq.endpoints.imap.connection import (
     Connection,
@@ -25,7 +25,7 @@ from moverq.endpoints.imap.connection import (
     shown,
     words,
 )
-from moverq.endpoints.imap.listing import flag_words, is_fetch, look_into
+from moverq.endpoints.imap.listing import check_gone, flag_words, is_fetch, look_into
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Response, WireError, number, pairs, said, uid_sets, uids_in
 from moverq.endpoints.mirrored import intents
@@ -40,6 +40,11 @@ from moverq.model.ids import FolderId, ItemId
 
 if TYPE_CHECKING:
     from moverq.endpoints.imap.session import ImapSession
+
+_Flags = tuple[int, tuple[str, ...]]
+"""Of a message: flags, keywords."""
+_FOR_NO_KEYWORD: Final = frozenset((b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG", b"NOPERM", b"READ-ONLY"))
+"""Why a STORE is refused that no keyword less would help."""
 
 # ---- in doubt
 
@@ -147,9 +152,8 @@ async def _present(connection: Connection, wire: bytes, asked: Sequence[int]) ->
         if is_fetch(response):
             present.add(number(pairs(words(response)[2]).get(b"UID")))
 
-    try:
-        validity, _ = await select(connection, wire)
-    except RequestRefused:
+    validity, _ = await select(connection, wire)
+    if not validity:
         return 0, present
     try:
         await _run_all(connection, b"UID FETCH ", asked, b" (UID)", take=take)
@@ -193,7 +197,8 @@ async def work_off(session: "ImapSession") -> None:
 
 
 async def select(connection: Connection, wire: bytes) -> tuple[int, frozenset[str] | None]:
-    """The folder is selected for writing: its UIDVALIDITY, and the keywords it takes (None: any)."""
+    """The folder is selected for writing: its UIDVALIDITY, and the keywords it takes (None: any). UIDVALIDITY 0: there
+    is no such folder any more, as the next refresh will tell."""
     validity = 0
     permanent: frozenset[str] | None = None
 
@@ -206,14 +211,18 @@ async def select(connection: Connection, wire: bytes) -> tuple[int, frozenset[st
             validity = number(answer.arguments)
         elif answer.code == b"PERMANENTFLAGS":
             words = answer.arguments.strip(b"()").split()
-            permanent = None if b"\\*" in words else frozenset(word.decode().lower() for word in words)
+            permanent = (
+                None if b"\\*" in words else frozenset(word.decode("utf-8", "replace").lower() for word in words)
+            )
 
     connection.selected = Selection(wire, is_writable=True)
     connection.is_in_folder = True
     try:
         await connection.run(b"SELECT ", MailboxName(wire), take=take)
     except Refused as refused:
-        raise error_of(connection.endpoint, refused, doing=f"open the folder {shown(wire)}") from refused
+        connection.selected = None
+        await check_gone(connection, wire, refused)
+        return 0, None
     return validity, permanent
 
 
@@ -262,31 +271,50 @@ async def _store_and_expunge(
     validity, permanent = await select(connection, due.wires[folder_id])
     if validity != due.validity[folder_id]:
         return
-    groups: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
+    groups: dict[_Flags, list[int]] = defaultdict(list)
     left_out = 0
     for uid, bits, keywords in due.flags.get(folder_id, ()):
         kept = keywords if permanent is None else tuple(word for word in keywords if word.lower() in permanent)
         left_out += len(keywords) - len(kept)
         groups[bits, kept].append(uid)
-    commands = [
-        await connection.start(b"UID STORE " + some + b" FLAGS.SILENT (" + flag_words(bits, keywords) + b")")
-        for (bits, keywords), uids in groups.items()
-        for some in uid_sets(uids)
-    ]
+    expunged = due.expunges.get(folder_id, ())
     try:
-        for command in commands:
-            await connection.done(command)
-        expunged = due.expunges.get(folder_id, ())
+        stored = await _store(connection, groups)
         if expunged:
             await _expunge(connection, expunged)
     except Refused as refused:
         doing = f"change flags in the folder {shown(due.wires[folder_id])}"
         raise error_of(connection.endpoint, refused, doing=doing) from refused
-    if groups:
-        stored = [(uid, bits, keywords) for (bits, keywords), uids in groups.items() for uid in uids]
+    if stored:
+        left_out += sum(len(keywords) for (_, keywords), uids in groups.items() for _ in uids)
+        left_out -= sum(len(keywords) for _, _, keywords in stored)
         await session.mirror.ask(partial(intents.note_stored, folder_id=folder_id, stored=stored, left_out=left_out))
     if expunged:
         await session.mirror.ask(partial(intents.note_expunged, folder_id=folder_id, uids=expunged))
+
+
+async def _store(
+    connection: Connection, groups: Mapping[_Flags, Sequence[int]]
+) -> list[tuple[int, int, tuple[str, ...]]]:
+    """(UID, flags, keywords) as the messages have them now: without those keywords that the server refuses, as it may
+    where it says that it takes any (Cyrus has room for 128 in a folder). Raises `Refused`."""
+    left = [(bits, keywords, some) for (bits, keywords), uids in groups.items() for some in uid_sets(uids)]
+    stored: list[tuple[int, int, tuple[str, ...]]] = []
+    while left:
+        commands = [
+            await connection.start(b"UID STORE " + some + b" FLAGS.SILENT (" + flag_words(bits, keywords) + b")")
+            for bits, keywords, some in left
+        ]
+        again = []
+        for (bits, keywords, some), refused in zip(left, await connection.refusals(commands), strict=True):
+            if refused is None:
+                stored += ((uid, bits, keywords) for uid in uids_in(some))
+            elif keywords and refused.answer.code not in _FOR_NO_KEYWORD:
+                again.append((bits, (), some))
+            else:
+                raise refused
+        left = again
+    return stored
 
 
 async def _expunge(connection: Connection, uids: Sequence[int]) -> None:

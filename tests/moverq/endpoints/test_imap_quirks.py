@@ -914,6 +914,66 @@ async def test_a_keyword_that_the_server_does_not_take_costs_the_keyword_and_not
             assert told == f"the server does not keep a keyword ({4 if answer is not None else 8} times)"
 
 
+@pytest.mark.parametrize("code", [b"", b"[LIMIT] ", b"[CANNOT] "])
+async def test_a_keyword_that_store_refuses_costs_the_keyword_and_not_the_move(
+    code: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _Session._uid_store
+
+    def strict(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+        return (b"", b"NO " + code + b"too many keywords") if b"late" in rest else store(session, rest, literals)
+
+    monkeypatch.setattr(_Session, "_uid_store", strict)
+    written = items(4)
+    async with open_fake(FakeImap()) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written, 1) == ()
+        keywords = [("late",), ("fine",), ("late", "work"), ("work",)]
+        states = tuple(
+            item.state._replace(modseq=10 + at, flags=3, keywords=keywords[at]) for at, item in enumerate(written)
+        )
+        batch = ChangeBatch(through=Watermark(b"f" * 16, InstanceId(b"s" * 16), 20), more=False, items=states)
+        assert await target.apply_changes(batch, 1) == ()
+        flags = [" ".join(sorted(mail.flags)) for folder in server.folders.values() for mail in folder.mail]
+        assert sorted(flags) == sorted(
+            ["\\Answered \\Seen", "\\Answered \\Seen fine", "\\Answered \\Seen", "\\Answered \\Seen work"]
+        )
+        account = await target.account()
+        wanted = {folder_id: FolderDigest() for folder_id in (INBOX_ID, SENT_ID)}
+        for state in states:
+            wanted[state.folder_id] = wanted[state.folder_id].plus(state)
+        assert dict(account.digests) == wanted
+        assert await target.remarks() == ("the server does not keep a keyword (3 times)",)
+
+
+async def test_work_due_in_a_folder_that_went_at_the_target_does_not_keep_the_next_look_from_being_taken(
+    tmp_path: Path,
+) -> None:
+    """Somebody deletes a folder at an old home, where the way back is kept open. The work came before the look."""
+    written = items(4)
+    async with open_fake(FakeImap()) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written, 1) == ()
+        del server.folders["Sent"]
+        states = tuple(item.state._replace(modseq=10 + at, flags=3) for at, item in enumerate(written))
+        batch = ChangeBatch(through=Watermark(b"f" * 16, InstanceId(b"s" * 16), 20), more=False, items=states)
+        await target.apply_changes(batch, 1)
+        account = await target.account()
+        assert [folder.name for folder in account.folders] == ["INBOX"]
+        await target.apply_folders(folders(), 2)
+        lost = [item for item in written if item.state.folder_id == SENT_ID]
+        assert await target.write_items(lost, 2) == ()
+        assert server.contents() == expected(written)
+
+
+async def test_flags_that_are_no_words_are_read_all_the_same(tmp_path: Path) -> None:
+    written = items(4)
+    server = FakeImap(quirk=Quirk(answer=lambda command, data: data.replace(b" \\*)]", b" work gro\xdf)]")))
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        assert await (await a_target(endpoint)).write_items(written, 1) == ()
+        assert server.contents() == expected(written)
+
+
 async def test_appendlimit_is_known_before_anything_is_sent(tmp_path: Path) -> None:
     written = items(1)
     server = FakeImap(f"{RICH} APPENDLIMIT=5")
