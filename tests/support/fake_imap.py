@@ -278,7 +278,13 @@ class _Session:
 
     def _list(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
         out = b""
+        asked = re.match(rb'LIST "[^"]*" ' + _NAME, rest)
+        pattern = (asked[1] or asked[2]) if asked is not None else b"*"
+        if pattern == b"{}":
+            pattern = literals.pop(0)
         for name in sorted(self.server.folders):
+            if pattern not in (b"*", self._shown(name)):
+                continue
             out += b'* LIST (\\Subscribed) "/" "' + self._shown(name) + b'"\r\n'
             if b"STATUS" in rest:
                 out += self._status_of(name)

@@ -126,20 +126,22 @@ async def _ask_status(
 
 
 async def check_gone(connection: Connection, wire: bytes, refused: Refused) -> None:
-    """The folder that the server would not open is not there. A refusal says so by its code alone: one without any is
-    also what a server has to say that cannot get at the folder, and what is in it must not count as deleted.
+    """The folder that the server would not open is not there: the server says so, and does not list it any more. What
+    cannot be got at must not count as deleted. One that is listed and, by the same server, is not there is damaged (or
+    was being renamed): its mail is gone from the target with the first look that believes the wrong one of the two, and
+    to wait for an administrator costs none.
 
     Raises: EndpointUnavailable; EndpointBusy, EndpointBroken, RequestRefused: it is there, or may be.
     """
-    code = refused.answer.code
-    if code in (b"NONEXISTENT", b"TRYCREATE"):
+    code, doing = refused.answer.code, f"open the folder {shown(wire)}"
+    is_denied = code in (b"NONEXISTENT", b"TRYCREATE")
+    may_be_gone = is_denied or (code in (b"", b"CANNOT") and refused.answer.status == b"NO")
+    if may_be_gone and not await _is_listed(connection, wire):
         return
-    is_there = True
-    if code in (b"", b"CANNOT") and refused.answer.status == b"NO":
-        is_there = await _is_listed(connection, wire)
-    if is_there:
-        doing = f"open the folder {shown(wire)}"
-        raise error_of(connection.endpoint, refused, doing=doing) from refused
+    if is_denied:
+        why = f"{doing}, which it lists and says not to have: {refused.answer.text}"
+        raise EndpointBusy(endpoint=connection.endpoint, retry_after_s=60.0, why=why, part=doing) from refused
+    raise error_of(connection.endpoint, refused, doing=doing) from refused
 
 
 async def _is_listed(connection: Connection, wire: bytes) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
+from moverq.endpoints.imap.listing import check_gone
 from moverq.endpoints.imap.metadata import write_annotations
 from moverq.endpoints.imap.wire import Response, number, pairs, quoted
 from moverq.endpoints.mirrored.mirror import FolderRow
@@ -107,7 +108,8 @@ class ImapPlaces:
     async def delete(self, folder: FolderRow) -> bool:
         try:
             found = await self._status(folder.wire, b"MESSAGES")
-        except Refused:
+        except Refused as refused:
+            await check_gone(self.connection, folder.wire, refused)
             return True
         if found.get(b"MESSAGES"):
             return False
@@ -135,7 +137,8 @@ class ImapPlaces:
     async def _exists(self, wire: bytes) -> bool:
         try:
             await self._status(wire, b"UIDNEXT")
-        except Refused:
+        except Refused as refused:
+            await check_gone(self.connection, wire, refused)
             return False
         return True
 

@@ -305,7 +305,7 @@ async def _store(
             await connection.start(b"UID STORE " + some + b" FLAGS.SILENT (" + flag_words(bits, keywords) + b")")
             for bits, keywords, some in left
         ]
-        again = []
+        again: list[tuple[int, tuple[str, ...], bytes]] = []
         for (bits, keywords, some), refused in zip(left, await connection.refusals(commands), strict=True):
             if refused is None:
                 stored += ((uid, bits, keywords) for uid in uids_in(some))

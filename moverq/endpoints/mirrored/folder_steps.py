@@ -16,7 +16,7 @@ from moverq.endpoints.base import FolderStep, StepKind
 from moverq.endpoints.mirrored.listed import annotations_of
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.tree import NOSELECT
-from moverq.errors import MoveError, RequestRefused
+from moverq.errors import MoveError, Remedy, RequestRefused
 from moverq.model.change import INBOX, FolderState
 from moverq.model.ids import FolderId
 
@@ -184,7 +184,7 @@ async def _make(
     for row, names in planned:
         if row.selectable:
             told = _unless_meant(row, next(made), meant)
-            while isinstance(told, MoveError) and (wire := next(names, None)) is not None:
+            while _is_the_name(told) and (wire := next(names, None)) is not None:
                 taken.add(wire)  # by this one: two names may have the same plainer form
                 row = attrs.evolve(row, wire=wire)
                 (tried,) = await places.make([(wire, row.state)])
@@ -196,6 +196,11 @@ async def _make(
             meant |= _meant([row])
         rows.append(row)
     return rows, failed
+
+
+def _is_the_name(told: object) -> bool:
+    """Is this what may be better under another name? What ends by waiting is not: the folder would keep that name."""
+    return isinstance(told, MoveError) and told.remedy is not Remedy.WAIT
 
 
 def _unless_meant(
@@ -259,6 +264,8 @@ async def _rename(
                 )
             )
             return attrs.evolve(present, state=state, wire=wire)
+        if not _is_the_name(refused):
+            break
     assert refused is not None
     raise refused
 

@@ -329,8 +329,8 @@ async def test_names_that_a_server_without_small_letters_takes_for_one_stay_two_
         return next((one for one in session.server.folders if one.lower() == asked.lower()), asked)
 
     def answer(command: bytes, data: bytes) -> bytes:
-        if command.startswith(b'LIST "" "') and lists == "as asked":
-            return b'* LIST () "/" ' + command[8:] + b"\r\n" + data[data.rindex(b"\r\nM") + 2 :]
+        if command.startswith(b'LIST "" "') and b"*" not in command and lists == "as asked":
+            return b'* LIST () "/" ' + command[8:] + b"\r\n" + data.splitlines(keepends=True)[-1]
         return data
 
     monkeypatch.setattr(_Session, "_name", folded)
@@ -806,6 +806,72 @@ async def test_a_folder_that_went_after_it_was_listed_is_gone(words: bytes, tmp_
         assert len(batch.items_gone) == 1
         assert batch.hierarchy is not None
         assert [folder.name for folder in batch.hierarchy] == ["INBOX"]
+
+
+@pytest.mark.parametrize("refused", [b"STATUS", b"EXAMINE"])
+async def test_a_folder_that_is_listed_and_said_not_to_be_there_is_not_taken_for_deleted(
+    refused: bytes, tmp_path: Path
+) -> None:
+    is_damaged = False
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        if is_damaged and command.startswith(b"LIST"):
+            data = re.sub(rb'\* STATUS "Sent"[^\r]*\r\n', b"", data) if refused == b"STATUS" else data
+        if is_damaged and command.startswith(refused + b' "Sent"'):
+            return re.sub(rb"(?s).*(M\d+) OK.*", rb"\1 NO [NONEXISTENT] no such folder\r\n", data)
+        return data
+
+    async with open_fake(FakeImap(quirk=Quirk(answer=answer))) as server, an_endpoint(server, tmp_path) as endpoint:
+        server.add("Sent", b"Subject: x\r\n\r\n")
+        source = await a_source(endpoint)
+        after = await source.head()
+        server.add("Sent", b"Subject: y\r\n\r\n")
+        is_damaged = True
+        with pytest.raises(EndpointBusy, match="open the folder 'Sent', which it lists and says not to have") as raised:
+            await source.head()
+        assert raised.value.part
+        is_damaged = False
+        batch = await source.read_feed(after, changes_max=100)
+        assert (len(batch.items), len(batch.items_gone)) == (1, 0)
+
+
+@pytest.mark.parametrize("step", [StepKind.CREATE, StepKind.MOVE, StepKind.REMOVE])
+async def test_a_server_that_is_busy_gets_no_folder_of_another_name(
+    step: StepKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was called `Later_6c6c6c6c` for good, or counted as removed and was left there."""
+    is_busy = False
+
+    def busily(name: str) -> None:
+        act = getattr(_Session, name)
+
+        def now(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+            if is_busy and rest.split()[1].strip(b'"') in (b"Later", b"Sent"):
+                return b"", b"NO [INUSE] try again"
+            acted: tuple[bytes, bytes] = act(session, rest, literals)
+            return acted
+
+        monkeypatch.setattr(_Session, name, now)
+
+    for name in ("_create", "_rename", "_status", "_delete"):
+        busily(name)
+    later = FolderState(FolderId(b"l" * 16), None, "Later", modseq=3, uidvalidity=3, uidnext=1)
+    if step is not StepKind.CREATE:
+        later = attrs.evolve(folders()[1].folder, name="Later", modseq=3)
+    async with open_fake(FakeImap()) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        is_busy = True
+        with pytest.raises(EndpointBusy, match="try again"):
+            await target.apply_folders([FolderStep(step, later)], 1)
+        is_busy = False
+        await target.apply_folders([FolderStep(step, later)], 1)
+        there = {
+            StepKind.CREATE: {"INBOX", "Sent", "Later"},
+            StepKind.MOVE: {"INBOX", "Later"},
+            StepKind.REMOVE: {"INBOX"},
+        }
+        assert server.folders.keys() == there[step]
+        assert not await target.remarks()
 
 
 async def test_a_message_that_is_listed_and_has_no_bytes_is_a_bad_item(tmp_path: Path) -> None:
