@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 
-from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, words
+from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, shown, words
 from moverq.endpoints.imap.listing import check_gone
 from moverq.endpoints.imap.metadata import write_annotations
 from moverq.endpoints.imap.wire import Response, number, pairs, quoted
@@ -26,8 +25,9 @@ class ImapPlaces:
 
     async def make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
         """Three times out and back, however many folders: what one command says of a folder the next must not meet on
-        its way (RFC 3501, section 5.5). Once more where names are refused: is it there under this one, or is another
-        folder meant by it, as by `work` where there is a `Work` and the server has no small letters?"""
+        its way (RFC 3501, section 5.5). Is each there under its name, or is another folder meant by it, as by `work`
+        where there is a `Work` and the server has no small letters? Or did the server make it and call it otherwise?
+        The next look would not find it, so it is made once more under a name that stays."""
         uses = [self._use(folder) for _, folder in wanted]
         refusals = await self.connection.refusals(
             [
@@ -40,13 +40,15 @@ class ImapPlaces:
                 refusals[at : at + 1] = await self.connection.refusals(
                     [await self.connection.start(b"CREATE ", MailboxName(wire))]
                 )
-        others = await self._meant_by([wire for (wire, _), no in zip(wanted, refusals, strict=True) if no is not None])
+        listed = [await self._ask_list(wire) for wire, _ in wanted]
         asked = [await self._ask_status(wire, b"UIDVALIDITY UIDNEXT") for wire, _ in wanted]
+        await self.connection.refusals([command for command, _ in listed])
         unknown = await self.connection.refusals([command for command, _ in asked])
+        unlisted = await self._unlisted({wire: names for (wire, _), (_, names) in zip(wanted, listed, strict=True)})
         made: list[tuple[int, int] | MoveError] = []
         for (wire, folder), refused, lacks, (_, found) in zip(wanted, refusals, unknown, asked, strict=True):
-            if wire in others:
-                made.append(RequestRefused(why=f"{wire!r} is another folder's name at {self.connection.endpoint}"))
+            if lacks is None and wire in unlisted:
+                made.append(RequestRefused(why=f"{shown(wire)} has another name at {self.connection.endpoint}"))
             elif lacks is None:  # one that was refused was there already
                 made.append((found.get(b"UIDVALIDITY", 0), found.get(b"UIDNEXT", 1)))
             else:
@@ -61,21 +63,25 @@ class ImapPlaces:
         )
         return made
 
-    async def _meant_by(self, wires: Sequence[bytes]) -> set[bytes]:
-        """Those of the names that are listed as other ones."""
-        listed: dict[bytes, set[bytes]] = {wire: set() for wire in wires}
+    async def _ask_list(self, pattern: bytes) -> tuple[Command, set[bytes]]:
+        """The names that are listed are there when the command is done."""
+        names: set[bytes] = set()
 
-        def take(response: Response, names: set[bytes]) -> None:
+        def take(response: Response) -> None:
             said = words(response)
             if bytes(said[0]).upper() == b"LIST":
                 names.add(self.connection.mailbox_named(said[3]))
 
-        commands = [
-            await self.connection.start(b'LIST "" ', MailboxName(wire), take=partial(take, names=names))
-            for wire, names in listed.items()
-        ]
-        await self.connection.refusals(commands)
-        return {wire for wire, names in listed.items() if names and wire not in names}
+        return await self.connection.start(b'LIST "" ', MailboxName(pattern), take=take), names
+
+    async def _unlisted(self, listed: Mapping[bytes, set[bytes]]) -> set[bytes]:
+        """Those of the names that are not listed: not to a question for just this name, nor among all there are."""
+        unlisted = {wire for wire, names in listed.items() if wire not in names and wire != b"INBOX"}
+        if unlisted:
+            command, everything = await self._ask_list(b"*")
+            await self.connection.refusals([command])
+            unlisted -= everything
+        return unlisted
 
     def _use(self, folder: FolderState) -> bytes:
         if not folder.special_use or not self.connection.has(b"CREATE-SPECIAL-USE"):

@@ -8,6 +8,7 @@ can: the mirror remembers both, so the difference is remarked and nothing depend
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
@@ -64,9 +65,10 @@ class Naming:
 
     def candidates(self, parent: bytes | None, name: str, *, mark: str) -> Iterator[bytes]:
         """The name, and what to try where the server says no: plainer and plainer. `mark` tells namesakes apart."""
-        plain = _TROUBLE.sub("_", self._sayable(name)) or "_"
+        tidy = unicodedata.normalize("NFC", name).strip()
+        plain = _TROUBLE.sub("_", self._sayable(tidy)) or "_"
         ascii_only = re.sub(r"[^A-Za-z0-9_-]", "_", plain)[:40]
-        for sayable in (name, plain, f"{plain}_{mark}", f"{ascii_only}_{mark}"):
+        for sayable in (name, tidy, plain, f"{plain}_{mark}", f"{ascii_only}_{mark}"):
             wire = self.wire(parent, sayable)
             if wire.upper() != b"INBOX" or (parent, name) == (None, INBOX):  # which `Inbox` would mean too
                 yield wire

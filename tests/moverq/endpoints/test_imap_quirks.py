@@ -5,6 +5,7 @@ What a retry is here: the same verbs once more with a higher token, as the next 
 
 import os
 import re
+import unicodedata
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -345,6 +346,37 @@ async def test_names_that_a_server_without_small_letters_takes_for_one_stay_two_
         await target.apply_folders(steps, 1)
         assert sorted(f.name for f in await target.read_hierarchy()) == ["INBOX", "Inbox", "Sent", "Work", "work"]
         assert len(server.folders) == len(steps)
+
+
+SERVERS_NAMES = {
+    "NFC": ("Cafe\u0301", lambda name: unicodedata.normalize("NFC", name)),
+    "no spaces at the end": ("Work ", str.strip),
+    "no bang": ("yahoo!", lambda name: name.replace("!", "_")),
+}
+
+
+@pytest.mark.parametrize(("asked", "kept"), SERVERS_NAMES.values(), ids=SERVERS_NAMES.keys())
+async def test_a_folder_that_the_server_made_and_calls_otherwise_is_found_again(
+    asked: str, kept: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No look found it, so it was made each time, and its mail written into it once more."""
+    name = _Session._name
+    monkeypatch.setattr(_Session, "_name", lambda *args: kept(name(*args)))
+    steps = folders()
+    steps[1] = FolderStep(StepKind.CREATE, attrs.evolve(steps[1].folder, name=asked))
+    written = items(4)
+    async with open_fake(FakeImap(is_unicode=True)) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        for _ in range(2):
+            await target.apply_folders(steps, 1)
+            assert await target.write_items(written, 1) == ()
+            account = await target.account()
+            assert sorted(folder.name for folder in account.folders) == sorted(["INBOX", asked])
+            assert sum(digest.items for _, digest in account.digests) == len(written)
+        assert sum(len(contents) for contents in server.contents().values()) == len(written)
+        (told,) = await target.remarks()
+        assert told.startswith(f"the server does not take the folder name {asked!r}; there it is called ")
 
 
 @pytest.mark.parametrize("namespace", [b'(("" NIL)) NIL NIL', b'(("INBOX/" "/")) NIL NIL'], ids=["no levels", "prefix"])
