@@ -311,10 +311,11 @@ def _position(folder: FolderRow, difference: Difference) -> FolderRow:
     look = difference.look
     if look.last is not None:  # until it has been looked into it is as if it never was, but for what its UIDs mean
         return attrs.evolve(folder, server_validity=look.validity, server_modseq=0, server_items=-1)
+    is_anew = difference.reset or folder.server_items == A_GUESS
     return attrs.evolve(
         folder,
         server_validity=look.validity,
-        server_uidnext=0 if look.uids_are_ours else max(look.uidnext, 0 if difference.reset else folder.server_uidnext),
+        server_uidnext=0 if look.uids_are_ours else max(look.uidnext, 0 if is_anew else folder.server_uidnext),
         server_modseq=0 if difference.incomplete else look.modseq,
         server_items=-1 if difference.incomplete else look.items,
     )

@@ -63,7 +63,7 @@ FOLDER: Final = (
 
 
 A_GUESS: Final = -2
-"""`server_items` of a folder that was known again by its UIDVALIDITY alone, until it has been looked into."""
+"""`server_items` of a folder that may be another one with the same UIDVALIDITY, until it has been looked into."""
 
 
 class Located(NamedTuple):

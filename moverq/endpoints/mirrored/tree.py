@@ -4,8 +4,9 @@ Names are no identity: folders are renamed, swapped, deleted and made anew. In t
 one: by OBJECTID; by name and UIDVALIDITY; by UIDVALIDITY alone, where its name is gone (renamed); by name alone
 (UIDVALIDITY changed: the folder was rebuilt, and its messages are told by content). What is left is new, or gone.
 
-By UIDVALIDITY alone is a guess: two folders may have the same one, and a new one that of a deleted one. All of it is
-looked at then, and where one message is another one all are told by content.
+By UIDVALIDITY alone is a guess: two folders may have the same one, and a new one that of a deleted one. So it is where
+UIDNEXT is lower than it was: a server was restored, or made a new folder of the old name and UIDVALIDITY, and gives its
+UIDs once more. All of it is looked at then, and where one message is another one all are told by content.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,9 +38,11 @@ def match(known: Sequence[FolderRow], listed: Sequence[Listed]) -> dict[bytes, F
     rows = {row.folder_id: row for row in known}
     left = {one.wire: one for one in listed}
 
-    def take(one: Listed, row: FolderRow) -> None:
-        found[one.wire] = rows.pop(row.folder_id)
-        del left[one.wire]
+    def take(one: Listed, row: FolderRow, *, is_a_guess: bool = False) -> None:
+        del left[one.wire], rows[row.folder_id]
+        went_back = one.validity == row.server_validity and 0 < one.uidnext < row.server_uidnext
+        is_a_guess = is_a_guess or (one.selectable and went_back)
+        found[one.wire] = attrs.evolve(row, server_modseq=0, server_items=A_GUESS) if is_a_guess else row
 
     by_object = {row.mailbox_object: row for row in known if row.mailbox_object}
     for one in list(left.values()):
@@ -64,8 +67,7 @@ def match(known: Sequence[FolderRow], listed: Sequence[Listed]) -> dict[bytes, F
             and one.wire != b"INBOX"
         ]
         if len(renamed) == 1:
-            take(one, renamed[0])
-            found[one.wire] = attrs.evolve(renamed[0], server_modseq=0, server_items=A_GUESS)
+            take(one, renamed[0], is_a_guess=True)
     for one in list(left.values()):
         row = by_wire.get(one.wire)
         if row is not None and row.folder_id in rows:

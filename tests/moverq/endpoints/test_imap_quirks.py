@@ -1145,6 +1145,37 @@ async def test_a_new_folder_with_the_uidvalidity_of_a_deleted_one_has_its_own_me
         assert sorted(item.content for item in read) == server.contents()["New"]
 
 
+@pytest.mark.parametrize("capabilities", [KINDS["rich"], KINDS["no CONDSTORE"]], ids=["rich", "no CONDSTORE"])
+@pytest.mark.parametrize("made", ["anew", "from a backup"])
+async def test_uids_that_a_server_gives_once_more_are_other_messages(
+    made: str, capabilities: str, tmp_path: Path
+) -> None:
+    """A folder that was deleted and made anew, by a server that has the same UIDVALIDITY for it again."""
+    async with open_fake(FakeImap(capabilities)) as server, an_endpoint(server, tmp_path) as endpoint:
+        for number in range(3):
+            server.add("Work", b"Subject: old %d\r\n\r\n" % number)
+        source = await a_source(endpoint)
+        after = await source.head()
+        await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+        before = server.folders.pop("Work")
+        server.folders["Work"] = Folder(before.validity)
+        for number in range(2):
+            content = before.mail[number].content if made == "from a backup" else b"Subject: new %d\r\n\r\n" % number
+            date = before.mail[number].date if made == "from a backup" else "02-Feb-2021 00:00:00 +0000"
+            server.add("Work", content, date=date)
+        batch = await source.read_feed(after, changes_max=100)
+        if made == "from a backup":
+            assert (len(batch.items), len(batch.items_gone)) == (0, 1)
+        else:
+            assert (len(batch.items), len(batch.items_gone)) == (2, 3)
+        page = await source.read_seed(None, bytes_max=1 << 20, items_max=100)
+        assert sorted(item.content for item in page.items) == server.contents()["Work"]
+        server.quirk.commands.clear()
+        assert await source.head() == (await source.account()).head
+        if "CONDSTORE" in capabilities:
+            assert {command.split()[0] for command in server.quirk.commands} == {b"LIST"}
+
+
 async def test_no_secret_is_in_what_is_said_to_a_server_that_is_shown(tmp_path: Path) -> None:
     async with open_fake(FakeImap(RICH)) as server, an_endpoint(server, tmp_path) as endpoint:
         source = await a_source(endpoint)
