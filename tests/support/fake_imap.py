@@ -242,6 +242,8 @@ class _Session:
             await self._line()
         name = f"_{(b' '.join(rest.split(b' ')[:2]) if verb == b'UID' else verb).decode().lower().replace(' ', '_')}"
         act = getattr(self, name, None)
+        if verb in (b"UID", b"EXPUNGE") and self._selected is None:
+            act = None
         if act is None:
             await self._send(rest, tag + b" BAD what?\r\n")
             return
@@ -311,6 +313,7 @@ class _Session:
 
     def _select(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
         name = self._name(rest, literals)
+        self._selected = None
         if name not in self.server.folders:
             return b"", b"NO [NONEXISTENT] no such folder"
         self._selected = name

@@ -117,7 +117,7 @@ class ImapPlaces:
         except Refused as refused:
             await check_gone(self.connection, folder.wire, refused)
             return True
-        if found.get(b"MESSAGES"):
+        if found.get(b"MESSAGES", 1):  # or it does not say
             return False
         with suppress(Refused):
             await self.connection.run(b"UNSUBSCRIBE ", MailboxName(folder.wire))

@@ -254,6 +254,8 @@ async def _move(
             uids = [uid for _, uid in asked]
             await _run_all(connection, verb, uids, b" ", MailboxName(due.wires[to_folder]), take=take)
         except Refused as refused:
+            if refused.answer.code in (b"TRYCREATE", b"NONEXISTENT"):
+                return False  # the folder to move to went, as the next refresh will tell
             doing = f"move messages to the folder {shown(due.wires[to_folder])}"
             raise error_of(connection.endpoint, refused, doing=doing) from refused
         moved = {item_id: copied[uid] for item_id, uid in asked if uid in copied}

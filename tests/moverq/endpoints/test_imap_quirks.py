@@ -1064,6 +1064,27 @@ async def test_work_due_in_a_folder_that_went_at_the_target_does_not_keep_the_ne
         assert server.contents() == expected(written)
 
 
+async def test_messages_that_cannot_be_moved_for_their_new_folder_went_do_not_keep_the_next_look_from_being_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def move(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+        return b"", b"NO [TRYCREATE] no such folder"
+
+    monkeypatch.setattr(_Session, "_uid_move", move, raising=False)
+    written = items(4)
+    async with open_fake(FakeImap()) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written, 1) == ()
+        del server.folders["Sent"]
+        states = tuple(item.state._replace(modseq=9, folder_id=SENT_ID, uid=item.state.uid + 9) for item in written)
+        batch = ChangeBatch(through=Watermark(b"f" * 16, InstanceId(b"s" * 16), 20), more=False, items=states)
+        await target.apply_changes(batch, 1)
+        account = await target.account()
+        assert [folder.name for folder in account.folders] == ["INBOX"]
+        there = [item.content for item in written if item.state.folder_id == INBOX_ID]
+        assert server.contents() == {"INBOX": sorted(there)}
+
+
 async def test_flags_that_are_no_words_are_read_all_the_same(tmp_path: Path) -> None:
     written = items(4)
     server = FakeImap(quirk=Quirk(answer=lambda command, data: data.replace(b" \\*)]", b" work gro\xdf)]")))
