@@ -104,10 +104,18 @@ async def list_folders(connection: Connection, namespaces: Namespaces, *, known:
             await _ask_status(connection, unknown, b"(MAILBOXID)", take, found)
     except Refused as refused:
         raise error_of(connection.endpoint, refused, doing="list its folders") from refused
-    for one in found.values():
+    for one in list(found.values()):
         if one.selectable and not one.validity:
             raise _nameless(connection, one.wire)
+        if not one.selectable and _is_root(one.wire, namespaces.naming.separator):
+            del found[one.wire]
     return sorted(found.values(), key=lambda one: one.wire)
+
+
+def _is_root(wire: bytes, separator: bytes | None) -> bool:
+    """Is this no folder's name, but that of a place where folders are? Some servers list `""`, and `Work/` beside
+    `Work/in`."""
+    return not wire or (separator is not None and wire.endswith(separator))
 
 
 async def _ask_status(

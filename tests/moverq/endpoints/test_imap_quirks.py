@@ -379,6 +379,19 @@ async def test_a_folder_that_the_server_made_and_calls_otherwise_is_found_again(
         assert told.startswith(f"the server does not take the folder name {asked!r}; there it is called ")
 
 
+@pytest.mark.parametrize("name", [b"", b"Work/"])
+async def test_a_place_of_folders_that_is_listed_without_a_name_of_its_own_is_no_folder(
+    name: bytes, tmp_path: Path
+) -> None:
+    def answer(command: bytes, data: bytes) -> bytes:
+        return b'* LIST (\\Noselect) "/" "' + name + b'"\r\n' + data if command.startswith(b"LIST") else data
+
+    async with open_fake(FakeImap(quirk=Quirk(answer=answer))) as server, an_endpoint(server, tmp_path) as endpoint:
+        server.add("Work/in", b"Subject: x\r\n\r\n")
+        hierarchy = await (await a_source(endpoint)).read_hierarchy()
+        assert sorted(folder.name for folder in hierarchy) == ["INBOX", "Work", "in"]
+
+
 @pytest.mark.parametrize("namespace", [b'(("" NIL)) NIL NIL', b'(("INBOX/" "/")) NIL NIL'], ids=["no levels", "prefix"])
 async def test_a_tree_that_the_server_cannot_say_is_the_same_when_the_mailbox_is_opened(
     namespace: bytes, tmp_path: Path
