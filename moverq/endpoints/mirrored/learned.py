@@ -25,6 +25,7 @@ from moverq.endpoints.mirrored.mirror import (
     Mirror,
     item_state,
     joined,
+    split,
     state_columns,
 )
 from moverq.errors import SourceChanged
@@ -445,8 +446,17 @@ def _mend(
     if difference.verified:
         _note_verified(mirror, difference.verified)
     for seq, seen in difference.changed:
-        (due,) = next(mirror.db.execute("SELECT due FROM items WHERE seq = ?", (seq,)), (1,))
-        if not due:
+        (due, flags, keywords) = next(
+            mirror.db.execute("SELECT due, server_flags, server_keywords FROM items WHERE seq = ?", (seq,)), (1, 0, "")
+        )
+        if due:
+            continue
+        missing = {word.lower() for word in split(keywords)} - {word.lower() for word in seen.keywords}
+        if missing and seen.flags == flags and len(seen.keywords) + len(missing) == len(split(keywords)):
+            # Some say that they take any keyword, and drop it. To write it again would go on without end.
+            mirror.db.execute("UPDATE items SET server_keywords = ? WHERE seq = ?", (joined(seen.keywords), seq))
+            mirror.remark("the server does not keep a keyword", len(missing))
+        else:
             _set_flags(mirror, seq, seen, modseq=DAMAGED)
 
 
