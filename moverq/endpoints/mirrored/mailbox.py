@@ -211,6 +211,9 @@ class MirroredMailbox:
                 if row.seq in missing:
                     bad.append(BadItem(state, "CorruptItem", missing[row.seq]))
                 continue
+            if not content and state.size:  # an empty message is listed as one
+                bad.append(BadItem(state, "CorruptItem", f"it is listed with {state.size} bytes, and none were given"))
+                continue
             found_hash, known_hash = content_hash(content), state.content_hash
             if known_hash != found_hash:
                 state = tuple.__new__(ItemState, (*state[:5], len(content), found_hash, *state[7:]))

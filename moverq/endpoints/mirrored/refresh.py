@@ -23,6 +23,7 @@ from moverq.endpoints.mirrored.learned import Difference, Look, Looks, Seen
 from moverq.endpoints.mirrored.listed import Listed, Wanted
 from moverq.endpoints.mirrored.mirror import A_GUESS, FolderRow, Located, Mirror, Standing
 from moverq.endpoints.mirrored.normal_form import Normal, content_hash, is_same
+from moverq.errors import EndpointBusy
 from moverq.model.ids import FolderId, ItemId
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ async def refresh(session: "MailSession", *, afresh: bool = False) -> Standing:
                 row.wire: (row.server_status, row.mailbox_object) for row in await session.mirror.ask(Mirror.folders)
             }
         listed = await session.list_folders(known=known, afresh=afresh)
+        if not listed and await session.mirror.ask(Mirror.folders):
+            why = "it lists no folders, not even INBOX, where there were some"
+            raise EndpointBusy(endpoint=session.name, retry_after_s=60.0, why=why, part="list its folders")
         rows = await session.mirror.ask(partial(_settle_tree, listed=listed, session=session))
         wanted = _wanted(rows, listed)
         orphans = await session.mirror.ask(_orphans)

@@ -934,6 +934,37 @@ async def test_a_message_that_is_listed_and_has_no_bytes_is_a_bad_item(tmp_path:
         assert [(bad.kind, bad.why) for bad in page.bad] == [("CorruptItem", "the server lists it and gives no bytes")]
 
 
+async def test_a_message_that_is_listed_with_bytes_and_comes_without_any_is_a_bad_item(tmp_path: Path) -> None:
+    def answer(command: bytes, data: bytes) -> bytes:
+        return re.sub(rb"(?s)(UID 2 BODY\[\]) \{\d+\}\r\n.*?\r\n\r\n\)", rb'\1 "")', data)
+
+    server = FakeImap(RICH, quirk=Quirk(answer=answer))
+    for number in range(3):
+        server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        page = await (await a_source(endpoint)).read_seed(None, bytes_max=1 << 20, items_max=100)
+        assert [item.content for item in page.items] == [b"Subject: 0\r\n\r\n", b"Subject: 2\r\n\r\n"]
+        assert [bad.why for bad in page.bad] == ["it is listed with 14 bytes, and none were given"]
+
+
+async def test_a_server_that_lists_no_folders_any_more_has_not_deleted_them_all(tmp_path: Path) -> None:
+    """Its disk is not there, say. INBOX is always there (RFC 3501, section 5.1)."""
+    is_away = False
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        return data.splitlines(keepends=True)[-1] if is_away and command.startswith(b"LIST") else data
+
+    async with open_fake(FakeImap(quirk=Quirk(answer=answer))) as server, an_endpoint(server, tmp_path) as endpoint:
+        server.add("Sent", b"Subject: x\r\n\r\n")
+        source = await a_source(endpoint)
+        after = await source.head()
+        is_away = True
+        with pytest.raises(EndpointBusy, match="lists no folders, not even INBOX"):
+            await source.head()
+        is_away = False
+        assert await source.head() == after
+
+
 @pytest.mark.parametrize("keeps", [False, True], ids=["all or nothing", "keeps those before"])
 async def test_a_refused_message_is_a_bad_item_and_the_others_of_its_batch_arrive(keeps: bool, tmp_path: Path) -> None:
     written = items(7)
