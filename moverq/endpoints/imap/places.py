@@ -102,6 +102,12 @@ class ImapPlaces:
             if not await self._exists(folder.wire) and await self._exists(wire):
                 return None
             return self._error(refused, doing=f"rename folder {folder.state.name!r}")
+        command, names = await self._ask_list(wire)
+        await self.connection.refusals([command])
+        if await self._unlisted({wire: names}):  # called otherwise, as in `make`: back, and once more with another one
+            back = (b"RENAME ", MailboxName(wire), b" ", MailboxName(folder.wire))
+            await self.connection.refusals([await self.connection.start(*back)])
+            return RequestRefused(why=f"{shown(wire)} has another name at {self.connection.endpoint}")
         return None
 
     async def subscribe(self, wire: bytes, wanted: bool) -> None:

@@ -50,7 +50,7 @@ async def refresh(session: "MailSession", *, afresh: bool = False) -> Standing:
                 row.wire: (row.server_status, row.mailbox_object) for row in await session.mirror.ask(Mirror.folders)
             }
         listed = await session.list_folders(known=known, afresh=afresh)
-        if not listed and await session.mirror.ask(Mirror.folders):
+        if not listed and await session.mirror.ask(lambda mirror: bool(mirror.folders())):
             why = "it lists no folders, not even INBOX, where there were some"
             raise EndpointBusy(endpoint=session.name, retry_after_s=60.0, why=why, part="list its folders")
         rows = await session.mirror.ask(partial(_settle_tree, listed=listed, session=session))

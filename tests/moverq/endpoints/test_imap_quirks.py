@@ -360,8 +360,15 @@ async def test_a_folder_that_the_server_made_and_calls_otherwise_is_found_again(
     asked: str, kept: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No look found it, so it was made each time, and its mail written into it once more."""
-    name = _Session._name
+    name, rename = _Session._name, _Session._rename
+
+    def renamed(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+        verb, before, _, after, _ = rest.split(b'"')
+        names = [b'"' + kept(from_utf7(one)).encode() + b'"' for one in (before, after)]
+        return rename(session, verb + b" ".join(names), literals)
+
     monkeypatch.setattr(_Session, "_name", lambda *args: kept(name(*args)))
+    monkeypatch.setattr(_Session, "_rename", renamed)
     steps = folders()
     steps[1] = FolderStep(StepKind.CREATE, attrs.evolve(steps[1].folder, name=asked))
     written = items(4)
@@ -377,6 +384,13 @@ async def test_a_folder_that_the_server_made_and_calls_otherwise_is_found_again(
         assert sum(len(contents) for contents in server.contents().values()) == len(written)
         (told,) = await target.remarks()
         assert told.startswith(f"the server does not take the folder name {asked!r}; there it is called ")
+        again = attrs.evolve(steps[1].folder, name=f"Old {asked}", modseq=9)
+        for token in (1, 2):
+            await target.apply_folders([FolderStep(StepKind.MOVE, again)], token)
+            account = await target.account()
+            assert sorted(folder.name for folder in account.folders) == sorted(["INBOX", again.name])
+            assert sum(digest.items for _, digest in account.digests) == len(written)
+        assert len(server.folders) == (3 if asked == "yahoo!" else 2)  # an empty one, of the server's own choice
 
 
 @pytest.mark.parametrize("name", [b"", b"Work/"])
