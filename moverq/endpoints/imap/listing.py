@@ -9,7 +9,7 @@ VANISHED where it has CONDSTORE alone, and everything there is where it has neit
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ _AS_ASKED: Final = re.compile(_LINE.replace(b"<", b"(").replace(b">", b")"))
 _ALL_AS_ASKED: Final = re.compile(rb"(?:" + _LINE.replace(b"<", b"").replace(b">", b"") + rb")+")
 """As many of them as stand together."""
 _FETCH: Final = re.compile(rb"\* \d+ FETCH ", re.IGNORECASE)
+_WHOLE: Final = frozenset((b"UID", b"FLAGS", b"INTERNALDATE", b"RFC822.SIZE"))
 _EXPUNGE: Final = re.compile(rb"\* \d+ EXPUNGE", re.IGNORECASE)
 _TWO_DIGITS: Final = {b"%02d" % n: n for n in range(100)}
 AHEAD: Final = 8
@@ -222,6 +223,8 @@ class _Opened:
     seen: dict[int, Seen] = attrs.Factory(dict)
     """What was told and no part has taken yet. A server may work on several commands at once, and what it says does not
     tell of which it comes."""
+    in_part: dict[int, dict[bytes, Any]] = attrs.Factory(dict)
+    """What several responses tell of one message, which they may, until it is all there."""
     gone: list[tuple[int, int]] = attrs.Factory(list)
 
     def take_examine(self, response: Response) -> None:
@@ -261,9 +264,14 @@ class _Opened:
         if _EXPUNGE.fullmatch(head):
             self.expunged += 1
             return
-        seen = seen_in(response)
-        if seen is not None:
-            self.seen[seen.uid] = seen
+        values = _fetched(response)
+        if b"UID" in values:
+            uid = number(values[b"UID"])
+            told = self.in_part.pop(uid, {}) | values
+            if told.keys() >= _WHOLE:
+                self.seen[uid] = _seen(told)
+            else:
+                self.in_part[uid] = told
 
 
 @attrs.frozen
@@ -410,12 +418,16 @@ def is_fetch(response: Response) -> bool:
 
 def seen_in(response: Response) -> Seen | None:
     """A message, if the response lists one whole; what comes unasked says less and is left for the next look."""
-    if not is_fetch(response):
-        return None
-    said_words = words(response)
-    values = pairs(said_words[2])
-    if not {b"UID", b"FLAGS", b"INTERNALDATE", b"RFC822.SIZE"} <= values.keys():
-        return None
+    values = _fetched(response)
+    return _seen(values) if values.keys() >= _WHOLE else None
+
+
+def _fetched(response: Response) -> dict[bytes, Any]:
+    """What it tells of a message; empty where it tells of none."""
+    return pairs(words(response)[2]) if is_fetch(response) else {}
+
+
+def _seen(values: Mapping[bytes, Any]) -> Seen:
     flags, keywords = flags_in(values[b"FLAGS"])
     received = date_ms(bytes(values[b"INTERNALDATE"]))
     return Seen(number(values[b"UID"]), flags, keywords, received, number(values[b"RFC822.SIZE"]))

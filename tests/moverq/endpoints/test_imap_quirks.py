@@ -933,6 +933,21 @@ async def test_a_server_that_is_busy_gets_no_folder_of_another_name(
         assert not await target.remarks()
 
 
+async def test_a_message_that_is_told_of_in_two_responses_is_one_message(tmp_path: Path) -> None:
+    """RFC 3501 lets a server say what was asked for in as many FETCH responses as it likes."""
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        told = rb"\* 2 FETCH \(UID 2 (FLAGS \([^)]*\)) (INTERNALDATE .*)\)\r\n"
+        return re.sub(told, rb"* 2 FETCH (UID 2 \1)\r\n* 2 FETCH (UID 2 \2)\r\n", data)
+
+    server = FakeImap(RICH, quirk=Quirk(answer=answer))
+    for number in range(3):
+        server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        page = await (await a_source(endpoint)).read_seed(None, bytes_max=1 << 20, items_max=100)
+        assert len(page.items) == 3
+
+
 async def test_a_message_that_is_listed_and_has_no_bytes_is_a_bad_item(tmp_path: Path) -> None:
     def answer(command: bytes, data: bytes) -> bytes:
         if b"BODY.PEEK" not in command:
