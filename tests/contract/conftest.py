@@ -8,6 +8,7 @@ import pytest
 
 from moverq.endpoints.base import Target
 from moverq.endpoints.imap import listing
+from moverq.endpoints.maildir import session
 from moverq.model.ids import InstanceId, MailboxId, new_id
 from tests.support.endpoints import KITS, Kit, Mailbox, open_mailbox
 from tests.support.mover import converge_folders
@@ -20,9 +21,11 @@ def endpoint_kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def small_parts(endpoint_kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of the servers is looked into in parts, as if its folders were large."""
+    """One of the servers, and Maildirs, are looked into in parts, as if their folders were large."""
     if endpoint_kind == "imap-maildir":
         monkeypatch.setattr(listing, "PART_ITEMS", 2)
+    if endpoint_kind == "maildir":
+        monkeypatch.setattr(session, "PART_ITEMS", 2)
 
 
 @pytest.fixture

@@ -180,12 +180,14 @@ EXAMINED = (
     b"* FLAGS (\\Seen)", b"* 3 EXISTS", b"* OK [UIDVALIDITY 3] .", b"* OK [UIDNEXT 10] .", b"* OK [HIGHESTMODSEQ 9] .",
 )  # fmt: skip
 MESSAGES = lines(
-    *EXAMINED, b"M1 OK [READ-ONLY]", LISTED % (1, 4), b"* 2 FETCH (FLAGS ())", LISTED % (2, 5), b"M2 OK done",
+    *EXAMINED, b"M1 OK [READ-ONLY]", LISTED % (1, 4), b"* 2 FETCH (FLAGS ())", LISTED % (2, 5), b"* 3 EXPUNGE",
+    b"M2 OK done",
     *EXAMINED, b"M3 OK", b"* VANISHED (EARLIER) 1:3,7", LISTED.replace(b"512", b"5 MODSEQ (9)") % (3, 9), b"M4 OK done",
 )  # fmt: skip
 BODIES = lines(
     *EXAMINED, b"M1 OK", b"* 1 FETCH (UID 4 BODY[] {4}", b"a\r\nb)", b'* 2 FETCH (FLAGS () BODY[] "c" UID 5)', b"M2 OK",
-    b"M3 OK", b"* 3 FETCH (UID 9 RFC822.SIZE 3)", b"M4 OK", b"* 3 FETCH (UID 9 BODY[] {1}", b"d)", b"M5 OK", b"M6 OK",
+    *EXAMINED, b"M3 OK", b"M4 OK", b"* 3 FETCH (UID 9 RFC822.SIZE 3)", b"M5 OK", b"* 3 FETCH (UID 9 BODY[] {1}", b"d)",
+    b"M6 OK",
 )  # fmt: skip
 ROOM = lines(b"* QUOTAROOT INBOX a b", b"* QUOTA a (STORAGE 10 512 MESSAGE 3 40)", b'* QUOTA "b" ()', b"M1 OK done")
 ANNOTATED = lines(

@@ -19,7 +19,7 @@ from moverq.endpoints.imap.connection import Command, Connection, MailboxName, R
 from moverq.endpoints.imap.namespaces import Namespaces
 from moverq.endpoints.imap.wire import Response, date_ms, midnight_ms, number, pairs, runs_in, said
 from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
-from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
+from moverq.endpoints.mirrored.listed import PART_ITEMS, Known, Listed, Wanted
 from moverq.errors import EndpointBroken, EndpointBusy, MoveError
 from moverq.model.change import Flag
 
@@ -50,8 +50,6 @@ _TWO_DIGITS: Final = {b"%02d" % n: n for n in range(100)}
 AHEAD: Final = 8
 """Looks that are sent before the first is answered."""
 SHORT_S: Final = 60.0
-PART_ITEMS: Final = 2_000
-"""Of a folder, told at a time: 1 MiB."""
 
 
 # ---- folders

@@ -6,7 +6,7 @@ looked for by what stays of it.
 
 import errno
 import os
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -21,7 +21,7 @@ from moverq.endpoints.maildir.places import MaildirPlaces
 from moverq.endpoints.mirrored import normal_form
 from moverq.endpoints.mirrored.intents import Merged
 from moverq.endpoints.mirrored.learned import Look, OnLook, Seen
-from moverq.endpoints.mirrored.listed import Known, Listed, Wanted
+from moverq.endpoints.mirrored.listed import PART_ITEMS, Known, Listed, Wanted
 from moverq.endpoints.mirrored.mirror import FolderPlace, Mirror
 from moverq.endpoints.mirrored.paging import PageRead, read_page
 from moverq.endpoints.mirrored.session import MailSession
@@ -103,11 +103,9 @@ class MaildirSession(FileSession[Layout, Scan]):
 
     async def look_into(self, wanted: Sequence[Wanted], *, on_look: OnLook) -> None:
         for one in wanted:
-            look = await self._look(one)
-            if look is not None:
-                await on_look(look)
+            await self._look(one, on_look)
 
-    async def _look(self, wanted: Wanted) -> Look | None:
+    async def _look(self, wanted: Wanted, on_look: OnLook) -> None:
         layout = await self.layout()
         path, beside = layout.path(wanted.wire), layout.beside(wanted.wire)
         found = await self.scan(wanted.wire)
@@ -121,15 +119,20 @@ class MaildirSession(FileSession[Layout, Scan]):
             )
         )
         known = await self.mirror.ask(partial(numbers.seen_before, folder_id=wanted.folder_id))
+        if found.is_whole and not found.signature:
+            return  # it went meanwhile: the next listing tells
 
-        def run() -> Look | None:
-            if found.is_whole and not found.signature:
-                return None  # it went meanwhile: the next listing tells
+        def beside_it() -> tuple[side_files.UidList, Mapping[str, str]]:
             uids = side_files.read_uid_list(beside) if found.is_whole else side_files.UidList()
-            keywords = side_files.read_keywords(beside)
+            return uids, side_files.read_keywords(beside)
+
+        uids, keywords = await self.work(beside_it, doing="look into a folder")
+
+        def run(bases: Sequence[bytes], first: int, last: int | None) -> Look:
             seen: list[Seen] = []
-            is_whole = found.is_whole
-            for base, rel in found.files.items():
+            is_whole, said = found.is_whole, uids
+            for base in bases:
+                rel = found.files[base]
                 flags, words = names.said(names.parts(rel[4:]).letters, keywords)
                 received_ms = size = 0
                 client_uid = uids.uids.get(base, 0)
@@ -142,20 +145,32 @@ class MaildirSession(FileSession[Layout, Scan]):
                 seen.append(Seen(number[base], flags, words, received_ms, size, client_uid))
             if not is_whole:
                 seen = [one._replace(client_uid=0) for one in seen]
-                uids = side_files.UidList()
+                said = side_files.UidList()
             return Look(
                 folder_id=wanted.folder_id,
                 validity=self.validity,
-                uidnext=uids.uidnext,
+                uidnext=said.uidnext,
                 modseq=found.signature if is_whole else 0,
                 items=0 if is_whole else -1,
                 seen=seen,
                 whole=is_whole,
+                first=first,
+                last=last if is_whole else None,
                 uids_are_ours=True,
-                client_validity=uids.validity,
+                client_validity=said.validity,
             )
 
-        return await self.work(run, doing="look into a folder")
+        ordered = sorted(found.files, key=number.__getitem__)
+        step = PART_ITEMS if found.is_whole and wanted.in_parts is not None else len(ordered)
+        first = 1
+        while True:
+            part, ordered = ordered[:step], ordered[step:]
+            last = number[part[-1]] if ordered else None
+            look = await self.work(partial(run, part, first, last), doing="look into a folder")
+            await on_look(look)
+            if look.last is None:
+                return
+            first = look.last + 1
 
     async def read(self, row: FolderPlace, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
         path = (await self.layout()).path(row.wire)

@@ -1,10 +1,14 @@
 """What a mail system says of its folders, as values: `Listed` is told, `Wanted` is asked."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
 from moverq.model.ids import FolderId
+
+PART_ITEMS: Final = 2_000
+"""Of a folder, told at a time: 1 MiB."""
 
 
 @attrs.define(kw_only=True)

@@ -179,6 +179,8 @@ async def _learn(
     some = _Pending()
     for difference in held.take():
         if difference.incomplete:
+            if difference.look.first > 1 and some.differences:  # the parts before it, which are looked at once more
+                await _put(session, some.take(), (), is_movers=is_movers)
             difference = await _look_at_all(session, difference.look.folder_id) or difference
         some.add(difference)
         if some.rows > ROWS_MAX:

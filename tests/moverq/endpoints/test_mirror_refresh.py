@@ -1,10 +1,12 @@
 """A refresh of a mirror: what is put into it while the mail system lists, and what waits until all is told."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from moverq.endpoints.maildir import folder, session
 from moverq.endpoints.maildir.endpoint import open_endpoint
 from moverq.endpoints.maildir.session import MaildirSession
 from moverq.endpoints.mirrored import refresh
@@ -116,3 +118,29 @@ async def test_a_message_that_changed_folders_between_two_listings_is_the_same_i
         content: state.item_id for content, state in before.items()
     }
     assert after[there].folder_id == before[b"Subject: D 1\r\n\r\n"].folder_id
+
+
+@pytest.mark.parametrize("known", [0, 4], ids=["at first", "some are known"])
+@pytest.mark.parametrize("at", range(10))
+async def test_a_file_that_is_renamed_while_its_part_of_the_folder_is_told_is_one_message(
+    place: Place[MaildirClient], monkeypatch: pytest.MonkeyPatch, at: int, known: int
+) -> None:
+    """The folder is looked at once more, all of it, and the parts that were told before count once."""
+    monkeypatch.setattr(session, "PART_ITEMS", 3)
+    monkeypatch.setattr(refresh, "ROWS_AT_ONCE", 1)
+    for number in range(known):
+        place.client.deliver(b"Subject: known %d\r\n\r\n" % number)
+    source = await place.source()
+    if known:
+        await source.head()
+    for number in range(10):
+        place.client.deliver(b"Subject: more %d\r\n\r\n" % number)
+    asked, ask = count(), folder.received_and_size
+
+    def once_renamed(path: bytes, rel: bytes) -> tuple[int, int]:
+        if next(asked) == at:
+            raise FileNotFoundError
+        return ask(path, rel)
+
+    monkeypatch.setattr(folder, "received_and_size", once_renamed)
+    assert len(await listed(place)) == len(FOLDERS) * OF_EACH + known + 10
