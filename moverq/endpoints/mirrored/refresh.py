@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from moverq.endpoints.mirrored import learned, tree
+from moverq.endpoints.mirrored import emptied, learned, tree
 from moverq.endpoints.mirrored.learned import Difference, Look, Looks, Seen
 from moverq.endpoints.mirrored.listed import Listed, Wanted
 from moverq.endpoints.mirrored.mirror import A_GUESS, FolderRow, Located, Mirror, Standing
 from moverq.endpoints.mirrored.normal_form import Normal, content_hash, is_same
 from moverq.errors import EndpointBusy
+from moverq.flow import clock
 from moverq.model.ids import FolderId, ItemId
 
 if TYPE_CHECKING:
@@ -58,7 +59,12 @@ async def refresh(session: "MailSession", *, afresh: bool = False) -> Standing:
         orphans = await session.mirror.ask(_orphans)
         if wanted or orphans:
             await _learn(session, wanted, orphans, is_movers=standing.is_movers)
-        return await session.mirror.ask(Mirror.standing)
+        return await session.mirror.ask(_believed)
+
+
+def _believed(mirror: Mirror) -> Standing:
+    emptied.forget(mirror)
+    return mirror.standing()
 
 
 def _settle_tree(mirror: Mirror, *, listed: Sequence[Listed], session: "MailSession") -> list[FolderRow]:
@@ -176,12 +182,11 @@ async def _learn(
     await session.look_into(wanted, on_look=on_look)
     if ready.differences:
         await put_ready()
+    differences = await _told_whole(session, held.take())
+    if not is_movers:
+        await _check_emptied(session, differences, orphans)
     some = _Pending()
-    for difference in held.take():
-        if difference.incomplete:
-            if difference.look.first > 1 and some.differences:  # the parts before it, which are looked at once more
-                await _put(session, some.take(), (), is_movers=is_movers)
-            difference = await _look_at_all(session, difference.look.folder_id) or difference
+    for difference in differences:
         some.add(difference)
         if some.rows > ROWS_MAX:
             await _put(session, some.take(), (), is_movers=is_movers)
@@ -189,8 +194,32 @@ async def _learn(
         await _put(session, some.take(), orphans, is_movers=is_movers)
 
 
+async def _told_whole(session: "MailSession", differences: Sequence[Difference]) -> Sequence[Difference]:
+    """Of a folder in which what is known and what was told did not add up, what all of its list tells counts, and no
+    part that was told before."""
+    found = list(differences)
+    for difference in differences:
+        if difference.incomplete:
+            folder_id = difference.look.folder_id
+            whole = await _look_at_all(session, folder_id)
+            if whole is not None:
+                found = [*(one for one in found if one.look.folder_id != folder_id), whole]
+    return found
+
+
+async def _check_emptied(session: "MailSession", differences: Sequence[Difference], orphans: Sequence[Located]) -> None:
+    """Raises `EndpointBusy` where nearly everything is gone: see `emptied`."""
+    lost = len(orphans) + sum(len(difference.lost) for difference in differences)
+    new = sum(len(difference.new) for difference in differences)
+    if lost > new:
+        doubt = partial(emptied.doubt, lost=lost, new=new, now_ms=clock.now_ms())
+        why = await session.mirror.ask(doubt)
+        if why:
+            raise EndpointBusy(endpoint=session.name, retry_after_s=60.0, why=why)
+
+
 async def _look_at_all(session: "MailSession", folder_id: FolderId) -> Difference | None:
-    """What is known and what was told did not add up: the folder's whole list. None: it went meanwhile."""
+    """The folder's whole list. None: it went meanwhile."""
     rows = await session.mirror.ask(Mirror.folders)
     (row,) = [row for row in rows if row.folder_id == folder_id]
     held = Looks()

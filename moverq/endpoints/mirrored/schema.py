@@ -113,4 +113,9 @@ MIRROR_STEPS = (
         wire BLOB PRIMARY KEY, subscribed INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE emptied (                      -- nearly all mail was gone in every look since
+        one INTEGER PRIMARY KEY CHECK (one = 1), since_ms INTEGER NOT NULL
+    ) STRICT;
+    """,
 )
