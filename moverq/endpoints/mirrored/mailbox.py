@@ -32,6 +32,7 @@ from moverq.endpoints.mirrored.normal_form import content_hash, is_same
 from moverq.endpoints.mirrored.paging import page_rows, read_rows
 from moverq.endpoints.mirrored.refresh import refresh
 from moverq.endpoints.mirrored.session import MailSession, MirrorFile
+from moverq.endpoints.mirrored.utf7 import from_utf7
 from moverq.errors import EndpointBusy, NotFound, RequestRefused
 from moverq.flow import clock
 from moverq.flow.batches import in_batches
@@ -331,7 +332,7 @@ class MirroredMailbox:
             count = sum(one.items for one in holding)
             raise RequestRefused(
                 why=f"the mailbox of {user} at {self.endpoint.name} holds {count:,} messages already (in "
-                f"{holding[0].wire.decode('ascii', 'replace')}"
+                f"{from_utf7(holding[0].wire)}"
                 + (f" and {len(holding) - 1} more folders" if len(holding) > 1 else "")
                 + "); a move goes into an empty mailbox, so that nothing of it is mixed or doubled"
             )
