@@ -39,7 +39,7 @@ class Reading:
     """A FETCH of bodies on its way: begun when it is known what will be wanted, ended when it is.
 
     The UIDs are those of `validity`. A name alone says nothing: the user may have renamed the folder since it was
-    looked into, and made another one of its name, with the same UIDs in it.
+    looked into, and made another one of its name, with the same UIDs in it. 0: whichever has the name.
     """
 
     def __init__(self, connection: Connection, uids: Sequence[int], *, validity: int) -> None:
@@ -66,7 +66,7 @@ class Reading:
             )
             for uids in uid_sets(self.uids)
         ]
-        if self._selection is before:
+        if self._selection is before and self.validity:
             name = MailboxName(wire)
             self._status = await self.connection.start(b"STATUS ", name, b" (UIDVALIDITY)", take=self._take_status)
 
