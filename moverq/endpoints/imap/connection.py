@@ -96,6 +96,11 @@ class Selection:
     command: Command | None = None
     """EXAMINE, whose answer may still be to come."""
     validity: int = 0
+    validity_now: int = 0
+    """As a STATUS told last."""
+    bodies: dict[int, bytes] = attrs.field(factory=dict)
+    """By UID, what came and nobody has taken yet. A server may work on several commands at once, and what it says does
+    not tell of which it comes."""
 
 
 @attrs.define(eq=False)

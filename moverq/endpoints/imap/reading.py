@@ -50,9 +50,8 @@ class Reading:
         self.missing: dict[int, str] = {}
         """UIDs that the server lists and gives no bytes for, and what it says of them."""
         self._wire = b""
-        self._selection: Selection | None = None
+        self._selection = Selection(b"", is_writable=False)
         self._status: Command | None = None
-        self._validity_after = 0
         self._fetches: Sequence[Command] = ()
 
     async def begin(self, wire: bytes) -> None:
@@ -68,7 +67,7 @@ class Reading:
         ]
         if self._selection is before and self.validity:
             name = MailboxName(wire)
-            self._status = await self.connection.start(b"STATUS ", name, b" (UIDVALIDITY)", take=self._take_status)
+            self._status = await self.connection.start(b"STATUS ", name, b" (UIDVALIDITY)", take=self._take)
 
     async def _open(self) -> Selection:
         """The folder is selected, once that is answered. One that is selected already stays so: to open a large one
@@ -90,9 +89,8 @@ class Reading:
         Raises: EndpointUnavailable, EndpointBusy (also where the folder is not what it was), EndpointBroken.
         """
         connection = self.connection
-        assert self._selection is not None
         try:
-            await self._opened(self._selection)
+            await self._opened()
         except Refused as refused:
             connection.selected = None
             await connection.refusals(self._fetches)
@@ -100,13 +98,20 @@ class Reading:
         for unread in await connection.refusals(self._fetches):
             if unread is not None and unread.answer.status == b"BAD":
                 raise self._error(unread) from unread
+        self._collect()
         await self._check_unchanged()
         if len(self.found) < len(self.uids):
             await self._one_by_one()
         return self.found
 
-    async def _opened(self, selection: Selection) -> None:
+    def _collect(self) -> None:
+        """What came of these messages is ours."""
+        bodies = self._selection.bodies
+        self.found |= {uid: bodies.pop(uid) for uid in self.uids if uid in bodies}
+
+    async def _opened(self) -> None:
         """The folder is selected, and is the one that was meant. Raises `Refused`."""
+        selection = self._selection
         assert selection.command is not None
         await self.connection.done(selection.command)
         if selection.validity != self.validity:
@@ -122,13 +127,14 @@ class Reading:
         except Refused:  # it went; or the server does not like to say so of the folder that is selected
             await self._open_anew()
             return
-        if self._validity_after != self.validity:
+        if self._selection.validity_now != self.validity:
             raise self._changed("a folder was renamed while it was read")
 
     async def _open_anew(self) -> None:
         self.connection.selected = None
+        self._selection = await self._open()
         try:
-            await self._opened(await self._open())
+            await self._opened()
         except Refused as refused:
             self.connection.selected = None
             raise await self._lost(refused) from refused
@@ -141,14 +147,9 @@ class Reading:
     def _changed(self, why: str) -> EndpointBusy:
         return EndpointBusy(endpoint=self.connection.endpoint, retry_after_s=CHANGED_S, why=why)
 
-    def _take_status(self, response: Response) -> None:
-        if response.head[:9].upper() == b"* STATUS ":
-            *_, inner = words(response)
-            self._validity_after = number(pairs(inner).get(b"UIDVALIDITY", b"0"))
-
     def _usual(self, buffer: bytearray, at: int, to: int) -> int:
         """Bodies that came whole and in the order asked for."""
-        found, match = self.found, _AS_ASKED.match
+        found, match = self._selection.bodies, _AS_ASKED.match
         with memoryview(buffer) as view:
             while (head := match(buffer, at, to)) is not None:
                 begin = head.end()
@@ -160,17 +161,22 @@ class Reading:
         return at
 
     def _take(self, response: Response) -> None:
+        """Of this page's commands, or of others' to the same folder."""
+        if response.head[:9].upper() == b"* STATUS ":
+            *_, inner = words(response)
+            self._selection.validity_now = number(pairs(inner).get(b"UIDVALIDITY", b"0"))
+            return
         head = _AS_ASKED_IN_PARTS.fullmatch(response.head) if response.parts[2:] == (b")",) else None
         if head is not None:
             # One that came in pieces, so mostly a large one: its bytes are not copied once more.
-            self.found[int(head[1])] = response.parts[1]
+            self._selection.bodies[int(head[1])] = response.parts[1]
             return
         if not is_fetch(response) or (len(response.parts) == 1 and b"BODY[]" not in response.head.upper()):
             return
         values = pairs(words(response)[2])
         body = values.get(b"BODY[]")
         if isinstance(body, Literal) and b"UID" in values:
-            self.found[number(values[b"UID"])] = bytes(body)
+            self._selection.bodies[number(values[b"UID"])] = bytes(body)
 
     async def _one_by_one(self) -> None:
         """Which of those that did not come are gone, and which are there and cannot be read?"""
@@ -198,6 +204,7 @@ class Reading:
                 await self.connection.run(b"UID FETCH %d (UID BODY.PEEK[])" % uid, take=self._take)
             except Refused as refused:
                 why = self._why(refused)
+            self._collect()
             if uid not in self.found:
                 self.missing[uid] = why
 

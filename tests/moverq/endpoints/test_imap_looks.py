@@ -11,6 +11,7 @@ import trio.testing
 from moverq.endpoints.imap import listing
 from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.listing import look_into
+from moverq.endpoints.imap.reading import Reading
 from moverq.endpoints.mirrored import refresh
 from moverq.endpoints.mirrored.learned import Look
 from moverq.endpoints.mirrored.listed import Listed, Wanted
@@ -349,3 +350,31 @@ async def test_many_new_messages_do_not_wait_for_the_end_of_the_listing(
         monkeypatch.setattr(refresh._Pending, "take", counted)
         assert await contents(source) == there(server)
         assert 0 < max(held) <= 4 * PART
+
+
+async def test_a_server_may_work_on_several_pages_at_once() -> None:
+    """Bodies that come early are those of their page, not of the page whose turn it is; none is asked for twice."""
+    rng = random.Random(5)
+    for _ in range(200):
+        pages = [range(number * PART + 1, (number + 1) * PART + 1) for number in range(rng.randint(2, 5))]
+        left = {number: list(page) for number, page in enumerate(pages)}
+        said = [b"* OK [UIDVALIDITY 7] ", b"M1 OK done"]
+        tags = [2, *(3 + 2 * number for number in range(len(pages) - 1))]  # behind all but the first comes a STATUS
+        while left:
+            number = rng.choice(list(left))
+            if left[number]:
+                uid = left[number].pop(0)
+                said.append(b"* %d FETCH (UID %d BODY[] {4}\r\n%04d)" % (uid, uid, uid))
+            else:
+                said.append(b"M%d OK done" % tags[number])
+                if number:
+                    said += [b"* STATUS INBOX (UIDVALIDITY 7)", b"M%d OK done" % (tags[number] + 1)]
+                del left[number]
+        ours, servers = trio.testing.memory_stream_pair()
+        await servers.send_all(b"\r\n".join(said) + b"\r\n")
+        connection = Connection("here", ours, 5.0)
+        readings = [Reading(connection, page, validity=7) for page in pages]
+        for reading in readings:
+            await reading.begin(b"INBOX")
+        for reading, page in zip(readings, pages, strict=True):
+            assert await reading.end() == {uid: b"%04d" % uid for uid in page}
