@@ -57,7 +57,7 @@ async def fought_over(root: Root, workers: tuple["subprocess.Popen[bytes]", ...]
     """Moves there and back, each a request of its own, and more of them where the workers do not get into each other's
     way: a small move is often done before. Returns how often a token was taken that was not the first."""
     tokens = moved = 0
-    while moved < MOVES or (tokens < MOVES / 2 and moved < 20 * MOVES):
+    while moved < MOVES or (tokens < MOVES / 2 and moved < 60 * MOVES):
         moved += 1
         home = (await root.directory.locate(ADDRESS)).register.home.database
         before = (await root.directory.locate(ADDRESS)).token
@@ -78,12 +78,12 @@ async def fight(
     for _ in range(rng.randrange(STRIKES_MAX)):
         if (await root.move_show(request)).status == "Completed":
             break
+        await trio.sleep(rng.uniform(0, 0.05))  # for one of them to take it up
         root.ledger.lock_path(request).unlink(missing_ok=True)
         sleeper = rng.choice(workers)
         sleeper.send_signal(signal.SIGSTOP)
         await trio.sleep(rng.uniform(0, 0.3))
         sleeper.send_signal(signal.SIGCONT)
-        await trio.sleep(rng.uniform(0, 0.05))
     shown = await root.move_show(request)
     failures: list[str] = []
 
