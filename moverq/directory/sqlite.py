@@ -172,9 +172,9 @@ class SqliteDirectory:
     async def remove_server(self, name: str) -> None:
         def remove(db: apsw.Connection) -> None:
             _server(db, name)
-            many, first = _counted(db, "SELECT count(*), min(name) FROM database WHERE server = ?", name)
-            if many:
-                raise still_used("server", name, f"the database {first}", many)
+            _check_unused(
+                db, "server", name, "the database", "SELECT count(*), min(name) FROM database WHERE server = ?"
+            )
             db.execute("DELETE FROM server WHERE name = ?", (name,))
 
         await self._write(remove)
@@ -182,9 +182,8 @@ class SqliteDirectory:
     async def remove_database(self, name: str) -> None:
         def remove(db: apsw.Connection) -> None:
             _database(db, name)
-            many, first = _counted(db, "SELECT count(*), min(address) FROM recipient WHERE home_database = ?", name)
-            if many:
-                raise still_used("database", name, f"the mailbox of {first}", many)
+            homes = "SELECT count(*), min(address) FROM recipient WHERE home_database = ?"
+            _check_unused(db, "database", name, "the mailbox of", homes)
             db.execute("DELETE FROM database WHERE name = ?", (name,))
 
         await self._write(remove)
@@ -351,10 +350,12 @@ def _check_address_is_free(db: apsw.Connection, address: str) -> None:
         raise RequestRefused(why=f"the address {address} belongs to {owner}")
 
 
-def _counted(db: apsw.Connection, query: str, name: str) -> tuple[int, str]:
+def _check_unused(db: apsw.Connection, kind: str, name: str, users: str, query: str) -> None:
+    """`query`: how many use it, and the first of them. Raises `RequestRefused` where somebody does."""
     ((many, first),) = db.execute(query, (name,)).fetchall()
     assert isinstance(many, int)
-    return many, str(first)
+    if many:
+        raise still_used(kind, name, f"{users} {first}", many)
 
 
 def _server(db: apsw.Connection, name: str) -> Server:

@@ -18,7 +18,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moverq.endpoints.base import FolderStep, StepKind, Target
+from moverq.endpoints.base import FolderStep, SeedPage, StepKind, Target
 from moverq.endpoints.imap import connection, reading, writing
 from moverq.endpoints.imap.endpoint import open_endpoint
 from moverq.endpoints.imap.session import ImapSession
@@ -933,6 +933,15 @@ async def test_a_server_that_is_busy_gets_no_folder_of_another_name(
         assert not await target.remarks()
 
 
+async def three_messages(answer: Callable[[bytes, bytes], bytes], tmp_path: Path) -> SeedPage:
+    """As a server tells of them that says `answer` for its answers."""
+    server = FakeImap(RICH, quirk=Quirk(answer=answer))
+    for number in range(3):
+        server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        return await (await a_source(endpoint)).read_seed(None, bytes_max=1 << 20, items_max=100)
+
+
 async def test_a_message_that_is_told_of_in_two_responses_is_one_message(tmp_path: Path) -> None:
     """RFC 3501 lets a server say what was asked for in as many FETCH responses as it likes."""
 
@@ -940,12 +949,8 @@ async def test_a_message_that_is_told_of_in_two_responses_is_one_message(tmp_pat
         told = rb"\* 2 FETCH \(UID 2 (FLAGS \([^)]*\)) (INTERNALDATE .*)\)\r\n"
         return re.sub(told, rb"* 2 FETCH (UID 2 \1)\r\n* 2 FETCH (UID 2 \2)\r\n", data)
 
-    server = FakeImap(RICH, quirk=Quirk(answer=answer))
-    for number in range(3):
-        server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
-    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
-        page = await (await a_source(endpoint)).read_seed(None, bytes_max=1 << 20, items_max=100)
-        assert len(page.items) == 3
+    page = await three_messages(answer, tmp_path)
+    assert len(page.items) == 3
 
 
 async def test_a_message_that_is_listed_and_has_no_bytes_is_a_bad_item(tmp_path: Path) -> None:
@@ -954,26 +959,18 @@ async def test_a_message_that_is_listed_and_has_no_bytes_is_a_bad_item(tmp_path:
             return data
         return re.sub(rb"\* 2 FETCH \(UID 2 BODY\[\] \{\d+\}\r\n.*?\r\n\r\n\)\r\n", b"", data, flags=re.DOTALL)
 
-    server = FakeImap(RICH, quirk=Quirk(answer=answer))
-    for number in range(3):
-        server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
-    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
-        page = await (await a_source(endpoint)).read_seed(None, bytes_max=1 << 20, items_max=100)
-        assert [item.content for item in page.items] == [b"Subject: 0\r\n\r\n", b"Subject: 2\r\n\r\n"]
-        assert [(bad.kind, bad.why) for bad in page.bad] == [("CorruptItem", "the server lists it and gives no bytes")]
+    page = await three_messages(answer, tmp_path)
+    assert [item.content for item in page.items] == [b"Subject: 0\r\n\r\n", b"Subject: 2\r\n\r\n"]
+    assert [(bad.kind, bad.why) for bad in page.bad] == [("CorruptItem", "the server lists it and gives no bytes")]
 
 
 async def test_a_message_that_is_listed_with_bytes_and_comes_without_any_is_a_bad_item(tmp_path: Path) -> None:
     def answer(command: bytes, data: bytes) -> bytes:
         return re.sub(rb"(?s)(UID 2 BODY\[\]) \{\d+\}\r\n.*?\r\n\r\n\)", rb'\1 "")', data)
 
-    server = FakeImap(RICH, quirk=Quirk(answer=answer))
-    for number in range(3):
-        server.add("INBOX", b"Subject: %d\r\n\r\n" % number)
-    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
-        page = await (await a_source(endpoint)).read_seed(None, bytes_max=1 << 20, items_max=100)
-        assert [item.content for item in page.items] == [b"Subject: 0\r\n\r\n", b"Subject: 2\r\n\r\n"]
-        assert [bad.why for bad in page.bad] == ["it is listed with 14 bytes, and none were given"]
+    page = await three_messages(answer, tmp_path)
+    assert [item.content for item in page.items] == [b"Subject: 0\r\n\r\n", b"Subject: 2\r\n\r\n"]
+    assert [bad.why for bad in page.bad] == ["it is listed with 14 bytes, and none were given"]
 
 
 async def test_a_server_that_lists_no_folders_any_more_has_not_deleted_them_all(tmp_path: Path) -> None:
