@@ -9,14 +9,18 @@ mailbox that gives back still other forms has a normal form of its own (`session
 
 import re
 from collections.abc import Callable
-from io import IncrementalNewlineDecoder
 from typing import Final
 
+import stringzilla
 import xxhash
 
 Normal = Callable[[bytes], bytes]
-_TEXT_BYTES = 256 << 10
-"""Of a message looked at as text at a time: a large one is not held twice."""
+_PIECE_BYTES = 256 << 10
+"""Of a message looked at at a time: a large one is not held twice."""
+_translate: Final[Callable[[bytes, bytes], bytes]] = stringzilla.translate
+"""`bytes.translate`, many bytes at once."""
+_IS_CR: Final = bytes(byte == ord("\r") for byte in range(256))
+_IS_LF: Final = bytes(byte == ord("\n") for byte in range(256))
 _LINE_END: Final = re.compile(rb"\r*\n")
 _AS_X: Final = bytes(range(128)) + b"X" * 128
 
@@ -28,17 +32,16 @@ def content_hash(content: bytes) -> bytes:
 
 def is_clean(content: bytes) -> bool:
     """Only CRLF, no NUL: its lines can be kept with other ends and be given back as they came."""
-    return b"\0" not in content and _line_ends(content) in (None, "\r\n")
+    return b"\0" not in content and _is_all_crlf(content)
 
 
-def _line_ends(content: bytes) -> str | tuple[str, ...] | None:
-    """Which of LF, CR and CRLF end lines in it. By what Python's text files do with line ends: one pass in C, a third
-    of the time of counting them in bytes."""
-    ends = IncrementalNewlineDecoder(None, translate=False)
-    for at in range(0, len(content), _TEXT_BYTES):
-        ends.decode(content[at : at + _TEXT_BYTES].decode("latin-1"))
-    ends.decode("", final=True)  # a CR at the very end
-    return ends.newlines
+def _is_all_crlf(content: bytes) -> bool:
+    """Each CR stands before an LF, and each LF behind a CR. All bytes of all messages come through here."""
+    for at in range(0, len(content), _PIECE_BYTES):
+        piece = content[at : at + _PIECE_BYTES + 1]  # its last byte is the first of the next
+        if _translate(piece, _IS_CR)[:-1] != _translate(piece, _IS_LF)[1:]:
+            return False
+    return not (content.startswith(b"\n") or content.endswith(b"\r"))
 
 
 def has_ascii_header(content: bytes) -> bool:

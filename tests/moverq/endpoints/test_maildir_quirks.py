@@ -6,21 +6,16 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from moverq.endpoints.base import FolderStep, GuardMode, StepKind
 from moverq.endpoints.maildir import folder, writing
 from moverq.endpoints.maildir.endpoint import open_endpoint
 from moverq.endpoints.maildir.layout import Layout
-from moverq.endpoints.mirrored import normal_form
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import Mirror
-from moverq.endpoints.mirrored.normal_form import as_sent, is_clean
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, RequestRefused
 from moverq.model.change import INBOX, BadItem, FolderState, ItemContent, ItemState
 from moverq.model.ids import InstanceId, ItemId, MailboxId, new_id
@@ -233,15 +228,6 @@ async def test_a_new_uidvalidity_is_followed_without_reading_anything(place: Mai
 
 
 # ---- bytes
-
-
-@given(st.lists(st.sampled_from([b"a", b"\r", b"\n", b"\r\n", b"\0"])).map(b"".join), st.integers(1, 4))
-def test_clean_is_what_comes_back_with_other_line_ends(content: bytes, at_a_time: int) -> None:
-    comes_back = as_sent(content.replace(b"\r\n", b"\n")) == content
-    with patch.object(normal_form, "_TEXT_BYTES", at_a_time):
-        clean = is_clean(content)
-    assert clean == is_clean(content)
-    assert clean == (comes_back and b"\0" not in content and content.count(b"\r") == content.count(b"\n"))
 
 
 async def test_bytes_are_mail_with_crlf(place: MaildirPlace) -> None:
