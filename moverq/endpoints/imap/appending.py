@@ -49,8 +49,9 @@ from moverq.model.ids import FolderId, ItemId
 if TYPE_CHECKING:
     from moverq.endpoints.imap.session import ImapSession
 
-BATCH_ITEMS: Final = 100
-"""Messages in one MULTIAPPEND. Beyond 50 the server gains nothing."""
+PAGES_AT_ONCE: Final = 2
+"""So many a mover writes at a time; each is cut up for its share of the connections. For more the batches of a folder
+would wait for each other's ends, of which Dovecot's mdbox takes 3 ms each."""
 BATCH_ITEMS_MIN: Final = 25
 """A page is not cut up smaller than this, however many connections there are."""
 BATCH_BYTES: Final = 4 << 20
@@ -107,9 +108,10 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     batches: list[_Batch] = []
     # In the nursery: one task a batch, each until its messages are there.
     async with trio.open_nursery() as nursery, order.handing_out:
+        share = max(1, session.connections.at_most // PAGES_AT_ONCE)
         for folder_id, some in by_folder.items():
             is_whole = FAR_S <= session.round_trip_s < inf or order.tops.get(folder_id, 0) > LARGE_UIDS
-            for items in cut(some, of=len(merged.appends), by=session.connections.at_most, is_whole=is_whole):
+            for items in cut(some, of=len(merged.appends), by=share, is_whole=is_whole):
                 batch = _Batch(session, merged.places[folder_id], items, *order.follow(folder_id))
                 batches.append(batch)
                 await nursery.start(batch.run)
@@ -154,8 +156,7 @@ def cut(appends: Sequence[ToAppend], *, of: int, by: int, is_whole: bool) -> Ite
     """The batches of one folder; `of` so many messages in all, for so many connections, or all in one."""
     if is_whole:
         return in_batches(appends, _size, bytes_max=WHOLE_BATCH_BYTES)
-    share = max(BATCH_ITEMS_MIN, -(-of // by))
-    return in_batches(appends, _size, bytes_max=BATCH_BYTES, items_max=min(share, BATCH_ITEMS))
+    return in_batches(appends, _size, bytes_max=BATCH_BYTES, items_max=max(BATCH_ITEMS_MIN, -(-of // by)))
 
 
 def _size(one: ToAppend) -> int:
