@@ -17,17 +17,14 @@ without one, and from then on no two are sent to one folder at once.
 A keyword that the server does not keep is left out: what a folder takes (PERMANENTFLAGS) is asked before the first
 keyword goes there. Of what the server refuses, only what it says of the message itself makes a bad item.
 
-Of a far server each batch of a folder costs the way there and back, since it ends when the one before is answered: so a
-page is one batch then. So it is where the folder is large, for at the end of each batch a server goes through what it
-has of the folder: Dovecot takes 2 ms with a new one, and 20 ms with 500,000 messages. Two pages are written at a time,
-so the server has work all the same.
+How many batches a page is cut into depends on how long the server takes for the bytes and for an end: see `pace`. Two
+pages are written at a time, so the server has work even where that is one.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -35,6 +32,7 @@ import trio
 
 from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Piece, Refused, error_of, shown
 from moverq.endpoints.imap.listing import flag_words, seen_in
+from moverq.endpoints.imap.pace import Pace, Took
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Response, date_words, number, uids_in
 from moverq.endpoints.imap.writing import select
@@ -50,17 +48,10 @@ if TYPE_CHECKING:
     from moverq.endpoints.imap.session import ImapSession
 
 PAGES_AT_ONCE: Final = 2
-"""So many a mover writes at a time; each is cut up for its share of the connections. For more the batches of a folder
-would wait for each other's ends, of which Dovecot's mdbox takes 3 ms each."""
+"""So many a mover writes at a time; each has its share of the connections."""
 BATCH_ITEMS_MIN: Final = 25
 """A page is not cut up smaller than this, however many connections there are."""
-BATCH_BYTES: Final = 4 << 20
-FAR_S: Final = 0.003
-"""There and back. In this time a server takes a few dozen messages."""
-LARGE_UIDS: Final = 50_000
-"""Of a folder that the move has filled, so about as many messages."""
-WHOLE_BATCH_BYTES: Final = 8 << 20
-"""Of a far server, or for a large folder."""
+BATCH_BYTES: Final = 8 << 20
 APPENDS_AHEAD: Final = 4
 """Without MULTIAPPEND: APPENDs sent on one connection before the first is answered."""
 GATE_S: Final = 5.0
@@ -84,6 +75,7 @@ class AppendOrder:
     """Several batches may be sent to one folder at the same time."""
     tops: dict[FolderId, int] = attrs.Factory(dict)
     """The highest UID in each folder that an answer told."""
+    pace: Pace = attrs.Factory(Pace)
     _last: dict[FolderId, trio.Event] = attrs.Factory(dict)
 
     def follow(self, folder_id: FolderId) -> tuple[trio.Event | None, trio.Event]:
@@ -108,13 +100,14 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
     batches: list[_Batch] = []
     # In the nursery: one task a batch, each until its messages are there.
     async with trio.open_nursery() as nursery, order.handing_out:
-        share = max(1, session.connections.at_most // PAGES_AT_ONCE)
+        into = order.pace.batches(at_most=session.connections.at_most // PAGES_AT_ONCE)
         for folder_id, some in by_folder.items():
-            is_whole = FAR_S <= session.round_trip_s < inf or order.tops.get(folder_id, 0) > LARGE_UIDS
-            for items in cut(some, of=len(merged.appends), by=share, is_whole=is_whole):
+            for items in cut(some, of=len(merged.appends), into=into):
                 batch = _Batch(session, merged.places[folder_id], items, *order.follow(folder_id))
                 batches.append(batch)
                 await nursery.start(batch.run)
+    if len(merged.appends) >= 2 * BATCH_ITEMS_MIN and all(batch.took for batch in batches):
+        order.pace.note([batch.took for batch in batches if batch.took])
     placed = [place for batch in batches for place in batch.placed]
     bad = [item for batch in batches for item in batch.bad]
     left_out |= {item_id: () for batch in batches for item_id in batch.stripped}
@@ -152,11 +145,9 @@ async def _leave_out(
     return left_out
 
 
-def cut(appends: Sequence[ToAppend], *, of: int, by: int, is_whole: bool) -> Iterator[Sequence[ToAppend]]:
-    """The batches of one folder; `of` so many messages in all, for so many connections, or all in one."""
-    if is_whole:
-        return in_batches(appends, _size, bytes_max=WHOLE_BATCH_BYTES)
-    return in_batches(appends, _size, bytes_max=BATCH_BYTES, items_max=max(BATCH_ITEMS_MIN, -(-of // by)))
+def cut(appends: Sequence[ToAppend], *, of: int, into: int) -> Iterator[Sequence[ToAppend]]:
+    """The batches of one folder, if all of a page's messages are `of` and go into so many."""
+    return in_batches(appends, _size, bytes_max=BATCH_BYTES, items_max=max(BATCH_ITEMS_MIN, -(-of // into)))
 
 
 def _size(one: ToAppend) -> int:
@@ -176,6 +167,9 @@ class _Batch:
     bad: list[BadItem] = attrs.Factory(list)
     stripped: list[ItemId] = attrs.Factory(list)
     """Those that were tried once more, without their keywords."""
+    took: Took | None = None
+    """Of one MULTIAPPEND, that was taken."""
+    _waited_s: float = 0.0
     _is_any_taken: bool = False
     _limited: list[Refused] = attrs.Factory(list)
 
@@ -205,13 +199,17 @@ class _Batch:
         commands = [self.items] if many else [[one] for one in self.items]
         again: list[ToAppend] = []
         sent: list[tuple[Command, Sequence[ToAppend]]] = []
+        begun = trio.current_time()
         for number_, some in enumerate(commands):
             before_end = self._wait_for_before if self.before is not None and not number_ else None
             sent.append((await connection.start(*self._pieces(some, connection), before_end=before_end), some))
             if len(sent) == APPENDS_AHEAD:
                 again += await self._answer(connection, *sent.pop(0))
+        sent_at = trio.current_time()
         while sent:
             again += await self._answer(connection, *sent.pop(0))
+        if many and not again:
+            self.took = Took(sent_at - begun - self._waited_s, trio.current_time() - sent_at)
         if again and self.before is not None:
             await self.before.wait()  # one that was refused before its end has not waited
         if many and again and connection.has(b"UIDPLUS"):
@@ -228,8 +226,10 @@ class _Batch:
 
     async def _wait_for_before(self) -> None:
         assert self.before is not None
+        begun = trio.current_time()
         with trio.move_on_after(GATE_S):
             await self.before.wait()
+            self._waited_s = trio.current_time() - begun
             return
         raise _InTheWay
 

@@ -13,7 +13,6 @@ closes it. The mailbox's bytes are never looked into.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from math import inf
 from typing import Any, Final
 
 import attrs
@@ -122,8 +121,6 @@ class Connection:
     _may_continue: bool = False
     bytes_in: int = 0
     bytes_out: int = 0
-    round_trip_s: float = inf
-    """The shortest time in which a command was answered: hardly more than the way there and back."""
 
     def __repr__(self) -> str:
         return f"<Connection {self.endpoint} {len(self._waiting)} commands on their way>"
@@ -231,10 +228,7 @@ class Connection:
         return found
 
     async def run(self, *pieces: Piece, take: Take | None = None) -> Said:
-        begun = trio.current_time()
-        answer = await self.done(await self.start(*pieces, take=take))
-        self.round_trip_s = min(self.round_trip_s, trio.current_time() - begun)
-        return answer
+        return await self.done(await self.start(*pieces, take=take))
 
     async def greeting(self) -> Said:
         """What the server says first. Raises `EndpointUnavailable` where it says BYE."""

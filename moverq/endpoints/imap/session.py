@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -68,8 +67,6 @@ class ImapSession:
         self.can_move = False
         """Messages can be moved between folders there, and it is told what they are called then."""
         self.item_bytes_max: int | None = None
-        self.round_trip_s = inf
-        """The shortest of any connection's."""
         self._are_annotations_known = False
         self._watch = Watch(self)
         self._greeted = False
@@ -147,7 +144,6 @@ class ImapSession:
     async def _greet(self) -> Connection:
         connection = await self.connect()
         self.can_move = connection.has(b"UIDPLUS")
-        self.round_trip_s = min(self.round_trip_s, connection.round_trip_s)
         for word in connection.capabilities:
             name, _, most = word.partition(b"=")
             if name == b"APPENDLIMIT" and most.isdigit():

@@ -99,7 +99,7 @@ def parse(url: str) -> Settings:
     auth = given.pop("auth", None)
     if auth is not None and auth not in AUTHS:
         raise refuse(f"auth={auth}: it is one of {', '.join(AUTHS)}")
-    count = given.pop("connections", "4")
+    count = given.pop("connections", "8")
     if not count.isdigit() or not 1 <= int(count) <= CONNECTIONS_MAX:
         raise refuse(f"connections={count}: a number from 1 to {CONNECTIONS_MAX}")
     compress = given.pop("compress", "no")

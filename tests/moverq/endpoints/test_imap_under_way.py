@@ -2,13 +2,16 @@
 
 import random
 import socket
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from moverq.endpoints.imap import appending, lending
+from moverq.endpoints.imap import appending, lending, pace
 from moverq.endpoints.imap.connection import Connection, MailboxName
+from moverq.endpoints.imap.pace import Pace, Took
 from moverq.endpoints.mirrored.intents import ToAppend
 from moverq.endpoints.mirrored.normal_form import content_hash
 from moverq.errors import EndpointBusy
@@ -21,12 +24,6 @@ from tests.support.fake_imap import RICH, FakeImap, Quirk, open_fake
 @pytest.fixture(autouse=True)
 def password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_PASSWORD", "of the fake")
-
-
-@pytest.fixture(autouse=True)
-def near(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server, however busy the machine is."""
-    monkeypatch.setattr(appending, "FAR_S", 3600)
 
 
 def many(count: int, *, seed: int) -> list[ItemContent]:
@@ -54,13 +51,13 @@ def in_order(server: FakeImap, name: str) -> list[bytes]:
     return [mail.content for mail in sorted(server.folders[name].mail, key=lambda mail: mail.uid)]
 
 
-def test_a_page_is_cut_for_several_connections_or_goes_whole() -> None:
+def test_a_page_is_cut_into_as_many_batches_as_are_wanted() -> None:
     written = [ToAppend(state, content, ()) for state, content in many(120, seed=3)]
     bytes_ = sum(one.state.size for one in written)
-    for is_whole, at_least in ((False, 4), (True, 1)):
-        batches = list(appending.cut(written, of=len(written), by=4, is_whole=is_whole))
+    for into in (1, 2, 4):
+        batches = list(appending.cut(written, of=len(written), into=into))
         assert [one for batch in batches for one in batch] == written
-        assert at_least <= len(batches) <= at_least + bytes_ // appending.BATCH_BYTES
+        assert into <= len(batches) <= into + bytes_ // appending.BATCH_BYTES
 
 
 async def test_ten_thousand_commands_ahead_do_not_wait_for_a_server_that_waits_for_its_answers_to_be_taken() -> None:
@@ -96,44 +93,76 @@ async def test_ten_thousand_commands_ahead_do_not_wait_for_a_server_that_waits_f
 
 @pytest.mark.parametrize("capabilities", [RICH, RICH.replace(" LITERAL+", ""), RICH.replace(" MULTIAPPEND", "")])
 @pytest.mark.parametrize("locks", [False, True], ids=["", "locks for an APPEND"])
-@pytest.mark.parametrize("whole", ["", "far", "large"])
+@pytest.mark.parametrize("batches", [1, 2, 4])
 async def test_a_folder_keeps_its_order_over_several_connections(
-    capabilities: str, locks: bool, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capabilities: str, locks: bool, batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(appending, "GATE_S", 0.2)
-    if whole == "far":
-        monkeypatch.setattr(appending, "FAR_S", 0)
-    monkeypatch.setattr(appending, "LARGE_UIDS", 0 if whole == "large" else 3600)
+    monkeypatch.setattr(pace, "FIRST", batches)
     written = many(120, seed=7)
     server = FakeImap(capabilities, locks_for_append=locks, appends_meet=2)
-    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+    async with open_fake(server), an_endpoint(server, tmp_path, answer_s=30.0) as endpoint:
         target = endpoint.target(InstanceId(b"t" * 16))
         await target.create(MailboxId(b"m" * 16), 1)
         await target.apply_folders(folders(), 1)
         assert await target.write_items(written, 1) == ()
         for folder_id, name in ((INBOX_ID, "INBOX"), (SENT_ID, "Sent")):
             assert in_order(server, name) == [item.content for item in written if item.state.folder_id == folder_id]
-        assert 1 < server.appending_max <= 4
+        assert 1 < server.appending_max <= 8
 
 
-@pytest.mark.parametrize("large", [False, True])
-async def test_what_goes_into_a_large_folder_goes_in_few_batches(
-    large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The end of each costs the server more, the more it has."""
-    monkeypatch.setattr(appending, "LARGE_UIDS", 90 if large else 3600)
+async def test_a_page_is_cut_as_the_ones_before_it_took(tmp_path: Path) -> None:
     server = FakeImap()
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
         target = endpoint.target(InstanceId(b"t" * 16))
         await target.create(MailboxId(b"m" * 16), 1)
         await target.apply_folders(folders(), 1)
-        written = [one for one in many(220, seed=7) if one.state.folder_id == INBOX_ID]
-        await target.write_items(written[:100], 1)
-        server.quirk.commands.clear()
-        await target.write_items(written[100:], 1)
-        appends = [command for command in server.quirk.commands if command.startswith(b"APPEND")]
-        assert len(appends) == 1 if large else len(appends) >= 2
-        assert in_order(server, "INBOX") == [item.content for item in written]
+        order = target.session.append_order
+        written = [one for one in many(360, seed=7) if one.state.folder_id == INBOX_ID]
+
+        async def appends(some: list[ItemContent]) -> int:
+            server.quirk.commands.clear()
+            await target.write_items(some, 1)
+            return len([command for command in server.quirk.commands if command.startswith(b"APPEND")])
+
+        await appends(written[:40])
+        assert order.pace == Pace()  # a small one says nothing
+        await appends(written[40:150])
+        assert order.pace != Pace()
+        for took, batches in ((Took(1.0, 9.0), 1), (Took(90.0, 1.0), 4)):
+            order.pace = Pace()
+            order.pace.note([took])
+            some, written[150:] = written[150:230], written[230:]
+            assert await appends(some) == batches
+        stored = in_order(server, "INBOX")
+        assert len(stored) == len(set(stored)) == 40 + 110 + 160
+
+
+async def test_what_a_batch_waits_for_the_one_before_is_not_what_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, note = appending._Batch._answer, Pace.note
+    noted: list[Took] = []
+
+    async def answer_late(batch: appending._Batch, *given: Any) -> Any:
+        if batch.before is None:
+            await trio.sleep(1)
+        return await answer(batch, *given)
+
+    def note_too(pace: Pace, batches: Sequence[Took]) -> None:
+        noted.extend(batches)
+        note(pace, batches)
+
+    monkeypatch.setattr(appending._Batch, "_answer", answer_late)
+    monkeypatch.setattr(Pace, "note", note_too)
+    server = FakeImap(appends_meet=2)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        await target.write_items([one for one in many(70, seed=7) if one.state.folder_id == INBOX_ID], 1)
+    first, *_, last = noted
+    assert first.sending_s + first.end_s >= 1 > last.sending_s + last.end_s
 
 
 @pytest.mark.parametrize("refused", [3, 60])
@@ -363,6 +392,7 @@ async def test_the_only_connection_is_refused_in_the_servers_words(tmp_path: Pat
 
 
 async def test_more_connections_are_tried_again_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "batches", lambda _, *, at_most: max(1, at_most))
     server = FakeImap(connections_max=2, appends_meet=2)
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
         target = endpoint.target(InstanceId(b"t" * 16))
@@ -377,9 +407,10 @@ async def test_more_connections_are_tried_again_after_a_while(tmp_path: Path, mo
         monkeypatch.setattr(lending, "MORE_S", 0.0)
         now = trio.current_time()
         monkeypatch.setattr(trio, "current_time", lambda: now + 301)
+        await target.write_items(written[200:201], 1)  # which asks for a connection, and may have them all again
         server.appends_meet = 3
         with trio.fail_after(30):
-            await target.write_items(written[200:], 1)
+            await target.write_items(written[201:], 1)
         assert server.appending_max > 2
 
 
