@@ -28,7 +28,15 @@ import msgpack
 from moverq.errors import StaleToken
 from moverq.flow import folders
 from moverq.flow.offload import Offload
-from moverq.flow.sqlite import blank_sqlite, bring_up, insert_rows, open_sqlite, sqlite_errors, transaction
+from moverq.flow.sqlite import (
+    blank_sqlite,
+    bring_up,
+    close_sqlite,
+    insert_rows,
+    open_sqlite,
+    sqlite_errors,
+    transaction,
+)
 from moverq.ledger.codec import Codec
 from moverq.ledger.schema import MAP_APPLICATION_ID, MAP_STEPS
 from moverq.model.change import BadItem, FolderState, Gone, ItemState, SettingState
@@ -129,7 +137,9 @@ class ItemMap:
                 pages, _ = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
                 if pages <= LOG_PAGES_LEFT_MAX:
                     self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                self._connection.close()
+                    self._connection.close()
+                else:
+                    close_sqlite(self._connection)
                 self._connection = None
 
         await self._offload(close)

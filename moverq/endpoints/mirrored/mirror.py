@@ -32,7 +32,7 @@ import msgpack
 from moverq.endpoints.base import Guard, GuardMode, Home, MailboxAccount, MailboxSummary
 from moverq.endpoints.mirrored.schema import MIRROR_APPLICATION_ID, MIRROR_STEPS
 from moverq.errors import FeedTrimmed, NotFound, RequestRefused, StaleToken
-from moverq.flow.sqlite import bring_up, insert_rows, open_sqlite, transaction
+from moverq.flow.sqlite import bring_up, close_sqlite, insert_rows, open_sqlite, transaction
 from moverq.model.change import (
     NO_PROPERTIES,
     ChangeBatch,
@@ -184,7 +184,7 @@ class Mirror:
         return mirror
 
     def close(self) -> None:
-        self.db.close()
+        close_sqlite(self.db)
 
     # ---- the guard
 

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from moverq.errors import EndpointBroken, EndpointBusy
-from moverq.flow.sqlite import Watcher, bring_up, open_sqlite, transaction
+from moverq.flow.sqlite import Watcher, bring_up, close_sqlite, open_sqlite, transaction
 
 KIND = {"kind": "directory", "application_id": b"test"}
 STEPS = ("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",)
@@ -304,3 +304,51 @@ async def test_a_commit_between_reading_and_waiting_is_not_missed(
     assert trio.current_time() == started
     connection.close()
     writer.close()
+
+
+# ---- closing
+
+
+def with_a_log(path: Path) -> apsw.Connection:
+    connection = open_sqlite(path, synchronous="NORMAL")
+    bring_up(connection, steps=STEPS, **KIND)
+    with transaction(connection):
+        connection.execute("INSERT INTO t (b) VALUES ('kept')")
+    assert path.with_name("a.sqlite-wal").stat().st_size
+    return connection
+
+
+def test_who_closes_last_folds_the_log_in(tmp_path: Path) -> None:
+    close_sqlite(with_a_log(tmp_path / "a.sqlite"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.sqlite"]
+
+
+def test_the_log_is_folded_in_before_the_connection_is_closed(tmp_path: Path) -> None:
+    """Closing would do it with the interpreter's lock held."""
+    path = tmp_path / "a.sqlite"
+    connection, other = with_a_log(path), open_sqlite(path, synchronous="NORMAL")
+    close_sqlite(connection)  # not the last one, so its closing folds nothing
+    assert not path.with_name("a.sqlite-wal").stat().st_size
+    assert other.execute("SELECT b FROM t").get == "kept"
+    other.close()
+
+
+@pytest.mark.parametrize("holding", ["BEGIN", "BEGIN IMMEDIATE"])
+def test_closing_does_not_wait_for_others(holding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    connection, other = with_a_log(path), open_sqlite(path, synchronous="NORMAL")
+    other.execute(holding)
+    assert other.execute("SELECT b FROM t").get == "kept"
+    connection.set_busy_timeout(3_600_000)
+    close_sqlite(connection)
+    other.execute("COMMIT")
+    close_sqlite(other)
+    assert read_all(path) == ["kept"]
+
+
+def read_all(path: Path) -> list[object]:
+    connection = open_sqlite(path, synchronous="NORMAL", create=False)
+    try:
+        return [b for (b,) in connection.execute("SELECT b FROM t")]
+    finally:
+        connection.close()
