@@ -35,7 +35,7 @@ from moverq.endpoints.mirrored.utf7 import from_utf7, to_utf7
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, RequestRefused
 
 RECEIVE_BYTES: Final = 512 << 10
-SEND_BYTES: Final = 512 << 10
+SEND_BYTES: Final = 256 << 10
 """A system call, and a step of the scheduler, for some twenty messages."""
 PIECES_AT_ONCE: Final = 512
 """Of a system call; Linux takes 1,024."""

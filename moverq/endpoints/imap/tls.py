@@ -14,7 +14,7 @@ from typing import Any, Final
 import trio
 
 RECEIVE_BYTES: Final = 256 << 10
-SEND_BYTES: Final = 256 << 10
+SEND_BYTES: Final = 128 << 10
 
 
 class TlsStream(trio.abc.Stream):
