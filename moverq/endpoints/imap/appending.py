@@ -106,8 +106,9 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
                 batch = _Batch(session, merged.places[folder_id], items, *order.follow(folder_id))
                 batches.append(batch)
                 await nursery.start(batch.run)
-    if len(merged.appends) >= 2 * BATCH_ITEMS_MIN and all(batch.took for batch in batches):
-        order.pace.note([batch.took for batch in batches if batch.took])
+    took = [batch.took for batch in batches if batch.took is not None]
+    if len(merged.appends) >= 2 * BATCH_ITEMS_MIN and len(took) == len(batches):
+        order.pace.note(took)
     placed = [place for batch in batches for place in batch.placed]
     bad = [item for batch in batches for item in batch.bad]
     left_out |= {item_id: () for batch in batches for item_id in batch.stripped}

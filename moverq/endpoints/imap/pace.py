@@ -3,7 +3,7 @@
 n batches of a page are taken by n connections at the same time, and end one after the other: about S/n + n·E, where S
 is the time in which one connection takes them all and E that of an end. That is least for n = √(S/E). Dovecot's mdbox
 takes 6 MiB in 20 ms and ends in 4: two. A Maildir takes 180 ms: as many as there may be. A far server's end takes the
-way there and back, that of a folder with 300,000 messages 20 ms: one.
+way there and back, that of a folder with 500,000 messages up to 20 ms: one.
 """
 
 from collections.abc import Sequence

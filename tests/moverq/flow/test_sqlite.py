@@ -343,12 +343,4 @@ def test_closing_does_not_wait_for_others(holding: str, tmp_path: Path) -> None:
     close_sqlite(connection)
     other.execute("COMMIT")
     close_sqlite(other)
-    assert read_all(path) == ["kept"]
-
-
-def read_all(path: Path) -> list[object]:
-    connection = open_sqlite(path, synchronous="NORMAL", create=False)
-    try:
-        return [b for (b,) in connection.execute("SELECT b FROM t")]
-    finally:
-        connection.close()
+    assert read_everything(path) == len("kept")
