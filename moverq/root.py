@@ -522,6 +522,9 @@ class Root:
     ) -> bool:
         """The message is in the mailbox's INBOX, once for this key and content. False: it was there already.
 
+        `key`: what tells this delivery from others, as an MTA's queue id does; not what a stranger chose, as a
+        Message-ID. Without one it is `delivery_key`'s, SHA-256 over sender, recipient and all bytes.
+
         Raises:
             MailboxLocked: try again in a moment; nothing was delivered.
             NotFound, RequestRefused: there is no such mailbox, or its quota is used up.

@@ -17,7 +17,6 @@ byte of the frame and COMMIT leaves the outcome unknown to this process: it comm
 the next opener settles it.
 """
 
-import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby, repeat
@@ -157,7 +156,7 @@ class Committer:
 
     def _stage(self, writer: SegmentWriter, group: Group) -> None:
         """Blocking: the group's content is in a segment, durable, and each member knows where. Deliveries get their
-        items' ids and are digested here, where it holds up nobody."""
+        items' ids here, where it holds up nobody."""
         items: list[NewFrame] = []
         stream = SHARED
         for waiting, item_id in zip(group, new_ids(self._now_ms(), len(group)), strict=True):
@@ -175,8 +174,7 @@ class Committer:
         for waiting in group:
             asked = waiting.proposal
             if isinstance(asked, Delivery):
-                digest = hashlib.sha256(asked.content).digest()
-                waiting.received = Received(asked, items[at][1].item_id, refs[at], digest)
+                waiting.received = Received(asked, items[at][1].item_id, refs[at])
                 at += 1
             else:
                 waiting.content = refs[at : at + len(asked.contents)]

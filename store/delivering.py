@@ -33,7 +33,7 @@ def decide_deliveries(
         if account is not None:
             if instance not in mailboxes:
                 mailboxes[instance] = _mailbox(view, account)
-            keys.add((account.info.no, key, one.digest))
+            keys.add((account.info.no, key, one.ref.content_hash))
     accepted = view.accepted(keys)
     answers: list[Added | StoreError] = []
     for one in received:
@@ -67,18 +67,18 @@ class _Mailbox:
     def take(self, one: Received, accepted: set[Key], now_ms: int) -> Added:
         """Where it went; or raises why not."""
         require_client(self.info)
-        delivery, item_id, ref, digest = one
-        accepted_as = self.info.no, delivery.key, digest
+        delivery, item_id, ref = one
+        segment, offset, size, content_hash = ref
+        accepted_as = self.info.no, delivery.key, content_hash
         if accepted_as in accepted:
             return Added(None, 0, 0, duplicate=True)
         if self.inbox is None:
             raise NoSuchFolder(folder=INBOX)
-        if self.quota is not None and self.used + ref.size > self.quota:
-            raise QuotaExceeded(quota_bytes=self.quota, used_bytes=self.used, size=ref.size)
+        if self.quota is not None and self.used + size > self.quota:
+            raise QuotaExceeded(quota_bytes=self.quota, used_bytes=self.used, size=size)
         accepted.add(accepted_as)
         uid, modseq = self.uidnext, self.head + 1
-        self.uidnext, self.head, self.used = uid + 1, modseq + 1, self.used + ref.size
-        segment, offset, size, content_hash = ref
+        self.uidnext, self.head, self.used = uid + 1, modseq + 1, self.used + size
         self.rows.append(
             ItemRow(
                 item_id,
@@ -96,7 +96,7 @@ class _Mailbox:
                 (),
             )
         )
-        self.keys.append(DeliveryKeyRow(delivery.key, digest, now_ms, modseq + 1))
+        self.keys.append(DeliveryKeyRow(delivery.key, content_hash, now_ms, modseq + 1))
         return Added(item_id, uid, modseq)
 
 

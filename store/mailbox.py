@@ -99,8 +99,9 @@ class Mailbox:
     async def deliver(self, content: bytes, *, key: bytes, received_ms: int | None = None) -> Added:
         """The message is in INBOX exactly once for this delivery key, however often this is called.
 
-        The same key with other content is delivered: only what is proved the same is suppressed. Raises
-        `QuotaExceeded`.
+        The same key with other content (xxh3_128) is delivered: a key that was given twice by accident loses nothing.
+        A stranger must not be able to choose the key: one over all the bytes by SHA-256 is safe, a Message-ID is not.
+        Raises `QuotaExceeded`.
         """
         if received_ms is None:
             received_ms = self._now_ms()

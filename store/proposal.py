@@ -76,7 +76,11 @@ class Proposal(Generic[A]):
 
 
 class Delivery(NamedTuple):
-    """A message for a mailbox's INBOX, to be there once for this key and these bytes."""
+    """A message for a mailbox's INBOX, to be there once for this key and these bytes.
+
+    The key is what tells deliveries apart, also where a stranger chose their bytes: the bytes beside it are known by
+    xxh3_128, which is for a key that was given twice by accident.
+    """
 
     instance: InstanceId
     content: bytes
@@ -90,5 +94,3 @@ class Received(NamedTuple):
     delivery: Delivery
     item_id: ItemId
     ref: ContentRef
-    digest: bytes
-    """SHA-256 of the content: a stranger chose those bytes."""

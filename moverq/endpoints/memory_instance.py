@@ -11,7 +11,6 @@ children of one name, no folder two items of one UID. An id in `items_gone` is n
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import sha256
 from typing import Final
 
 import attrs
@@ -366,7 +365,7 @@ class MemoryInstance:
         """The content is in INBOX, once: None says that this delivery had been accepted before."""
         self._check_client()
         if delivery_key is not None:
-            digest = sha256(content).digest()
+            digest = content_hash(content)
             if (delivery_key, digest) in self.delivery_keys:
                 return None
             state = DeliveryKeyState(delivery_key, digest, self.now_ms(), self._next_modseq())

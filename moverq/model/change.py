@@ -84,7 +84,7 @@ class DeliveryKeyState:
 
     key: bytes
     content_digest: bytes
-    """SHA-256 of the content as delivered: the same key with other content is another delivery."""
+    """xxh3_128 of the content as delivered: the same key with other content is another delivery."""
     accepted_ms: int
     modseq: int
 

@@ -25,7 +25,7 @@ from store.limits import RECENT_KEYS_MAX
 from store.records import DeliveryKeyRow
 
 Key = tuple[int, bytes, bytes]
-"""Mailbox number, delivery key, digest of the content."""
+"""Mailbox number, delivery key, xxh3_128 of the content."""
 
 
 def add_keys(db: apsw.Connection, rows: Sequence[tuple[int, DeliveryKeyRow]]) -> None:

@@ -278,6 +278,8 @@ async def test_a_delivery_is_accepted_once_and_its_key_comes_by_the_feed(mailbox
     assert await mailbox.client.deliver(message(b"other bytes"), b"key") is not None
     batch = await feed(mailbox, after)
     assert (len(batch.items), len(batch.delivery_keys)) == (2, 2)
+    hashes = {item.content_hash for item in batch.items}
+    assert {key.content_digest for key in batch.delivery_keys} == hashes, "a key's bytes are known by their item's hash"
 
 
 @pytest.mark.parametrize("seed", range(5))
