@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from moverq.endpoints.imap.connection import UTF8_ACCEPT, Connection, Piece, Refused, astring, error_of
+from moverq.endpoints.imap.connection import UTF8_ACCEPT, Command, Connection, Refused, astring, error_of
 from moverq.endpoints.imap.deflate import DeflateStream
 from moverq.endpoints.imap.sasl import Dialogue, dialogue
 from moverq.endpoints.imap.settings import Secret, Settings
@@ -49,9 +49,12 @@ async def connect(settings: Settings, user: str, *, answer_s: float) -> Connecti
         if context is not None and settings.tls == "starttls":
             await _start_tls(connection, stream, context, settings)
         if not connection.capabilities:
-            await connection.run(b"CAPABILITY")
+            await _ask_capabilities(connection)
         if greeting.status != b"PREAUTH":
+            before = connection.capabilities
             await _authenticate(connection, settings, user)
+            if connection.capabilities is before:  # most say with the login what they can do now; this one did not
+                await _ask_capabilities(connection)
         await _introduce(connection)
         if settings.compress and connection.has(b"COMPRESS=DEFLATE"):
             await _compress(connection)
@@ -110,7 +113,7 @@ async def _start_tls(
     connection: Connection, stream: trio.SocketStream, context: ssl.SSLContext, settings: Settings
 ) -> None:
     if not connection.capabilities:
-        await connection.run(b"CAPABILITY")
+        await _ask_capabilities(connection)
     if not connection.has(b"STARTTLS"):
         raise EndpointBroken(
             endpoint=connection.endpoint,
@@ -189,8 +192,15 @@ def _from_base64(challenge: bytes) -> bytes:
         return b""
 
 
+async def _ask_capabilities(connection: Connection) -> None:
+    try:
+        await connection.run(b"CAPABILITY")
+    except Refused as refused:
+        raise error_of(connection.endpoint, refused, doing="say what it can do") from refused
+
+
 async def _introduce(connection: Connection) -> None:
-    """Capabilities as they are after login; extensions are enabled, names exchanged. All in one round trip."""
+    """Extensions are enabled, names exchanged; in one round trip."""
     enabled: set[bytes] = set()
 
     def take(response: Response) -> None:
@@ -198,17 +208,14 @@ async def _introduce(connection: Connection) -> None:
         if head.startswith(b"* ENABLED"):
             enabled.update(head.split()[2:])
 
-    asked = [await connection.start(b"CAPABILITY")]
-    try:
-        await connection.done(asked[0])
-        wanted = [name for name in WANTED if name in connection.capabilities]
-        if b"ENABLE" in connection.capabilities and wanted:
-            await connection.run(b"ENABLE " + b" ".join(wanted), take=take)
-        connection.enabled = frozenset(enabled)
-        if b"ID" in connection.capabilities:
-            await _ignored(connection, b'ID ("name" "moverq" "version" "' + __version__.encode() + b'")')
-    except Refused as refused:
-        raise error_of(connection.endpoint, refused, doing="say what it can do") from refused
+    asked: list[Command] = []
+    wanted = [name for name in WANTED if connection.has(name)]
+    if wanted and connection.has(b"ENABLE"):
+        asked.append(await connection.start(b"ENABLE " + b" ".join(wanted), take=take))
+    if connection.has(b"ID"):
+        asked.append(await connection.start(b'ID ("name" "moverq" "version" "' + __version__.encode() + b'")'))
+    await connection.refusals(asked)  # who refuses either does without
+    connection.enabled = frozenset(enabled)
 
 
 async def _compress(connection: Connection) -> None:
@@ -218,13 +225,6 @@ async def _compress(connection: Connection) -> None:
     except Refused:
         return
     connection.stream = DeflateStream(connection.stream)
-
-
-async def _ignored(connection: Connection, *pieces: Piece) -> None:
-    try:
-        await connection.run(*pieces)
-    except Refused:
-        return
 
 
 # ---- secrets

@@ -1,7 +1,7 @@
 """Logging in to a real server: TLS in both ways, verified; an administrator for a user; secrets from where they are."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -13,8 +13,9 @@ from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.settings import parse
 from moverq.endpoints.mirrored.hooks import run_hook
-from moverq.errors import EndpointBroken, EndpointUnavailable, RequestRefused
+from moverq.errors import EndpointBroken, EndpointUnavailable, MoveError, RequestRefused
 from tests.support.dovecot import Dovecot, shared_dovecot
+from tests.support.fake_imap import RICH, FakeImap, Quirk, open_fake
 from tests.support.imap_place import ADMIN, PASSWORD
 
 slow = pytest.mark.slow
@@ -88,6 +89,80 @@ async def test_a_refused_login_says_so_and_never_what_was_sent(
         async with logged_in(f"imap://127.0.0.1:{server.port}/?tls=none&password-env=WRONG"):
             pass
     assert "guessed" not in f"{refused.value} {refused.value!r} {refused.value.__cause__!r}"
+
+
+@pytest.mark.parametrize(
+    ("says", "asked"),
+    [
+        (lambda ok: ok.replace(b"OK", b"OK [CAPABILITY IMAP4rev1 UIDPLUS]"), 0),
+        (lambda ok: b"* CAPABILITY IMAP4rev1 UIDPLUS\r\n" + ok, 0),
+        (lambda ok: ok, 1),
+    ],
+    ids=["with its OK", "before its OK", "when asked"],
+)
+async def test_what_a_server_can_do_after_the_login_is_asked_for_unless_it_says_so(
+    says: Callable[[bytes], bytes], asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", PASSWORD)
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        if command.startswith(b"AUTHENTICATE"):
+            return says(data)
+        if command == b"CAPABILITY":
+            return data.replace(RICH.encode(), b"IMAP4rev1 UIDPLUS")
+        return data
+
+    quirk = Quirk(answer=answer)
+    async with open_fake(FakeImap(RICH, quirk=quirk)) as fake, logged_in(fake.url) as connection:
+        assert connection.capabilities == {b"IMAP4REV1", b"UIDPLUS"}
+        assert quirk.commands.count(b"CAPABILITY") == asked
+
+
+async def test_extensions_are_enabled_and_names_exchanged_in_one_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", PASSWORD)
+    held: list[bytes] = []
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        """To ENABLE only when ID has come, too."""
+        if command.startswith(b"ENABLE"):
+            held.append(data)
+            return b""
+        return b"".join(held) + data if command.startswith(b"ID") else data
+
+    async with open_fake(FakeImap(f"{RICH} ID", quirk=Quirk(answer=answer))) as fake:
+        with trio.fail_after(5):
+            async with logged_in(fake.url) as connection:
+                assert b"QRESYNC" in connection.enabled
+
+
+def refused(answer: bytes) -> bytes:
+    return answer.splitlines()[-1].partition(b" ")[0] + b" NO not today\r\n"
+
+
+@pytest.mark.parametrize("verb", [b"ENABLE", b"ID"])
+async def test_a_server_that_refuses_what_it_offered_is_done_without_it(
+    verb: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", PASSWORD)
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        return refused(data) if command.startswith(verb) else data
+
+    async with open_fake(FakeImap(f"{RICH} ID", quirk=Quirk(answer=answer))) as fake, logged_in(fake.url) as connection:
+        assert (b"QRESYNC" in connection.enabled) == (verb != b"ENABLE")
+        await connection.run(b"NOOP")
+
+
+async def test_a_server_that_does_not_say_what_it_can_do_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", PASSWORD)
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        return refused(data) if command == b"CAPABILITY" else data
+
+    async with open_fake(FakeImap(RICH, quirk=Quirk(answer=answer))) as fake:
+        with pytest.raises(MoveError, match="say what it can do"):
+            async with logged_in(fake.url):
+                pass
 
 
 async def test_a_server_that_waits_for_tls_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
