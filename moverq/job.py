@@ -58,7 +58,7 @@ from moverq.phases.create import create_checkpoint, create_target, lock_for_offl
 from moverq.phases.finalize import finalize
 from moverq.phases.incremental_sync import incremental_sync, still_waits
 from moverq.phases.preflight import preflight
-from moverq.phases.seed import create_hierarchy, reseed, seed
+from moverq.phases.seed import reseed, seed
 from moverq.phases.settle import claim_sides, give_source_back, settle_register
 from moverq.phases.soak import soak
 from moverq.phases.tenure import LeaveAtSafePoint, Reason, Tenure, Tools
@@ -439,7 +439,6 @@ async def _to_the_lock(t: Tenure) -> None:
         await create_checkpoint(t)
     cursor = t.facts.need(SeedCursor)
     if not (cursor.done and cursor.swept):
-        await create_hierarchy(t)
         await seed(t)
     await incremental_sync(t)
 

@@ -5,9 +5,14 @@ that is the source, a quota that is passed. What merely costs something (an endp
 fence) goes into the report, for the operator to weigh. Entered again after a crash it simply looks again.
 """
 
+from functools import partial
+
+import trio
+
 from moverq.directory.versions import decide_versions
-from moverq.endpoints.base import Capabilities, FenceClass, MailboxSummary, Quotaed
+from moverq.endpoints.base import Capabilities, FenceClass, MailboxSummary, Quotaed, Room
 from moverq.errors import RequestRefused
+from moverq.flow.later import Later
 from moverq.model.facts import Preflighted
 from moverq.model.report import EntryKind
 from moverq.model.request import Status, SyncStage
@@ -34,13 +39,14 @@ async def preflight(t: Tenure) -> None:
     await t.directory.claim_move(t.request.mailbox_id, t.request_id)
     versions = await decide_versions(t.directory, t.request.source.database, t.request.target_database)
     recipient = await t.directory.recipient(t.request.mailbox_id)
-    t.summary = summary = await t.source.summary()
+    summary, room = await _look(t)
+    t.summary = summary
     if recipient.quota_bytes is not None and summary.bytes > recipient.quota_bytes:
         raise RequestRefused(
             why=f"{t.request.address} holds {summary.bytes:,} bytes and its quota is {recipient.quota_bytes:,}: "
             f"the target would not take it; raise the quota or let the mailbox be cleaned up first"
         )
-    await _check_room(t, summary)
+    _check_room(t, summary, room)
     source, target = t.source.capabilities, t.target.capabilities
     costs = (*sentences(source, "source"), *sentences(target, "target"))
     offline = t.request.offline or not versions.online or not source.has_feed
@@ -77,12 +83,21 @@ async def preflight(t: Tenure) -> None:
     )
 
 
-async def _check_room(t: Tenure, summary: MailboxSummary) -> None:
-    """Raises `RequestRefused` where the target's own quota is smaller than the mailbox. Of a move taken back it is
-    there already."""
+async def _look(t: Tenure) -> tuple[MailboxSummary, Room]:
+    """What the source holds, and what the target's own quota has room for; looked for at the same time. Of a move taken
+    back it is there already."""
     if not isinstance(t.target, Quotaed) or t.request.parent is not None:
-        return
-    room = await t.target.room(t.request.mailbox_id)
+        return await t.source.summary(), Room()
+    room = Later[Room]()
+    # In the nursery: the question for room, until it is answered.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.work, partial(t.target.room, t.request.mailbox_id))
+        summary = await t.source.summary()
+    return summary, await room.get()
+
+
+def _check_room(t: Tenure, summary: MailboxSummary, room: Room) -> None:
+    """Raises `RequestRefused` where the target's own quota is smaller than the mailbox."""
     for bound, held, unit in ((room.bytes, summary.bytes, "bytes"), (room.items, summary.items, "items")):
         if bound is not None and held > bound:
             raise RequestRefused(

@@ -35,27 +35,22 @@ from moverq.phases.follow import begin_following, forward, note_bad, retry_bad_i
 from moverq.phases.tenure import Tenure
 
 
-async def create_hierarchy(t: Tenure) -> None:
-    """The target has the source's folders."""
-    await t.enter(SyncStage.CREATING_FOLDER_HIERARCHY)
-    await forward(t).bring_tree(await t.source.read_hierarchy())
-
-
 async def seed(t: Tenure) -> None:
-    """Everything the listing had is durable at the target, and the cursor says so."""
+    """The target has the source's folders, everything the listing had is durable there, and the cursor says so."""
     summary = t.summary if t.summary is not None else await t.source.summary()
     t.progress = attrs.evolve(t.progress, items_total=summary.items, bytes_total=summary.bytes)
-    if t.facts.need(SeedCursor).cursor:  # a listing that begins tries every item anyway
-        await retry_bad_items(t, forward(t))
     channel: ByteChannel[SeedPage] = ByteChannel(t.limits.seed_ahead_bytes_max)
     carrier = forward(t)
     send_put, receive_put = trio.open_memory_channel[tuple[SeedPage, Later[Put]]](0)
-    # In the nursery: the reader, which ends with the last page; the writer, which ends when the channel is empty, and
-    # its writes, two at a time; and the one who notes them in order, to the last.
+    # In the nursery: the reader, which begins while the folders are made and ends with the last page; the writer, which
+    # ends when the channel is empty, and its writes, two at a time; and the one who notes them in order, to the last.
     needed = max(1, min(t.limits.move_bytes_max, summary.bytes))
     with t.tools.pages(t.request.target_database, t.target.capabilities) as pages:
         async with t.tools.budget.holding(needed), trio.open_nursery() as nursery:
             nursery.start_soon(_read, t, channel, pages)
+            await _create_hierarchy(t)
+            if t.facts.need(SeedCursor).cursor:  # a listing that begins tries every item anyway
+                await retry_bad_items(t, carrier)
             nursery.start_soon(_put, carrier, channel, send_put, pages, nursery)
             nursery.start_soon(_note, t, summary, carrier, receive_put)
     cursor = t.facts.need(SeedCursor)
@@ -79,6 +74,12 @@ async def reseed(t: Tenure) -> None:
             t.entry(EntryKind.LINE, f"Comparing source and target anew from {watermark} (listing {generation})."),
         ),
     )
+
+
+async def _create_hierarchy(t: Tenure) -> None:
+    """The target has the source's folders."""
+    await t.enter(SyncStage.CREATING_FOLDER_HIERARCHY)
+    await forward(t).bring_tree(await t.source.read_hierarchy())
 
 
 async def _read(t: Tenure, channel: ByteChannel[SeedPage], pages: Share) -> None:
