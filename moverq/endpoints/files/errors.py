@@ -1,6 +1,7 @@
 """What cures an `OSError` that files of a mailbox gave."""
 
 import errno
+import os
 from typing import Final
 
 from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, RequestRefused
@@ -14,7 +15,7 @@ _REFUSED: Final = frozenset(
 
 def as_move_error(error: OSError, endpoint: str, *, doing: str) -> MoveError:
     """What cures it."""
-    why = f"{doing}: {error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+    why = f"{doing}: {error.strerror or error}" + (f" ({os.fsdecode(error.filename)})" if error.filename else "")
     if error.errno in _REFUSED or isinstance(error, FileExistsError):
         return RequestRefused(why=f"{endpoint} cannot {why}")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
