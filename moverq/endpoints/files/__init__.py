@@ -1,6 +1,7 @@
 """What mailboxes that are files have in common, whatever the format: Maildirs, mbox.
 
 location        where they are, in the words of Dovecot's `mail_location`
+acting          what a mover that is root does among a user's files, it does with that user's rights
 owner           what is made among a user's files is the user's
 dot_lock        a file beside a file that says who may change it; files changed whole, under it
 subscriptions   the list that Dovecot keeps

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import attrs
 
+from moverq.endpoints.files.acting import give
 from moverq.flow.folders import sync_folder
 
 
@@ -31,8 +32,7 @@ class Owner:
     def take(self, descriptor: int) -> None:
         """A file of ours becomes theirs."""
         os.fchmod(descriptor, self.mode & 0o666)
-        if os.geteuid() == 0:
-            os.fchown(descriptor, self.uid, self.gid)
+        give(descriptor, self.uid, self.gid)
 
     def make_folder(self, path: bytes) -> None:
         """The folder is there, and theirs: it gets its name last, so that no crash leaves one that only we can enter.
@@ -47,8 +47,7 @@ class Owner:
         descriptor = os.open(nameless, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.fchmod(descriptor, self.mode)
-            if os.geteuid() == 0:
-                os.fchown(descriptor, self.uid, self.gid)
+            give(descriptor, self.uid, self.gid)
         finally:
             os.close(descriptor)
         os.rename(nameless, path)

@@ -1,13 +1,15 @@
 """Maildirs of one location as a database of the directory."""
 
-import os
+import stat
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from moverq.endpoints.files.links import leads_to
 from moverq.endpoints.files.system import FileSystem
 from moverq.endpoints.maildir import folder
 from moverq.endpoints.maildir.layout import Layout
@@ -27,7 +29,10 @@ class Maildirs(FileSystem[Layout]):
     """`MailSystem`, by files."""
 
     def listed(self, layout: Layout) -> list[Listed]:
-        if not os.path.isdir(layout.root):
+        return layout.as_user(partial(self._listed, layout))
+
+    def _listed(self, layout: Layout) -> list[Listed]:
+        if not stat.S_ISDIR(leads_to(layout.root)):
             return []
         return [attrs.evolve(one, items=folder.count(layout.path(one.wire))) for one in layout.listed(1)]
 

@@ -159,9 +159,9 @@ def received_and_size(path: bytes, rel: bytes) -> tuple[int, int]:
     try:
         found = os.stat(os.path.join(path, rel))
     except OSError as error:
-        if error.errno not in LEADS_NOWHERE:
+        if error.errno not in (*LEADS_NOWHERE, errno.EACCES):
             raise
-        found = os.lstat(os.path.join(path, rel))  # a link is there, whatever it leads to
+        found = os.lstat(os.path.join(path, rel))  # a link is there, whatever it leads to, and whoever may go there
     said = names.size(rel)
     return found.st_mtime_ns // 1_000_000, said if said is not None else found.st_size
 

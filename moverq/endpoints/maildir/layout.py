@@ -9,11 +9,12 @@ Names are in modified UTF-7, or in UTF-8 where the location says so.
 
 import os
 import stat
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
 
 import attrs
 
+from moverq.endpoints.files.acting import ROOT, User, acting_as, whose_path
 from moverq.endpoints.files.links import leads_to, told_apart
 from moverq.endpoints.files.owner import Owner, existing_above
 from moverq.endpoints.files.subscriptions import read_subscriptions
@@ -23,6 +24,7 @@ from moverq.endpoints.mirrored.listed import Listed
 from moverq.flow.folders import sync_folder
 from moverq.mailfiles.maildir import SIDE_FILES
 
+T = TypeVar("T")
 TRASHED: Final = b"..MOVERQ-TRASHED."
 """A folder on its way out. No mail program takes a name that begins so for a folder's."""
 DEPTH_MAX: Final = 32
@@ -40,6 +42,18 @@ class Layout:
     utf8: bool
     control: bytes
     """Where `subscriptions` is, and, if it is not the root, what Dovecot keeps of each folder."""
+
+    def user(self) -> User:
+        """With whose rights it is read and written. Raises `OSError`."""
+        # Root made the outermost folder at some sites, in the system's spool: then it is whose the mail in it is.
+        return next((user for user in map(whose_path, (self.root, os.path.join(self.inbox, b"cur"))) if user.uid), ROOT)
+
+    def as_user(self, run: Callable[[], T]) -> T:
+        """What `run` answers, done with the rights of whose it is. Raises `OSError`."""
+        if os.geteuid() != 0:
+            return run()
+        with acting_as(self.user()):
+            return run()
 
     @property
     def naming(self) -> Naming:

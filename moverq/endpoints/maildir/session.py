@@ -6,13 +6,15 @@ looked for by what stays of it.
 
 import errno
 import os
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+import stat
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from moverq.endpoints.base import GuardMode
 from moverq.endpoints.files import numbers
+from moverq.endpoints.files.links import leads_to
 from moverq.endpoints.files.session import UNSETTLED_S, FileSession
 from moverq.endpoints.maildir import folder, names, side_files, writing
 from moverq.endpoints.maildir.folder import Scan, Unreadable
@@ -28,6 +30,7 @@ from moverq.endpoints.mirrored.session import MailSession
 from moverq.errors import EndpointBusy
 from moverq.model.change import BadItem
 
+T = TypeVar("T")
 NAMES_MAX: Final = 200_000
 """File names kept in memory for one mailbox, about 250 bytes each; beyond that a folder is listed again."""
 READ_TRIES: Final = 2
@@ -42,6 +45,11 @@ class MaildirSession(FileSession[Layout, Scan]):
     normal_hash = staticmethod(normal_form.normal_hash)
 
     # ---- files
+
+    async def work(self, run: Callable[[], T], *, doing: str) -> T:
+        """With the rights of whose the Maildir is."""
+        layout = await self.layout()
+        return await super().work(partial(layout.as_user, run), doing=doing)
 
     async def scan(self, wire: bytes, *, known: bool = False) -> Scan:
         """The folder's messages; `known`: as they were when they were last looked at will do. A folder that is not
@@ -95,7 +103,7 @@ class MaildirSession(FileSession[Layout, Scan]):
                 if any(row.wire == b"INBOX" for row in present):
                     # Not mounted, perhaps. That everything in it was deleted must not be made of this.
                     raise FileNotFoundError(errno.ENOENT, "the Maildir is not there", os.fsdecode(layout.inbox))
-                if not os.path.isdir(layout.root):
+                if not stat.S_ISDIR(leads_to(layout.root)):
                     return []
             return layout.listed(self.validity)
 

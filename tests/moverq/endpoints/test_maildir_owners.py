@@ -1,0 +1,328 @@
+"""A mover that is root, and Maildirs of users: what Alice may not do herself, no move does for her, whatever links she
+makes and whenever she changes them; and what is made there is hers."""
+
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from moverq.endpoints.base import FolderStep, StepKind
+from moverq.endpoints.files.acting import User, acting_as, user_of, whose_path
+from moverq.endpoints.files.owner import Owner
+from moverq.endpoints.maildir import folder
+from moverq.endpoints.maildir.endpoint import open_endpoint
+from moverq.endpoints.maildir.layout import Layout
+from moverq.endpoints.mirrored.mailbox import MirroredMailbox
+from moverq.errors import EndpointBroken
+from moverq.model.change import INBOX, BadItem
+from tests.support.files_place import CLEAN, Place, a_folder, a_place, an_item
+from tests.support.maildir_client import MaildirClient
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do what a user may not")
+
+ALICE, BOB = 65501, 65502
+"""Users that the system has no names for."""
+NOBODY = user_of(pwd.getpwnam("nobody").pw_uid, 0)
+SECRET = b"Subject: secret\r\n\r\nof Bob's\r\n"
+MaildirPlace = Place[MaildirClient]
+
+
+@pytest.fixture
+def homes() -> Iterator[Path]:
+    """A place that everybody may enter, as pytest's own is not, with the homes of both."""
+    path = Path(tempfile.mkdtemp(prefix="moverq-homes-"))
+    path.chmod(0o755)
+    for name, uid in (("alice", ALICE), ("bob", BOB)):
+        (path / name).mkdir()
+        os.chown(path / name, uid, uid)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def bob(homes: Path) -> MaildirClient:
+    """His Maildir is nobody else's to read."""
+    client = MaildirClient(homes / "bob" / "mail")
+    for name in ("INBOX", "Private"):
+        client.make(name)
+        client.append(name, SECRET, name="1.secret")
+    belongs(client.root, BOB)
+    return client
+
+
+@pytest.fixture
+def closed(homes: Path) -> Path:
+    """The homes, in a folder that users may not enter."""
+    homes.chmod(0o700)
+    return homes
+
+
+def belongs(path: Path, uid: int, mode: int = 0o700) -> None:
+    """All of it, and only to him."""
+    for one in [path, *path.rglob("*")]:
+        os.chown(one, uid, uid, follow_symlinks=False)
+        if not one.is_symlink():
+            one.chmod(mode if one.is_dir() else mode & 0o666)
+
+
+def link(path: Path, target: Path, maker: int = ALICE) -> None:
+    os.symlink(target, path)
+    os.chown(path, maker, maker, follow_symlinks=False)
+
+
+@asynccontextmanager
+async def of_alice(homes: Path, location: str = "maildir:{}") -> AsyncIterator[MaildirPlace]:
+    async with a_place(homes / "alice", open_endpoint, location, MaildirClient) as place:
+        yield place
+
+
+async def source(place: MaildirPlace, *folders: str) -> MirroredMailbox:
+    """With a message of hers."""
+    for name in (INBOX, *folders):
+        place.client.make(name)
+    place.client.append(INBOX, CLEAN, name="1.own")
+    belongs(place.client.root, ALICE)
+    return await place.source()
+
+
+async def seed(mailbox: MirroredMailbox) -> tuple[list[bytes], tuple[BadItem, ...]]:
+    page = await mailbox.read_seed(None, bytes_max=1 << 20, items_max=100)
+    assert page.done
+    return [item.content for item in page.items], page.bad
+
+
+# ---- what is read
+
+
+@pytest.mark.parametrize(
+    ("location", "name", "target"),
+    [
+        ("maildir:{}", ".Stolen", ".Private"),
+        ("maildir:{}:LAYOUT=fs", "Stolen", ".Private"),
+        ("maildir:{}", ".Stolen/cur", ".Private/cur"),
+        ("maildir:{}", "cur", "cur"),
+        ("maildir:{}", "new", "cur"),
+        ("maildir:{}:LAYOUT=fs", "Stolen", ""),
+    ],
+)
+async def test_a_link_to_a_folder_that_she_may_not_enter_is_said_and_not_followed(
+    homes: Path, bob: MaildirClient, location: str, name: str, target: str
+) -> None:
+    async with of_alice(homes, location) as place:
+        mailbox = await source(place)
+        path = place.client.root / name
+        path.parent.mkdir(exist_ok=True)
+        if path.exists():
+            shutil.rmtree(path)
+        link(path, bob.root / target)
+        with pytest.raises(
+            EndpointBroken, match=rf"Permission denied to uid {ALICE}, whose .* \({place.client.root}/{name}"
+        ):
+            await seed(mailbox)
+        path.unlink()
+        os.makedirs(path)
+        belongs(place.client.root, ALICE)
+        assert SECRET not in (await seed(mailbox))[0]
+
+
+@pytest.mark.parametrize("make", [link, lambda path, target: os.link(target, path)], ids=["symbolic", "hard"])
+async def test_a_link_to_a_file_that_she_may_not_read_is_a_bad_item(
+    homes: Path, bob: MaildirClient, make: Callable[[Path, Path], None]
+) -> None:
+    async with of_alice(homes) as place:
+        mailbox = await source(place)
+        make(place.client.root / "cur" / "2.stolen:2,", bob.find(INBOX, "1.secret"))
+        found, bad = await seed(mailbox)
+        assert found == [CLEAN]
+        assert [item.why for item in bad] == ["the file cannot be read: Permission denied"]
+
+
+async def test_a_link_that_the_administrator_made_leads_her_no_further(homes: Path, bob: MaildirClient) -> None:
+    """She may rename it, and change what lies on its way."""
+    async with of_alice(homes) as place:
+        mailbox = await source(place)
+        link(place.client.root / "cur" / "2.stolen:2,", bob.find(INBOX, "1.secret"), maker=0)
+        assert (await seed(mailbox))[0] == [CLEAN]
+
+
+async def test_a_folder_that_becomes_a_link_between_listing_and_reading_gives_nothing_away(
+    homes: Path, bob: MaildirClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with of_alice(homes) as place:
+        mailbox = await source(place)
+        bob.append(INBOX, SECRET, name="1.own")
+        belongs(bob.root, BOB)
+        cur = place.client.root / "cur"
+        read = folder.read
+
+        def swapped(path: bytes, rel: bytes, known_hash: bytes) -> bytes:
+            if not cur.is_symlink():
+                cur.rename(cur.with_name("away"))
+                link(cur, bob.root / "cur")
+            return read(path, rel, known_hash)
+
+        monkeypatch.setattr(folder, "read", swapped)
+        assert SECRET not in (await seed(mailbox))[0]
+
+
+async def test_her_own_links_are_followed(homes: Path) -> None:
+    async with of_alice(homes) as place:
+        archive = MaildirClient(homes / "alice" / "archive")
+        archive.make("Old")
+        archive.append("Old", b"Subject: old\r\n\r\n", name="1.old")
+        belongs(archive.root, ALICE)
+        mailbox = await source(place)
+        link(place.client.root / ".Old", archive.root / ".Old")
+        link(place.client.root / "cur" / "2.linked:2,", archive.find("Old", "1.old"))
+        assert sorted((await seed(mailbox))[0]) == [CLEAN, b"Subject: old\r\n\r\n", b"Subject: old\r\n\r\n"]
+
+
+@pytest.mark.parametrize("maker", [0, ALICE])
+async def test_a_maildir_that_is_a_link_is_hers_if_what_it_leads_to_is(homes: Path, maker: int) -> None:
+    async with of_alice(homes) as place:
+        there = MaildirClient(homes / "alice" / "elsewhere")
+        there.make(INBOX)
+        there.append(INBOX, CLEAN, name="1.own")
+        belongs(there.root, ALICE)
+        link(place.client.root, there.root, maker)
+        assert await seed(await place.source()) == ([CLEAN], ())
+
+
+@pytest.mark.parametrize("inside", ["", "new"])
+async def test_a_maildir_that_is_her_link_to_anothers_is_not_read(homes: Path, bob: MaildirClient, inside: str) -> None:
+    """The mailbox is whose the link is, not whose it leads to; also where it leads to what is to be made."""
+    link(homes / "alice" / "mail", bob.root / inside if not inside else bob.root.parent)
+    location = "maildir:{}/mail" if inside else "maildir:{}"
+    async with of_alice(homes, location) as place:
+        with pytest.raises(EndpointBroken, match=f"Permission denied to uid {ALICE}"):
+            await place.endpoint.adopt(place.mailbox_id, place.instance, "ada@example.org")
+
+
+async def test_a_maildir_that_becomes_a_link_while_it_is_read_gives_nothing_away(
+    homes: Path, bob: MaildirClient
+) -> None:
+    """Whose it is was asked before."""
+    client = MaildirClient(homes / "alice" / "mail")
+    client.make(INBOX)
+    belongs(client.root, ALICE)
+    root = os.fsencode(client.root)
+    layout = Layout(root=root, inbox=root, nested=False, utf8=False, control=root)
+
+    def swapped() -> int:
+        client.root.rename(homes / "alice" / "away")
+        link(client.root, bob.root)
+        return folder.count(root)
+
+    with pytest.raises(PermissionError):
+        layout.as_user(swapped)
+
+
+async def test_a_maildir_of_roots_with_her_mail_in_it_is_hers(homes: Path, bob: MaildirClient) -> None:
+    """Root made it, in the system's spool, and gave her what is in it."""
+    (homes / "spool").mkdir()
+    client = MaildirClient(homes / "spool" / "alice")
+    client.make(INBOX)
+    link(client.root / "cur" / "1.stolen:2,", bob.find(INBOX, "1.secret"), maker=0)
+    belongs(client.root, ALICE)
+    client.root.chmod(0o755)
+    os.chown(client.root, 0, 0)
+    root = os.fsencode(client.root)
+    layout = Layout(root=root, inbox=root, nested=False, utf8=False, control=root)
+    assert layout.user() == User(ALICE, ALICE)
+
+
+# ---- what is written
+
+
+@pytest.mark.parametrize("name", [".Other", ".Other/cur", ".Other/tmp"])
+async def test_nothing_is_written_where_she_may_not_write(homes: Path, bob: MaildirClient, name: str) -> None:
+    """His folder may be read by all, as nobody's folders should be."""
+    belongs(bob.root, BOB, 0o755)
+    (homes / "bob").chmod(0o755)
+    before = sorted(bob.root.rglob("*"))
+    async with of_alice(homes) as place:
+        target, _ = await place.target()
+        other = a_folder("Other")
+        await target.apply_folders([FolderStep(StepKind.CREATE, other)], token=1)
+        path = place.client.root / name
+        shutil.rmtree(path)
+        link(path, Path(str(path).replace(f"{place.client.root}/.Other", f"{bob.root}/.Private")))
+        with pytest.raises(EndpointBroken, match=f"Permission denied to uid {ALICE}"):
+            await target.write_items([an_item(other.folder_id, 1)], token=1)
+    assert sorted(bob.root.rglob("*")) == before
+
+
+async def test_nothing_is_made_where_her_link_leads(homes: Path, bob: MaildirClient) -> None:
+    before = sorted(bob.root.parent.rglob("*"))
+    link(homes / "alice" / "mail", homes / "bob")
+    async with of_alice(homes, "maildir:{}/made/here") as place:
+        with pytest.raises(EndpointBroken, match=f"Permission denied to uid {ALICE}"):
+            await place.target()
+    assert sorted(bob.root.parent.rglob("*")) == before
+
+
+async def test_what_is_made_is_hers_with_the_group_of_her_maildir(homes: Path) -> None:
+    """Though nobody put her into that group."""
+    async with of_alice(homes) as place:
+        place.client.make(INBOX)
+        belongs(place.client.root, NOBODY.uid, 0o770)
+        os.chown(homes / "alice", NOBODY.uid, NOBODY.gid)
+        for path in [place.client.root, *place.client.root.rglob("*")]:
+            os.chown(path, NOBODY.uid, BOB)
+        target, inbox = await place.target()
+        other = a_folder("Other", subscribed=True)
+        await target.apply_folders([FolderStep(StepKind.CREATE, other)], token=1)
+        items = [an_item(inbox, 1, keywords=("word",)), an_item(other.folder_id, 1, b"Subject: 2\r\n\r\n")]
+        assert await target.write_items(items, token=1) == ()
+        found = list(place.client.root.rglob("*"))
+        assert len(found) > 10
+        assert {(path.stat().st_uid, path.stat().st_gid) for path in found} == {(NOBODY.uid, BOB)}
+
+
+async def test_it_is_said_who_may_not_enter(closed: Path) -> None:
+    async with of_alice(closed) as place:
+        with pytest.raises(EndpointBroken, match=f"Permission denied to uid {ALICE}, whose mailbox it is"):
+            await source(place)
+
+
+# ---- the rights of a thread
+
+
+def test_who_acted_as_somebody_acts_as_before_whatever_happened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"root's")
+    groups = os.getgroups()
+    tmp_path.chmod(0o700)
+    for _ in range(2):
+        with acting_as(NOBODY):
+            assert set(os.getgroups()) == set(NOBODY.groups)
+        with pytest.raises(PermissionError), acting_as(NOBODY):
+            (tmp_path / "file").read_bytes()
+        assert (tmp_path / "file").read_bytes() == b"root's"
+        assert os.getgroups() == groups
+
+
+def test_whose_a_path_is(homes: Path) -> None:
+    def whose(path: str) -> int:
+        return whose_path(os.fsencode(homes / path)).uid
+
+    (homes / "alice" / "roots").mkdir()
+    os.symlink("alice", homes / "by-root")
+    link(homes / "alice" / "round", Path("round"))
+    link(homes / "alice" / "up", Path("../bob"))
+    assert [whose(path) for path in ("", "none", "alice", "alice/none/at/all", "alice/roots", "by-root/x")] == [
+        0,
+        0,
+        ALICE,
+        ALICE,
+        ALICE,
+        ALICE,
+    ]
+    assert whose("alice/up/mail") == ALICE
+    assert Owner.of(os.fsencode(homes / "alice/up")).uid == BOB
+    with pytest.raises(OSError, match="Too many levels"):
+        whose("alice/round")
