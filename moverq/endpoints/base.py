@@ -354,6 +354,8 @@ class Room:
 
     bytes: int | None = None
     items: int | None = None
+    costs: tuple[str, ...] = ()
+    """What else is to be known before anything is written there, as sentences of preflight's."""
 
 
 @runtime_checkable

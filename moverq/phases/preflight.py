@@ -48,7 +48,7 @@ async def preflight(t: Tenure) -> None:
         )
     _check_room(t, summary, room)
     source, target = t.source.capabilities, t.target.capabilities
-    costs = (*sentences(source, "source"), *sentences(target, "target"))
+    costs = (*sentences(source, "source"), *sentences(target, "target"), *room.costs)
     offline = t.request.offline or not versions.online or not source.has_feed
     await t.enter(
         SyncStage.CREATING_MAILBOX,
@@ -84,8 +84,8 @@ async def preflight(t: Tenure) -> None:
 
 
 async def _look(t: Tenure) -> tuple[MailboxSummary, Room]:
-    """What the source holds, and what the target's own quota has room for; looked for at the same time. Of a move taken
-    back it is there already."""
+    """What the source holds, and what room the target says it has; looked for at the same time. Of a move taken back it
+    is there already."""
     if not isinstance(t.target, Quotaed) or t.request.parent is not None:
         return await t.source.summary(), Room()
     room = Later[Room]()

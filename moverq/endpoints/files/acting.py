@@ -59,6 +59,11 @@ def user_of(uid: int, gid: int) -> User:
     return User(uid, known.pw_gid, tuple(os.getgrouplist(known.pw_name, known.pw_gid)))
 
 
+def user_named(name: str) -> User:
+    """By the name or the number that the system has for him. Raises `KeyError`: it has none."""
+    return user_of(int(name), int(name)) if name.isdecimal() else user_of(pwd.getpwnam(name).pw_uid, 0)
+
+
 @contextmanager
 def acting_as(user: User) -> Iterator[None]:
     """This thread has the rights of the user, and no others, if the process is root; else its own, as before.
@@ -181,4 +186,4 @@ def _steps(path: bytes) -> Iterator[_Step]:
         os.close(here)
 
 
-__all__ = ["ROOT", "User", "acting_as", "give", "whose_path"]
+__all__ = ["ROOT", "User", "acting_as", "give", "user_named", "whose_path"]

@@ -1,7 +1,7 @@
 """Where a user's mail is, in the words of Dovecot's `mail_location`: a database's path in the directory.
 
     maildir:/var/vmail/%d/%n/Maildir:INBOX=/var/mail/%n?lock-command=/usr/local/sbin/keep-out {user}&release-command=…
-    scheme  root                     options            moverq's own: the commands of the fence (`hooks`)
+    scheme  root                     options            moverq's own: the commands of the fence (`hooks`), the owner
 
 `%u` is the address, `%n` its local part, `%d` its domain, `%h` the home of the system's user `%n`, `%%` a percent sign.
 """
@@ -32,6 +32,8 @@ class Location:
     root: str
     options: Mapping[str, str]
     """By name, in capitals."""
+    owner: str | None
+    """Whose the mail is; may hold variables."""
     lock_command: tuple[str, ...]
     release_command: tuple[str, ...]
 
@@ -41,7 +43,8 @@ def is_location(path: str, scheme: str) -> bool:
 
 
 def take_apart(location: str, *, refuse: Callable[[str], RequestRefused], known: frozenset[str]) -> Location:
-    """Raises what `refuse` makes of a sentence: for an option that is not `known`, and for half a fence."""
+    """`known`: the options, in capitals, and `owner` where the format can have one. Raises what `refuse` makes of a
+    sentence: for an option that is not known, and for half a fence."""
     _, _, rest = location.partition(":")
     where, _, query = rest.partition("?")
     root, *options = where.split(":")
@@ -53,12 +56,13 @@ def take_apart(location: str, *, refuse: Callable[[str], RequestRefused], known:
     own = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
     lock = tuple(shlex.split(own.pop("lock-command", "")))
     release = tuple(shlex.split(own.pop("release-command", "")))
+    owner = own.pop("owner", None) if "owner" in known else None
     unknown = sorted(given.keys() - known) or sorted(own)
     if unknown:
         raise refuse(f"{', '.join(unknown)} means nothing here")
     if bool(lock) != bool(release):
         raise refuse("lock-command= and release-command= go together")
-    return Location(root=root, options=given, lock_command=lock, release_command=release)
+    return Location(root=root, options=given, owner=owner, lock_command=lock, release_command=release)
 
 
 def checked_path(path: str, *, refuse: Callable[[str], RequestRefused]) -> str:

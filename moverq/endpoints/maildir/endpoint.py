@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from moverq.endpoints.base import Room
 from moverq.endpoints.files.links import leads_to
+from moverq.endpoints.files.session import at_files
 from moverq.endpoints.files.system import FileSystem
 from moverq.endpoints.maildir import folder
 from moverq.endpoints.maildir.layout import Layout
@@ -27,6 +29,12 @@ POLL_S: Final = 1.0
 
 class Maildirs(FileSystem[Layout]):
     """`MailSystem`, by files."""
+
+    async def room(self, user: str) -> Room:
+        """Whose a new one would be, if nobody's."""
+        layout = self.settings.layout_of(user)
+        costs = await at_files(self.make_offload(), layout.costs, endpoint=self.name, doing="look for the Maildir")
+        return Room(costs=costs)
 
     def listed(self, layout: Layout) -> list[Listed]:
         return layout.as_user(partial(self._listed, layout))

@@ -42,9 +42,13 @@ class Layout:
     utf8: bool
     control: bytes
     """Where `subscriptions` is, and, if it is not the root, what Dovecot keeps of each folder."""
+    owner: User | None = None
+    """Whose it is, where that is said."""
 
     def user(self) -> User:
         """With whose rights it is read and written. Raises `OSError`."""
+        if self.owner is not None:
+            return self.owner
         # Root made the outermost folder at some sites, in the system's spool: then it is whose the mail in it is.
         return next((user for user in map(whose_path, (self.root, os.path.join(self.inbox, b"cur"))) if user.uid), ROOT)
 
@@ -131,19 +135,38 @@ class Layout:
                 continue  # it went meanwhile
         return told_apart(sorted(found, key=lambda one: one.wire), root=self.root, path=self.path)
 
+    def costs(self) -> tuple[str, ...]:
+        """What preflight says of a Maildir that is to be made here. Raises `OSError`."""
+        if os.geteuid() != 0 or self.owner is not None or os.path.isdir(self.root) or whose_path(self.root).uid:
+            return ()
+        return (
+            f"The Maildir {os.fsdecode(self.root)} will be root's, as the folder is that it is made in, and no user "
+            "can read it: owner= in the location says whose it is to be.",
+        )
+
     # ---- changes
+
+    def make_places(self) -> None:
+        """What the folders lie in is there: the root, INBOX's place, and that of CONTROL=. Durable. In a folder of
+        root's, where nobody else could, root makes them, and they are whose the mailbox is. Raises `OSError`."""
+        for path in (self.root, self.inbox, self.control):
+            with acting_as(whose_path(path) if self.owner != ROOT else ROOT):
+                self._make_place(path)
+
+    def _make_place(self, path: bytes) -> None:
+        if os.path.isdir(path):
+            return
+        around = Owner.of(existing_above(path))
+        around.make_folders(os.path.dirname(path))
+        owner = around.private() if path == self.root else Owner.of(self.root)
+        if self.owner is not None:
+            owner = Owner(self.owner.uid, self.owner.gid, 0o700)
+        owner.make_folder(path)
+        sync_folder(os.path.dirname(path))
 
     def make(self, wire: bytes) -> None:
         """Durable. Raises `OSError`."""
-        owner = Owner.of(existing_above(self.root))
-        if not os.path.isdir(self.root):
-            owner = owner.private()
-        made = [self.root if wire != b"INBOX" else self.inbox]
-        while not os.path.isdir(made[-1]):
-            made.append(os.path.dirname(made[-1]))
-        for path in reversed(made[:-1]):
-            owner.make_folder(path)
-            sync_folder(os.path.dirname(path))
+        owner = Owner.of(self.root)
         self._make_above(wire, owner)
         folder.make(self.path(wire), owner, is_root=wire == b"INBOX" or self.nested)
 

@@ -25,6 +25,7 @@ class MaildirPlaces:
     remarks: list[str] = attrs.field(factory=list)
 
     async def make(self, wanted: Sequence[tuple[bytes, FolderState]]) -> list[tuple[int, int] | MoveError]:
+        await self.session.make_places()
         return [await self._make(wire, folder) for wire, folder in wanted]
 
     async def _make(self, wire: bytes, folder: FolderState) -> tuple[int, int] | MoveError:

@@ -51,6 +51,11 @@ class MaildirSession(FileSession[Layout, Scan]):
         layout = await self.layout()
         return await super().work(partial(layout.as_user, run), doing=doing)
 
+    async def make_places(self) -> None:
+        """There is a Maildir to make folders in. Raises: what `as_move_error` makes of an `OSError`."""
+        layout = await self.layout()
+        await super().work(layout.make_places, doing="make the Maildir")
+
     async def scan(self, wire: bytes, *, known: bool = False) -> Scan:
         """The folder's messages; `known`: as they were when they were last looked at will do. A folder that is not
         there has none, and no signature."""

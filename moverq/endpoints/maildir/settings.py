@@ -2,6 +2,7 @@
 
     maildir:/var/vmail/%d/%n/Maildir                 a Maildir for each address of the domain
     maildir:/home/ada/Maildir                        one Maildir: a database of one mailbox
+    maildir:/var/spool/maildirs/%n?owner=%n          those of the system's users, where root has the folder
     maildir:/srv/mail/%u:LAYOUT=fs:UTF-8:INBOX=/var/mail/%u:CONTROL=/srv/control/%u
 
 What the words mean: `files.location`.
@@ -13,6 +14,7 @@ from typing import Final
 import attrs
 
 from moverq.endpoints.files import location
+from moverq.endpoints.files.acting import User, user_named
 from moverq.endpoints.files.location import filled
 from moverq.endpoints.maildir.layout import Layout
 from moverq.endpoints.mirrored.folder_names import Naming
@@ -30,6 +32,7 @@ class Settings:
     control: str | None
     nested: bool
     utf8: bool
+    owner: str | None
     lock_command: tuple[str, ...]
     release_command: tuple[str, ...]
 
@@ -46,7 +49,17 @@ class Settings:
         """The address, which can be part of every path. Raises `RequestRefused`."""
         for path in (self.root, self.inbox, self.control):
             filled(path or "", address)
+        self._owner_of(address)
         return address
+
+    def _owner_of(self, user: str) -> User | None:
+        if self.owner is None:
+            return None
+        name = filled(self.owner, user)
+        try:
+            return user_named(name)
+        except KeyError as error:
+            raise RequestRefused(why=f"{name!r} is no user of this system, whose a Maildir could be") from error
 
     def layout_of(self, user: str) -> Layout:
         """Where this user's folders are."""
@@ -57,6 +70,7 @@ class Settings:
             nested=self.nested,
             utf8=self.utf8,
             control=os.fsencode(filled(self.control, user)) if self.control is not None else root,
+            owner=self._owner_of(user),
         )
 
 
@@ -68,7 +82,7 @@ def parse(path: str) -> Settings:
 
     if not location.is_location(path, SCHEME):
         raise refuse("it needs the form maildir:/path/to/Maildir")
-    found = location.take_apart(path, refuse=refuse, known=frozenset({"INBOX", "CONTROL", "LAYOUT", "UTF-8"}))
+    found = location.take_apart(path, refuse=refuse, known=frozenset({"INBOX", "CONTROL", "LAYOUT", "UTF-8", "owner"}))
     layout = found.options.get("LAYOUT", "maildir++").lower()
     if layout not in ("maildir++", "fs"):
         raise refuse(f"LAYOUT={layout}: it is maildir++ or fs")
@@ -79,6 +93,7 @@ def parse(path: str) -> Settings:
         control=location.checked_path(control, refuse=refuse) if control is not None else None,
         nested=layout == "fs",
         utf8="UTF-8" in found.options,
+        owner=found.owner,
         lock_command=found.lock_command,
         release_command=found.release_command,
     )

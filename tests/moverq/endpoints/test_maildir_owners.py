@@ -2,7 +2,6 @@
 makes and whenever she changes them; and what is made there is hers."""
 
 import os
-import pwd
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,16 +9,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from moverq.endpoints.base import FolderStep, StepKind
-from moverq.endpoints.files.acting import User, acting_as, user_of, whose_path
+from moverq.endpoints.files.acting import User, acting_as, user_named, whose_path
 from moverq.endpoints.files.owner import Owner
 from moverq.endpoints.maildir import folder
 from moverq.endpoints.maildir.endpoint import open_endpoint
 from moverq.endpoints.maildir.layout import Layout
+from moverq.endpoints.maildir.settings import parse
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
-from moverq.errors import EndpointBroken
+from moverq.errors import EndpointBroken, RequestRefused
 from moverq.model.change import INBOX, BadItem
+from moverq.model.request import Status
+from moverq.root import init_root, open_root
 from tests.support.files_place import CLEAN, Place, a_folder, a_place, an_item
 from tests.support.maildir_client import MaildirClient
 
@@ -27,7 +30,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do what
 
 ALICE, BOB = 65501, 65502
 """Users that the system has no names for."""
-NOBODY = user_of(pwd.getpwnam("nobody").pw_uid, 0)
+NOBODY = user_named("nobody")
 SECRET = b"Subject: secret\r\n\r\nof Bob's\r\n"
 MaildirPlace = Place[MaildirClient]
 
@@ -284,10 +287,76 @@ async def test_what_is_made_is_hers_with_the_group_of_her_maildir(homes: Path) -
         assert {(path.stat().st_uid, path.stat().st_gid) for path in found} == {(NOBODY.uid, BOB)}
 
 
-async def test_it_is_said_who_may_not_enter(closed: Path) -> None:
+# ---- a new one
+
+
+async def test_a_new_maildir_in_a_folder_of_roots_is_whose_the_location_says(homes: Path) -> None:
+    spool, control = homes / "spool", homes / "control"
+    for path in (spool, control):
+        path.mkdir(mode=0o755)
+    location = f"maildir:{spool}/example.org/alice:CONTROL={control}/alice?owner={ALICE}"
+    async with a_place(homes / "alice", open_endpoint, location, MaildirClient) as place:
+        target, inbox = await place.target()
+        other = a_folder("Other", subscribed=True)
+        await target.apply_folders([FolderStep(StepKind.CREATE, other)], token=1)
+        await target.write_items([an_item(inbox, 1, keywords=("word",)), an_item(other.folder_id, 1)], token=1)
+    made = [*(spool / "example.org").rglob("*"), *control.rglob("*")]
+    assert len(made) > 12
+    assert {(path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o077) for path in made} == {
+        (ALICE, ALICE, 0)
+    }
+    above = (spool / "example.org").stat()
+    assert (above.st_uid, above.st_mode & 0o777) == (0, 0o755)
+
+
+@pytest.mark.parametrize("said", ["", f"?owner={ALICE}"])
+async def test_a_new_maildir_in_a_folder_of_roots_is_whose_the_move_says(homes: Path, said: str) -> None:
+    """In the report of a whole move: whose it will be, before anything is copied."""
+    client = MaildirClient(homes / "alice" / "mail")
+    client.make(INBOX)
+    client.append(INBOX, CLEAN)
+    belongs(client.root, ALICE)
+    await init_root(homes / "root")
+    async with open_root(homes / "root") as root:
+        await root.server_add("files", version="MAILDIR")
+        await root.database_add("OLD", server="files", path=f"maildir:{homes}/%n/mail")
+        await root.database_add("NEW", server="files", path=f"maildir:{homes}/spool/%n{said}")
+        await root.mailbox_add("alice@example.org", database="OLD")
+        with trio.fail_after(60):
+            done = await root.wait(await root.move("alice@example.org", to="NEW"))
+        report = await root.report("alice@example.org")
+    assert done.status == Status.COMPLETED.value
+    assert (homes / "spool" / "alice" / "cur").stat().st_uid == (ALICE if said else 0)
+    assert (f"The Maildir {homes}/spool/alice will be root's" in str(report)) == (not said)
+
+
+async def test_that_a_new_maildir_would_be_roots_is_said_before(homes: Path) -> None:
+    location = f"maildir:{homes}/%n/mail"
+    async with a_place(homes / "alice", open_endpoint, f"{location}?owner={ALICE}", MaildirClient) as place:
+        assert (await place.endpoint.system.room("new@example.org")).costs == ()
+    async with a_place(homes / "alice", open_endpoint, location, MaildirClient) as place:
+        assert (await place.endpoint.system.room("alice@example.org")).costs == ()
+        (said,) = (await place.endpoint.system.room("new@example.org")).costs
+    assert said.startswith(f"The Maildir {homes}/new/mail will be root's")
+
+
+async def test_a_maildir_that_is_said_to_be_roots_is_read_as_root(closed: Path) -> None:
+    """One of a disk that was put back."""
+    async with of_alice(closed, "maildir:{}?owner=root") as place:
+        assert await seed(await source(place)) == ([CLEAN], ())
+
+
+async def test_without_that_it_is_said_who_may_not_enter(closed: Path) -> None:
     async with of_alice(closed) as place:
         with pytest.raises(EndpointBroken, match=f"Permission denied to uid {ALICE}, whose mailbox it is"):
             await source(place)
+
+
+def test_an_owner_is_a_user_of_the_system() -> None:
+    settings = parse("maildir:/srv/mail/%n?owner=%n")
+    assert settings.layout_of("nobody@example.org").owner == NOBODY
+    with pytest.raises(RequestRefused, match=r"'no\.such' is no user of this system"):
+        settings.user_of("no.such@example.org")
 
 
 # ---- the rights of a thread
