@@ -51,7 +51,7 @@ class Databases:
         if name in self._stores:
             return self._stores[name]  # open is open: only what has yet to be found is asked for
         path = (await self._directory.database(name)).path
-        return await self._mail_system_at(name, path) if is_mail_system(path) else await self.store(name)
+        return await self.mail_system_at(name, path) if is_mail_system(path) else await self.store(name)
 
     async def store(self, name: str) -> "StoreEndpoint":
         """The store of this name, recovered and ready.
@@ -71,9 +71,10 @@ class Databases:
 
     async def mail_system(self, name: str) -> "MirroredEndpoint":
         """The mail system of this name; nothing is asked of it yet. Raises `NotFound`."""
-        return await self._mail_system_at(name, (await self._directory.database(name)).path)
+        return await self.mail_system_at(name, (await self._directory.database(name)).path)
 
-    async def _mail_system_at(self, name: str, path: str) -> "MirroredEndpoint":
+    async def mail_system_at(self, name: str, path: str) -> "MirroredEndpoint":
+        """The same, also where the directory does not have it yet."""
         if (name, path) not in self._mail_systems:
             async with self._taking_up(name):
                 if (name, path) not in self._mail_systems:

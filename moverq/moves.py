@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import attrs
 
-from moverq.directory.directory import Directory
+from moverq.directory.directory import DatabaseEntry, Directory, Recipient
 from moverq.directory.versions import decide_versions
 from moverq.endpoints.base import Home
 from moverq.endpoints.kinds import place_of
@@ -58,34 +58,24 @@ async def new_move(
         RequestRefused: no such mailbox or database, already there, already moving, a limit that needs confirming, a
             value that no move can have, a key that is another request's.
     """
-    _check_confirmed(ledger, bad_item_limit, accepted=accept_large_data_loss)
-    _check_values(
-        ledger.limits, lock_budget_ms=lock_budget_ms, at_ms=complete_after_ms, lasting_s=(soak_s, retention_s)
+    check_options(
+        ledger,
+        bad_item_limit=bad_item_limit,
+        accept_large_data_loss=accept_large_data_loss,
+        complete_after_ms=complete_after_ms,
+        lock_budget_ms=lock_budget_ms,
+        soak_s=soak_s,
+        retention_s=retention_s,
     )
-    try:
-        recipient = await directory.locate(address)
-    except (NotFound, ValueError) as error:
-        raise RequestRefused(why=f"there is no mailbox {address} in the directory") from error
-    if idempotency_key is not None and (known := await ledger.by_key(idempotency_key)) is not None:
-        if (known.request.mailbox_id, known.request.target_database) != (recipient.mailbox_id, target_database):
-            raise RequestRefused(
-                why=f"the key {idempotency_key!r} is that of another request: {known.request.address} to "
-                f"{known.request.target_database}"
-            )
-        return known
+    recipient = await locate(directory, address)
     try:
         target = await directory.database(target_database)
     except NotFound as error:
         raise RequestRefused(why=f"there is no database {target_database} in the directory") from error
     home = recipient.register.home
-    if home.database == target_database:
-        raise RequestRefused(why=f"{recipient.address} is in {target_database} already")
-    if place_of((await directory.database(home.database)).path) == place_of(target.path):
-        raise RequestRefused(
-            why=f"{home.database} and {target_database} are two names of one place: {recipient.address} is there"
-        )
-    if recipient.active_move is not None:
-        raise RequestRefused(why=await _already_moving(ledger, recipient.address, recipient.active_move))
+    source = await directory.database(home.database)
+    if (known := await check_way(ledger, recipient, source, target, key=idempotency_key)) is not None:
+        return known
     versions = await decide_versions(directory, home.database, target_database)
     request = MoveRequest(
         request_id=RequestId(uuid4().hex),
@@ -108,6 +98,57 @@ async def new_move(
     )
     standing = await ledger.add(request, suspended=suspended)
     return await _claim(ledger, directory, standing, of=request)
+
+
+def check_options(
+    ledger: Ledger,
+    *,
+    bad_item_limit: int | None = 0,
+    accept_large_data_loss: bool = False,
+    complete_after_ms: int | None = None,
+    lock_budget_ms: int | None = None,
+    soak_s: float = 0.0,
+    retention_s: float = 0.0,
+    **_: object,
+) -> None:
+    """Of what `new_move` takes, that which says by itself that no move can have it. Raises `RequestRefused`."""
+    _check_confirmed(ledger, bad_item_limit, accepted=accept_large_data_loss)
+    _check_values(
+        ledger.limits, lock_budget_ms=lock_budget_ms, at_ms=complete_after_ms, lasting_s=(soak_s, retention_s)
+    )
+
+
+async def locate(directory: Directory, address: str) -> Recipient:
+    """Who has this address. Raises `RequestRefused`."""
+    try:
+        return await directory.locate(address)
+    except NotFound as error:
+        raise RequestRefused(why=f"there is no mailbox {address} in the directory") from error
+
+
+async def check_way(
+    ledger: Ledger, recipient: Recipient, source: DatabaseEntry, target: DatabaseEntry, *, key: str | None
+) -> Standing | None:
+    """The mailbox can be asked to move from one to the other; the request that has been asked for with this key.
+
+    Neither database nor the recipient need be in the directory yet. Raises `RequestRefused`.
+    """
+    if key is not None and (known := await ledger.by_key(key)) is not None:
+        if (known.request.mailbox_id, known.request.target_database) != (recipient.mailbox_id, target.name):
+            raise RequestRefused(
+                why=f"the key {key!r} is that of another request: {known.request.address} to "
+                f"{known.request.target_database}"
+            )
+        return known
+    if source.name == target.name:
+        raise RequestRefused(why=f"{recipient.address} is in {target.name} already")
+    if place_of(source.path) == place_of(target.path):
+        raise RequestRefused(
+            why=f"{source.name} and {target.name} are two names of one place: {recipient.address} is there"
+        )
+    if recipient.active_move is not None:
+        raise RequestRefused(why=await _already_moving(ledger, recipient.address, recipient.active_move))
+    return None
 
 
 async def rollback(

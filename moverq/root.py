@@ -31,7 +31,15 @@ import trio
 
 from moverq import moves
 from moverq.databases import Databases
-from moverq.directory.directory import DatabaseEntry, Directory, Recipient, Server, checked_address
+from moverq.directory.directory import (
+    DatabaseEntry,
+    Directory,
+    MoveAttributes,
+    Recipient,
+    Register,
+    Server,
+    checked_address,
+)
 from moverq.directory.opening import make_directory, open_directory_of
 from moverq.endpoints.base import Endpoint, Home
 from moverq.endpoints.kinds import checked_folder, checked_location, described, is_mail_system
@@ -55,7 +63,7 @@ from moverq.model.statistics import MoveStatistics
 from moverq.plan.explanation import Explanation
 from moverq.plan.sharing import WHOLE, Share
 from moverq.plan.versions import said_wrong
-from moverq.shown import FolderShown, InstanceShown, Look, MailboxShown, Rebuilt
+from moverq.shown import FolderShown, Foreseen, InstanceShown, Look, MailboxShown, Rebuilt
 
 if TYPE_CHECKING:
     from moverq.endpoints.store import CheckReport, Database, StoreEndpoint
@@ -251,18 +259,30 @@ class Root:
     async def database_at(self, place: str) -> str:
         """The name of the database that is meant: by its name, or by where a mail system is (`endpoints.kinds`), which
         is registered if it is not yet: an IMAP server by its host's name."""
-        if not is_mail_system(place):
-            return (await self.directory.database(place)).name
-        entries = await self.directory.databases()
-        for entry in entries:
-            if entry.path == place:
-                return entry.name
-        host, version = checked_location(place)
-        taken = {entry.name for entry in entries}
-        name = next(n for n in (host, *(f"{host}-{number}" for number in range(2, 1000))) if n not in taken)
+        found = await self.database_foreseen(place)
+        if found.is_registered:
+            return found.entry.name
+        host = found.entry.server
         if all(server.name != host for server in await self.directory.servers()):
-            await self.server_add(host, version=version)
-        return (await self.database_add(name, server=host, path=place)).name
+            await self.server_add(host, version=checked_location(place)[1])
+        return (await self.database_add(found.entry.name, server=host, path=place)).name
+
+    async def database_foreseen(self, place: str, *, beside: Foreseen | None = None) -> Foreseen:
+        """The database that `database_at` would give, also where that is not registered yet: nothing is written.
+
+        `beside`: one that is to be registered before. Raises `NotFound`, `RequestRefused`.
+        """
+        if not is_mail_system(place):
+            return Foreseen(await self.directory.database(place))
+        known = [*map(Foreseen, await self.directory.databases()), *([] if beside is None else [beside])]
+        for one in known:
+            if one.entry.path == place:
+                return one
+        host = checked_name(checked_location(place)[0], "server")
+        taken = {one.entry.name for one in known}
+        name = next(n for n in (host, *(f"{host}-{number}" for number in range(2, 1000))) if n not in taken)
+        entry = DatabaseEntry(name=checked_name(name, "database"), server=host, path=place)
+        return Foreseen(entry, is_registered=False)
 
     async def database_remove(self, name: str, *, force: bool = False) -> DatabaseEntry:
         """The directory does not have it any more, and its files stay where they are; see `moverq.removal`."""
@@ -582,20 +602,53 @@ class Root:
         Raises:
             RequestRefused: no such mailbox or database, there already, moving already, not at `source`.
         """
-        if source is not None:
-            await self._register(address, await self.database_at(source))
-        target = await self.database_at(to) if is_mail_system(to) else to
-        return (await moves.new_move(self.ledger, self.directory, address, target, **options)).request.request_id
+        if source is not None or is_mail_system(to):
+            to = await self._register(address, to=to, source=source, options=options)
+        return (await moves.new_move(self.ledger, self.directory, address, to, **options)).request.request_id
 
-    async def _register(self, address: str, database: str) -> None:
+    async def _register(self, address: str, *, to: str, source: str | None, options: Mapping[str, Any]) -> str:
+        """What the move needs is in the directory; the name of its target.
+
+        All that can refuse the move is asked first, so that one that is refused registers nothing. A crash between the
+        writes leaves a server, a database or a mailbox that is registered and has no move: the lists name it, it harms
+        nobody, and the same command goes on from it.
+        """
+        moves.check_options(self.ledger, **options)
+        origin = None if source is None else await self.database_foreseen(source)
+        target = await self.database_foreseen(to, beside=origin)
+        recipient = await self._recipient_foreseen(address, origin)
+        is_new = recipient.register.epoch == 0
+        if target.is_registered and not is_new:
+            return target.entry.name
+        home = await self.directory.database(recipient.register.home.database) if origin is None else origin.entry
+        await moves.check_way(self.ledger, recipient, home, target.entry, key=options.get("idempotency_key"))
+        if source is not None and origin is not None and is_new:
+            if not origin.is_registered:
+                await (await self._databases.mail_system_at(home.name, home.path)).check_reached(recipient.address)
+            await self.mailbox_add(address, database=await self.database_at(source))
+        return await self.database_at(to)
+
+    async def _recipient_foreseen(self, address: str, origin: Foreseen | None) -> Recipient:
+        """The mailbox to be moved; one that is to be registered at `origin` is at epoch 0. Raises `RequestRefused`."""
+        if origin is None:
+            return await moves.locate(self.directory, address)
         try:
             recipient = await self.directory.locate(address)
         except NotFound:
-            await self.mailbox_add(address, database=database)
-            return
+            return Recipient(
+                mailbox_id=MailboxId(new_id()),
+                address=checked_address(address),
+                aliases=(),
+                register=Register(Home(origin.entry.name, InstanceId(new_id())), 0),
+                token=0,
+                active_move=None,
+                quota_bytes=None,
+                move=MoveAttributes(),
+            )
         home = recipient.register.home.database
-        if home != database:
-            raise RequestRefused(why=f"{recipient.address} is in {home}, not in {database}")
+        if home != origin.entry.name:
+            raise RequestRefused(why=f"{recipient.address} is in {home}, not in {origin.entry.name}")
+        return recipient
 
     async def find(self, name: str) -> RequestId:
         """The request meant by an address, a request id or the beginning of one. Raises `NotFound`."""

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from moverq.directory.directory import DatabaseEntry
 from moverq.model.progress import Progress
 from moverq.model.standing import Standing
 
@@ -48,6 +49,14 @@ class MailboxShown:
 
     def to_json(self) -> dict[str, Any]:
         return attrs.asdict(self)
+
+
+@attrs.frozen
+class Foreseen:
+    """A database as the directory has it, or will have it once it is registered."""
+
+    entry: DatabaseEntry
+    is_registered: bool = attrs.field(default=True, kw_only=True)
 
 
 @attrs.frozen(kw_only=True)

@@ -152,6 +152,8 @@ async def new(
 
     `mbox:~/mail:INBOX=/var/mail/%n`: mbox files, in the same words.
 
+    A move that is refused registers nothing; one that was taken and then failed keeps what it needs to be resumed.
+
     In a list, blank lines and lines that begin with # are left out. What is wrong with one address is said, with its
     line, and does not keep the others from being moved.
     """
@@ -166,8 +168,9 @@ async def new(
         share_one_heap()
     async with open_root(root) as opened:
         # Once: where they are wrong, that is not said of every address.
-        source = None if source is None else await opened.database_at(source)
-        to = await opened.database_at(to)
+        for place in (source, to):
+            if place is not None:
+                await opened.database_foreseen(place)
         requests: list[RequestId] = []
         refused: list[tuple[str, MoveError]] = []
         for place, address in wanted:

@@ -110,13 +110,18 @@ class MirroredEndpoint:
 
         Raises: what `MailSystem.list_folders` raises.
         """
-        user = self.system.user_of(address)
-        if not await self.system.list_folders(user):
-            raise RequestRefused(why=f"there is no mailbox of {user} at {self.name}")
+        user = await self.check_reached(address)
         await self.check_alone(instance)
         make = partial(Mirror.make, mailbox_id=mailbox_id, instance=instance, user=user, mode=GuardMode.OPEN, token=0)
         async with aclosing(self.mailbox(instance)) as mailbox:
             await mailbox.session.mirror.make(make)
+
+    async def check_reached(self, address: str) -> str:
+        """This address has a mailbox there; what its user is called. Raises what `MailSystem.list_folders` raises."""
+        user = self.system.user_of(address)
+        if not await self.system.list_folders(user):
+            raise RequestRefused(why=f"there is no mailbox of {user} at {self.name}")
+        return user
 
     async def check_alone(self, instance: InstanceId) -> None:
         """Raises `RequestRefused` where the instance would be a second one of the one mailbox that there is."""

@@ -373,6 +373,54 @@ def test_the_same_key_asks_for_the_same_move(cli: Here) -> None:
     assert cli.ok("move", "new", ADA, "--to", "DB2", "--key", "k", "--json").json["request_id"] == first["request_id"]
 
 
+OLD, NEW = "maildir:{tmp}/old/%u", "maildir:{tmp}/new/%u"
+AWAY = "imap://127.0.0.1:1/?tls=none&password-env=HOME"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["bob@example.org", "--from", OLD, "--to", NEW, "--lock-budget", "0"], common.REFUSED, "a lock budget"),
+        (["bob@example.org", "--from", OLD, "--to", NEW, "--bad-item-limit", "51"], common.REFUSED, "may lose much"),
+        (["bob@example.org", "--from", OLD, "--to", "DB9"], common.NOT_FOUND, "no database DB9"),
+        (["bob@example.org", "--from", OLD, "--to", OLD], common.REFUSED, "is in maildir already"),
+        (["bob@example.org", "--from", OLD, "--to", NEW, "--key", "of ada"], common.REFUSED, "is that of another"),
+        (["nobody@example.org", "--from", OLD, "--to", NEW], common.REFUSED, "no mailbox of nobody@example.org"),
+        (["nonsense", "--from", OLD, "--to", NEW], common.REFUSED, "not an address"),
+        (["nobody@example.org", "--to", NEW], common.NOT_FOUND, "no mailbox nobody@example.org"),
+        (["bob@example.org", "--from", AWAY, "--to", NEW], common.TEMPORARY, "127.0.0.1"),
+        ([ADA, "--from", OLD, "--to", NEW], common.REFUSED, "is in DB1, not in maildir"),
+        ([ADA, "--to", NEW], common.REFUSED, "is being moved by request"),
+    ],
+)
+def test_a_move_that_is_refused_registers_nothing(
+    cli: Here, tmp_path: Path, words: list[str], code: int, said: str
+) -> None:
+    (tmp_path / "old").mkdir()
+    mailbox.Maildir(tmp_path / "old" / "bob@example.org")
+    cli.ok("move", "new", ADA, "--to", "DB2", "--suspend", "--key", "of ada")
+
+    def registered() -> list[str]:
+        return [cli.ok(kind, "list").out for kind in ("server", "database", "mailbox", "move")]
+
+    before = registered()
+    refused = cli("move", "new", *(word.format(tmp=tmp_path) for word in words))
+    assert (refused.code, said in refused.err) == (code, True), refused
+    assert registered() == before
+
+
+def test_of_several_moves_the_one_that_is_not_refused_registers_what_it_needs(cli: Here, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    mailbox.Maildir(tmp_path / "old" / "bob@example.org")
+    places = ("--from", OLD.format(tmp=tmp_path), "--to", NEW.format(tmp=tmp_path))
+    words = ("move", "new", "nobody@example.org", "bob@example.org", *places, "--key", "k", "--suspend")
+    for _ in range(2):
+        assert cli(*words).code == common.FAILED
+        assert [one["name"] for one in cli.ok("database", "list", "--json").json[2:]] == ["maildir", "maildir-2"]
+        assert [one["address"] for one in cli.ok("mailbox", "list", "--json").json] == [ADA, "bob@example.org"]
+        assert len(cli.ok("move", "list", "--json").json) == 1
+
+
 @pytest.mark.parametrize("words", [["mailbox", "list"], ["move", "list"], ["worker", "--processes", "1"]])
 def test_a_missing_root_is_said_with_what_to_do(tmp_path: Path, words: list[str]) -> None:
     answer = Here(tmp_path / "nothing")(*words)
