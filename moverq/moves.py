@@ -365,18 +365,29 @@ async def set_move(
     return await ledger.amend(request_id, change)
 
 
-async def remove(ledger: Ledger, request_id: RequestId) -> Standing:
-    """A worker gives the move up at its next safe point: before the commit the source is its users' again and the
-    target gone; after it only the request's record goes. The mailbox at its home is never touched.
+async def remove(ledger: Ledger, request_id: RequestId, *, force: bool = False) -> Standing:
+    """A worker gives the move up at its next safe point: the source is its users' again and the target gone. One that
+    is committed before that is completed, and stays. Of one that is over only the request's record goes. The mailbox
+    at its home is never touched.
+
+    `force`: also while it soaks; then its old mailbox stays, and nobody looks after it any more.
 
     Raises:
-        RequestRefused: another request is taking this one back.
+        RequestRefused: another request is taking this one back, or it soaks.
     """
 
     def decide_wish(standing: Standing) -> dict[str, bool]:
         if standing.wishes.superseded_by is not None and standing.stage is not SyncStage.SYNC_FINISHED:
             raise RequestRefused(
                 why=f"request {standing.wishes.superseded_by} is taking this move back; remove that one"
+            )
+        if standing.stage is SyncStage.SOAK and not force:
+            request = standing.request
+            raise RequestRefused(
+                why=f"the move of {request.address} is completed and its soak is not over: end that with `moverq move "
+                f"complete {request_id}`, and its old mailbox is soft-deleted, and purged after its retention. With "
+                f"--force the request is removed now, and the old mailbox stays in {request.source.database}: nothing "
+                f"purges it, and nothing takes the move back"
             )
         return {"remove": True}
 

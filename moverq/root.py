@@ -701,8 +701,8 @@ class Root:
         """The id of the request that takes this one back."""
         return (await moves.rollback(self.ledger, self.directory, await self.find(name), **options)).request.request_id
 
-    async def remove(self, name: str) -> RequestId:
-        return (await moves.remove(self.ledger, await self.find(name))).request.request_id
+    async def remove(self, name: str, *, force: bool = False) -> RequestId:
+        return (await moves.remove(self.ledger, await self.find(name), force=force)).request.request_id
 
     async def move_set(self, name: str, **options: Any) -> RequestId:
         return (await moves.set_move(self.ledger, await self.find(name), **options)).request.request_id
@@ -747,7 +747,7 @@ class Root:
         from moverq.upkeep import UPKEEP_INTERVAL_S, keep_in_order
 
         first_s = UPKEEP_INTERVAL_S * (share.number + 1) / share.of
-        await keep_in_order(self._databases.stores, first_s=first_s)
+        await keep_in_order(self._databases.stores, self.directory, first_s=first_s)
 
     async def wait(self, request: RequestId, *, work: bool = True) -> MoveStatistics:
         """The request has come to rest: completed, suspended as asked, failed. With `work` this process moves it,

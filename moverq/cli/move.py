@@ -394,23 +394,54 @@ async def remove(
     /,
     *,
     batch: Batch = None,
+    force: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Also in their soak. The old mailboxes stay where they are: nothing purges them, and there is no way "
+            "back.",
+        ),
+    ] = False,
     wait: Wait = False,
     root: RootOption = ROOT,
     json: JsonOption = False,
 ) -> None:
-    """Give moves up, or clear away what is over. The mailbox at its home is never touched."""
+    """Give moves up, or clear away what is over. The mailbox at its home is never touched.
+
+    A completed move whose soak is not over is refused: `move complete` ends that, so that its old mailbox is
+    soft-deleted and later purged. One that is completed before a worker gives it up stays.
+    """
     from moverq.cli.waiting import wait_shown
+    from moverq.errors import MoveError
     from moverq.root import open_root
 
     async with open_root(root) as opened:
-        requests = [await opened.remove(name) for name in await _named(opened, names, batch)]
+        wanted = await _named(opened, names, batch)
+        requests: list[RequestId] = []
+        refused: list[tuple[str, MoveError]] = []
+        for name in wanted:
+            try:
+                requests.append(await opened.remove(name, force=force))
+            except MoveError as error:
+                refused.append(("", error))
+        _tell_refused(refused, of=len(wanted))
         if wait:
             await wait_shown(opened, requests, quiet=json)
+        kept = [look.standing.request for look in await opened.look(requests)] if wait else []
+    gone = set(requests) - {request.request_id for request in kept} if wait else set()
     answer(
-        [{"request_id": request, "removed": wait} for request in requests],
-        [f"{request[:8]}  {'removed' if wait else 'will be removed by the next worker'}" for request in requests],
+        [{"request_id": request, "removed": request in gone} for request in requests],
+        [
+            f"{request[:8]}  {'removed' if request in gone else 'will be removed by the next worker'}"
+            for request in requests
+            if request in gone or not wait
+        ],
         json=json,
     )
+    for request in kept:
+        say(f"moverq: the move of {request.address} was completed before it could be given up, and its request stays")
+    if refused or kept:
+        raise Exit(FAILED)
 
 
 @app.command(name="set")

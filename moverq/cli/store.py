@@ -104,14 +104,17 @@ async def checkpoint(name: Name, /, *, root: RootOption = ROOT) -> None:
 
 @app.command
 async def maintain(name: Name, /, *, root: RootOption = ROOT, json: JsonOption = False) -> None:
-    """What time brings: purge deleted items past their retention, cut feeds, drop dead segments, checkpoint if due."""
+    """What time brings: purge mailboxes and items that were deleted long enough ago, cut feeds, drop dead segments,
+    checkpoint if due."""
     from moverq.endpoints.store import open_endpoint
     from moverq.root import open_root
+    from moverq.upkeep import purge_removed
 
     async with open_root(root) as opened:
         path = await opened.database_path(name)
         async with open_endpoint(name, path) as endpoint:
-            done = attrs.asdict(await endpoint.database.maintain())
+            mailboxes = await purge_removed(endpoint, opened.directory)
+            done = {"mailboxes_purged": mailboxes, **attrs.asdict(await endpoint.database.maintain())}
     answer(done, pairs(done), json=json)
 
 

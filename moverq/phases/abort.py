@@ -1,8 +1,9 @@
 """Abort: what `remove` does. Safe in every state, because the register is asked first.
 
 Before the commit: the source is its users' again as they made it, the target this move made is gone. In doubt: the
-tenure that calls this has settled the register already. After the commit: only the request's record goes, and what
-the commit entails (target open, source retired) is done first. Where another move has taken the mailbox on, to a home
+tenure that calls this has settled the register already. After the commit it is too late: what that entails (target
+open, source retired) is done, and the request soaks, so that somebody looks after its old mailbox. Of one that soaks
+already, or is over, only the record goes. Where another move has taken the mailbox on, to a home
 that is neither of ours, what this one made goes. The mailbox at the register's home is never touched.
 """
 
@@ -20,12 +21,13 @@ NOT_KEPT = 0
 
 
 async def abort(t: Tenure) -> None:
-    """The request is gone, and all that it made but a committed target."""
+    """The request is gone, and all that it made but a committed target; or it is completed, where it was too late."""
     over = t.facts.has(PurgeAllowed) or t.standing.wishes.superseded_by is not None
     if not over:
         if t.register.home == t.target_home:
             if not t.facts.has(CleanedUp):
                 await clean_up(t)
+                return
         elif t.register.home == t.source_home:
             await unlock_source(t)
             await _drop_target(t)

@@ -92,7 +92,7 @@ async def complete(t: Tenure, attempt: Attempt | None) -> None:
         entries=(done, t.entry(EntryKind.LINE, f"{t.request.address} lives at {t.register.home}.")),
         counters={**counters, "lock_ms": lock_ms} if lock_ms is not None else counters,
         message=way_back(t),
-        taken_wishes=("complete", "retry"),
+        taken_wishes=("complete", "retry", "remove"),  # to give it up is too late
     )
 
 

@@ -231,7 +231,7 @@ async def duel_at(case: Case, root: Path, step: int, at: int) -> tuple[bool, boo
 
 async def removed_at(case: Case, root: Path, step: int) -> tuple[bool, str]:
     """An operator's `remove` comes at `step`, and the engine is killed a little later: the move is given up, or it
-    was too late and only its record goes."""
+    was too late: it is completed, and stays, or, where it soaked already, only its record goes."""
     world, script, request_id = await case.begin(root)
     before = (await world.recipient()).register.home
     operator = world.engine()
@@ -240,7 +240,7 @@ async def removed_at(case: Case, root: Path, step: int) -> tuple[bool, str]:
 
     async def asked(name: str) -> None:
         if steps.count + 1 == step:
-            await moves.remove(ledger, request_id)
+            await moves.remove(ledger, request_id, force=True)
         await steps(name)
 
     engine = world.engine(step=asked)

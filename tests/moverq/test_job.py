@@ -672,12 +672,36 @@ async def test_a_rollback_whose_record_goes_after_its_commit_leaves_the_move_tak
     back = (await moves.rollback(ledger, desk.engine.directory, request_id)).request.request_id
     await desk.run(request_id)
     assert (await desk.run(back)).status == "Completed"
-    await moves.remove(ledger, back)
+    await moves.remove(ledger, back, force=True)
     await (await desk.engine.job(back)).run()
     assert request_id not in [standing.request.request_id for standing in (await ledger.changes()).due]
     assert (await desk.stats(request_id)).sync_stage == "SyncFinished"
     again = await desk.ask()
     assert (await desk.run(again)).status == "Completed"
+    await desk.world.check_safe(at_rest=True)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_move_that_is_given_up_after_its_commit_is_completed_and_stays(
+    desk: Desk, lost: bool, autojump_clock: object
+) -> None:
+    """Else nobody would look after its old mailbox. `lost`: the next tenure finds the commit, and the wish."""
+    request_id = await desk.ask()
+    ledger = await desk.engine.ledger()
+
+    async def step(name: str) -> None:
+        if name == "relocate:after":
+            await moves.remove(ledger, request_id)
+
+    desk.engine.directory.before = step
+    if lost:
+        desk.engine.directory.lose_answer("relocate")
+    stats = await desk.run(request_id)
+    assert (stats.status, stats.sync_stage) == ("Completed", "Soak")
+    standing = await ledger.get(request_id)
+    assert not standing.wishes.remove
+    recipient = await desk.world.recipient()
+    assert (recipient.active_move, recipient.move.status) == (request_id, "Completed")
     await desk.world.check_safe(at_rest=True)
 
 

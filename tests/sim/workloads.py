@@ -387,7 +387,7 @@ class People:
                 await moves.complete(ledger, request_id)
             case "remove":
                 facts = self.observer.requests[request_id].facts if request_id in self.observer.requests else {}
-                await moves.remove(ledger, request_id)
+                await moves.remove(ledger, request_id, force=True)
                 self.world.reach("remove asked for")
                 if "lock_intent" in facts and "committed" not in facts:
                     self.world.reach("abort races commit")
@@ -402,7 +402,7 @@ class People:
             case "retarget":
                 # Another target: the move is given up, and a new one asked for as soon as it is gone.
                 address = (await ledger.get(request_id)).request.address
-                await moves.remove(ledger, request_id)
+                await moves.remove(ledger, request_id, force=True)
                 while True:
                     await trio.sleep(0.5)
                     try:

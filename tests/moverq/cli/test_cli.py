@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -156,6 +157,39 @@ def test_suspend_resume_and_remove(cli: Here) -> None:
     cli.ok("move", "remove", "bob@example.org", "--wait")
     assert cli("move", "show", "bob@example.org").code == common.NOT_FOUND
     assert cli.ok("mailbox", "show", "bob@example.org", "--json").json["guard"] == "open"
+
+
+def test_a_move_in_its_soak_is_ended_before_it_is_removed_and_its_old_mailbox_is_purged(cli: Here) -> None:
+    """Also where the request is gone before the retention is over."""
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    cli.ok("move", "new", ADA, "--to", "DB2", "--retention", "1s", "--wait")
+    refused = cli("move", "remove", ADA, "--wait")
+    assert (refused.code, refused.out) == (common.REFUSED, "")
+    assert "its soak is not over: end that with `moverq move complete" in refused.err
+    assert cli.ok("move", "show", ADA, "--json").json["sync_stage"] == "Soak"
+    cli.ok("move", "complete", ADA, "--wait")
+    cli.ok("move", "remove", ADA, "--wait")
+    assert cli.ok("move", "list", "--json").json == []
+    time.sleep(1.1)
+    assert cli.ok("store", "header", "DB1", "--json").json["mailboxes"] == 1
+    assert cli.ok("store", "maintain", "DB1", "--json").json["mailboxes_purged"] == 1
+    header = cli.ok("store", "header", "DB1", "--json").json
+    assert (header["mailboxes"], header["bytes"]) == (0, 0)
+    assert cli.ok("store", "maintain", "DB2", "--json").json["mailboxes_purged"] == 0
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 1
+
+
+def test_a_move_in_its_soak_is_removed_by_force_and_the_old_mailbox_stays(cli: Here) -> None:
+    cli.ok("mailbox", "add", "bob@example.org", "--database", "DB1")
+    cli.ok("move", "new", ADA, "--to", "DB2", "--retention", "0s", "--wait")
+    cli.ok("move", "new", "bob@example.org", "--to", "DB2", "--suspend", "--wait")
+    answer = cli("move", "remove", ADA, "bob@example.org", "--wait", "--json")
+    assert (answer.code, "its soak is not over" in answer.err) == (common.FAILED, True)
+    assert [one["removed"] for one in answer.json] == [True]
+    assert cli.ok("move", "remove", ADA, "--force", "--wait", "--json").json[0]["removed"]
+    cli.ok("store", "maintain", "DB1")
+    left = cli.ok("store", "header", "DB1", "--json").json["instances"]
+    assert [(one["guard"], one["known_to"]) for one in left if one["guard"] != "open"] == [("retired", None)]
 
 
 def test_a_queued_move_that_is_to_be_suspended_says_so_before_a_worker_has_seen_it(cli: Here) -> None:
@@ -752,7 +786,7 @@ def test_a_database_is_removed_when_nothing_needs_it_and_its_files_stay(cli: Her
         assert (
             "mailbox of" in answer.err if database == "DB2" else f"moverq move list {option} {database}" in answer.err
         )
-    cli.ok("move", "remove", ADA, "--wait")
+    cli.ok("move", "remove", ADA, "--force", "--wait")
     answer = cli("database", "remove", "DB1")
     assert (answer.code, "1 mailboxes in DB1" in answer.err) == (common.REFUSED, True)
     folder = cli.root / "databases" / "DB1"
