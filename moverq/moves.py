@@ -420,13 +420,14 @@ def _check_confirmed(ledger: Ledger, bad_item_limit: int | None, *, accepted: bo
 
 
 async def _claim(ledger: Ledger, directory: Directory, standing: Standing, *, of: MoveRequest) -> Standing:
-    """The directory shows the request. Lost against another one at the same moment: the record goes again."""
+    """The directory shows the request. Lost against another one, or against the mailbox's removal, at the same
+    moment: the record goes again."""
     request = standing.request
     if request.request_id != of.request_id:
         return standing
     try:
         await directory.claim_move(request.mailbox_id, request.request_id)
-    except RequestRefused:
+    except (RequestRefused, NotFound):
         await ledger.disown(request.request_id, standing.token)
         raise
     return standing

@@ -1,19 +1,26 @@
-"""Taking a database out of the directory again: only its entry goes, and only where nothing needs it.
+"""Taking a database or a mailbox out of the directory again, only where nothing needs it.
 
-What needs it: a mailbox at home there, a move request that names it (as Remove-MailboxDatabase has it, also one that is
-over: its old mailbox may still be there), a process that has it open, and so would go on with the files of this one
-should another get its name. Mailboxes that were moved away or soft-deleted keep it too, unless the operator says that
-nobody wants them.
+What needs a database: a mailbox at home there, a move request that names it (as Remove-MailboxDatabase has it, also one
+that is over: its old mailbox may still be there), a process that has it open, and so would go on with the files of this
+one should another get its name. Mailboxes that were moved away or soft-deleted keep it too, unless the operator says
+that nobody wants them. No file of it is ever deleted: what lies there may be added again, under any name.
 
-No file is ever deleted: what lies there may be added again, under any name.
+A mailbox goes from the directory first, and is then soft-deleted: a crash between the two leaves one that nobody names,
+which is harmless (`store header` shows it as known to nobody); the other way round it would leave an address without a
+mailbox. What needs it is a move request that names it, also one that is over: its job begins with the directory.
 """
 
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
 from shlex import quote
 
-from moverq.directory.directory import DatabaseEntry, Directory, still_used
+import attrs
+
+from moverq.directory.directory import DatabaseEntry, Directory, Recipient, still_used
+from moverq.endpoints.base import Endpoint
 from moverq.endpoints.kinds import is_mail_system
-from moverq.errors import EndpointBroken, RequestRefused
+from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.flow.clock import now_ms
 from moverq.ledger.ledger import Ledger
 
@@ -50,6 +57,79 @@ async def remove_database(
     async with database_alone(name, path):
         await directory.remove_database(name)
     return entry
+
+
+@attrs.frozen(kw_only=True)
+class MailboxRemoved:
+    """A mailbox that was taken out of the directory."""
+
+    address: str
+    database: str
+    instance: str
+    items: int
+    bytes: int
+    keep_until_ms: int | None
+    """When it may be purged. None: it is a mail system's, which keeps it."""
+
+
+async def remove_mailbox(
+    directory: Directory,
+    ledger: Ledger,
+    address: str,
+    *,
+    endpoints: Callable[[str], Awaitable[Endpoint]],
+    retention_s: float,
+    force: bool,
+) -> MailboxRemoved:
+    """Nobody has the address any more, nor its aliases; the mailbox is soft-deleted, and purged by upkeep after its
+    retention. In a mail system it stays as it is, and is only forgotten. `force`: also one that holds items.
+
+    Raises:
+        NotFound: there is no such mailbox.
+        RequestRefused: a move request names it, or it holds items.
+        RegisterChanged: it was moved in this moment; nothing changed.
+    """
+    recipient = await directory.locate(address)
+    await _check_no_request_moves(ledger, recipient)
+    home = recipient.register.home
+    is_kept_there = is_mail_system((await directory.database(home.database)).path)
+    items = size = 0
+    async with aclosing((await endpoints(home.database)).source(home.instance)) as source:
+        if not is_kept_there:
+            with suppress(NotFound):  # of a database that was made anew
+                summary = await source.summary()
+                items, size = summary.items, summary.bytes
+        if items and not force:
+            raise RequestRefused(
+                why=f"there are {items:,} items in the mailbox of {recipient.address}; `moverq mailbox export` takes "
+                f"them out, and --force removes it all the same"
+            )
+        token = await directory.take_token(recipient.mailbox_id)
+        await directory.remove_recipient(recipient.mailbox_id, expected=recipient.register)
+        keep_until_ms = 0 if is_kept_there else now_ms() + round(retention_s * 1000)
+        with suppress(NotFound):
+            await source.retire(token, home)
+            await source.remove(token, keep_until_ms=keep_until_ms)
+            if is_kept_there:
+                await source.purge(token)
+    return MailboxRemoved(
+        address=recipient.address,
+        database=home.database,
+        instance=home.instance.hex(),
+        items=items,
+        bytes=size,
+        keep_until_ms=None if is_kept_there else keep_until_ms,
+    )
+
+
+async def _check_no_request_moves(ledger: Ledger, recipient: Recipient) -> None:
+    found = await ledger.find(mailbox_id=recipient.mailbox_id)
+    if found:
+        last = found[-1]
+        raise RequestRefused(
+            why=f"a move request names the mailbox of {recipient.address} ({last.request.request_id[:8]}, "
+            f"{last.status.value}): clear it away with `moverq move remove`"
+        )
 
 
 async def _check_nobody_is_at_home(directory: Directory, name: str) -> None:
@@ -89,4 +169,4 @@ async def _old_mailboxes(name: str, path: Path) -> int:
     return old
 
 
-__all__ = ["remove_database"]
+__all__ = ["MailboxRemoved", "remove_database", "remove_mailbox"]

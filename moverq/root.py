@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from moverq.lmtp.session import Deliver
     from moverq.mailbox_files import Exported, Imported
     from moverq.model.report import MoveReport
+    from moverq.removal import MailboxRemoved
     from moverq.service import Service
     from moverq.session import Place, Session
     from moverq.transport import Transport
@@ -424,6 +425,17 @@ class Root:
             await source.retire(token, home)
             await source.remove(token, keep_until_ms=0)
             await target.purge(token)
+
+    async def mailbox_remove(
+        self, address: str, *, retention_s: float = 30 * 86400.0, force: bool = False
+    ) -> "MailboxRemoved":
+        """Nobody has the address any more, and the mailbox is soft-deleted; see `moverq.removal`."""
+        from moverq.removal import remove_mailbox
+
+        moves.check_options(self.ledger, retention_s=retention_s)
+        return await remove_mailbox(
+            self.directory, self.ledger, address, endpoints=self.endpoint, retention_s=retention_s, force=force
+        )
 
     async def mailbox_list(self, *, database: str | None = None) -> list[Recipient]:
         """Every recipient, by address."""

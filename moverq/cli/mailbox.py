@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from moverq.cli.common import FAILED, ROOT, Exit, JsonOption, RootOption, StatusLine, answer, pairs, say, size, table
+from moverq.cli.common import (
+    FAILED,
+    ROOT,
+    Exit,
+    JsonOption,
+    RootOption,
+    StatusLine,
+    answer,
+    pairs,
+    say,
+    size,
+    table,
+    to_seconds,
+)
 
 if TYPE_CHECKING:
     from moverq.mailbox_files import Exported, Imported
 
-app = App(name="mailbox", help="Mailboxes: add, look at, import to, export from.")
+app = App(name="mailbox", help="Mailboxes: add, look at, import to, export from, remove.")
 
 NOT_MAIL_SHOWN = 20
 
@@ -32,6 +45,53 @@ async def add(
     async with open_root(root) as opened:
         recipient = await opened.mailbox_add(address, database=database, quota_bytes=quota)
     answer(None, f"mailbox {recipient.address} in {recipient.register.home.database}", json=False)
+
+
+@app.command
+async def remove(
+    address: str,
+    /,
+    *,
+    force: Annotated[bool, Parameter(negative=(), help="Also one that holds items.")] = False,
+    retention: Annotated[
+        float,
+        Parameter(
+            converter=to_seconds,
+            metavar="DURATION",
+            help="How long it is kept before it is purged; 30d if not given.",
+        ),
+    ] = 30 * 86400.0,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Take a mailbox and its addresses out of the directory, and soft-delete it.
+
+    It is purged after its retention, and no verb brings it back. In a mail system it stays as it is. As long as a move
+    request names it, it is not removed.
+    """
+    from moverq.model.statistics import iso
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        gone = await opened.mailbox_remove(address, retention_s=retention, force=force)
+    until = iso(gone.keep_until_ms)
+    what = (
+        f"what is in {gone.database} stays as it is"
+        if until is None
+        else f"{gone.items:,} items are kept until {until}"
+    )
+    answer(
+        {
+            "address": gone.address,
+            "database": gone.database,
+            "instance": gone.instance,
+            "items": gone.items,
+            "bytes": gone.bytes,
+            "kept_until": until,
+        },
+        f"mailbox {gone.address} is removed; {what}",
+        json=json,
+    )
 
 
 @app.command(name="list")

@@ -16,7 +16,7 @@ from typing import Protocol
 import attrs
 
 from moverq.endpoints.base import Home
-from moverq.errors import NotFound, RequestRefused
+from moverq.errors import NotFound, RegisterChanged, RequestRefused
 from moverq.model.ids import MailboxId, RequestId
 
 
@@ -107,6 +107,16 @@ class Directory(Protocol):
         Raises:
             RequestRefused: the address is taken or no address, or the mailbox has a recipient.
             NotFound: the directory has no such database.
+        """
+        ...
+
+    async def remove_recipient(self, mailbox_id: MailboxId, *, expected: Register) -> None:
+        """The recipient is gone, and all its addresses with it.
+
+        Raises:
+            RegisterChanged: its register is not `expected`; nothing changed.
+            RequestRefused: a move has claimed it.
+            NotFound: there is no such recipient.
         """
         ...
 
@@ -205,6 +215,14 @@ def still_used(kind: str, name: str, first: str, many: int) -> RequestRefused:
     """What is to be removed has something on it or in it: `first`, and others."""
     more = f" and {many - 1:,} more" if many > 1 else ""
     return RequestRefused(why=f"the {kind} {name} is in use: by {first}{more}; nothing was changed")
+
+
+def check_removable(recipient: Recipient, expected: Register) -> None:
+    """Raises `RegisterChanged`, and `RequestRefused` where a move has claimed it."""
+    if recipient.register != expected:
+        raise RegisterChanged(expected=str(expected), present=str(recipient.register))
+    if recipient.active_move is not None:
+        raise RequestRefused(why=f"{recipient.address} is being moved by request {recipient.active_move}")
 
 
 def sought_address(address: str) -> str:

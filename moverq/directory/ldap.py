@@ -32,6 +32,7 @@ from moverq.directory.directory import (
     Recipient,
     Register,
     Server,
+    check_removable,
     checked_address,
     sought_address,
     still_used,
@@ -187,6 +188,23 @@ class LdapDirectory:
         recipient = await self.recipient(mailbox_id)
         await self._check_free((primary, *recipient.aliases), mine=mailbox_id, undo=lambda: self._withdrawn(dn, values))
         return recipient
+
+    async def remove_recipient(self, mailbox_id: MailboxId, *, expected: Register) -> None:
+        """The entry stays, and what is the site's in it; also the addresses that its `mail` and `alias` say."""
+        names = self._names
+        ours = (names.mailbox, names.address, names.token, names.quota, names.move_status, names.move_batch)
+        others = [*ours, names.move_source, names.move_target, *([names.host] if names.host else [])]
+        changes: list[Change] = [
+            Delete(names.register, [register_text(expected)]),
+            Delete(names.active_move, [NONE]),
+            Delete("objectClass", [self._settings.recipient_classes[0]]),
+            *(Replace(name, []) for name in others),
+        ]
+        while True:
+            dn, present = await self._entry(mailbox_id)
+            check_removable(present, expected)
+            if await self._modify(dn, changes) is Code.SUCCESS:
+                return
 
     async def add_alias(self, mailbox_id: MailboxId, alias: str) -> None:
         address = checked_address(alias)

@@ -20,6 +20,7 @@ from moverq.directory.directory import (
     Recipient,
     Register,
     Server,
+    check_removable,
     checked_address,
     sought_address,
     still_used,
@@ -120,6 +121,16 @@ class MemoryDirectory:
             return recipient
 
         return await self._effect("add_recipient", add)
+
+    async def remove_recipient(self, mailbox_id: MailboxId, *, expected: Register) -> None:
+        def remove() -> None:
+            present = self._recipient(mailbox_id)
+            check_removable(present, expected)
+            for address in (present.address, *present.aliases):
+                del self._addresses[address]
+            del self._recipients[mailbox_id]
+
+        await self._effect("remove_recipient", remove)
 
     async def add_alias(self, mailbox_id: MailboxId, alias: str) -> None:
         address = checked_address(alias)

@@ -24,6 +24,7 @@ from moverq.directory.directory import (
     Recipient,
     Register,
     Server,
+    check_removable,
     checked_address,
     sought_address,
     still_used,
@@ -207,6 +208,14 @@ class SqliteDirectory:
             return _recipient(db, mailbox_id)
 
         return await self._write(add)
+
+    async def remove_recipient(self, mailbox_id: MailboxId, *, expected: Register) -> None:
+        def remove(db: apsw.Connection) -> None:
+            check_removable(_recipient(db, mailbox_id), expected)
+            db.execute("DELETE FROM address WHERE mailbox_id = ?", (mailbox_id,))
+            db.execute("DELETE FROM recipient WHERE mailbox_id = ?", (mailbox_id,))
+
+        await self._write(remove)
 
     async def add_alias(self, mailbox_id: MailboxId, alias: str) -> None:
         address = checked_address(alias)

@@ -195,6 +195,28 @@ async def test_servers_and_databases_go_when_nothing_is_on_them(directory: Direc
     assert (await directory.server("MBX1")).version == "2007"
 
 
+async def test_a_recipient_goes_with_its_addresses_unless_it_has_moved_or_is_moving(directory: Directory) -> None:
+    await directory.add_alias(ANNA, "countess@example.org")
+    with pytest.raises(RegisterChanged):
+        await directory.remove_recipient(ANNA, expected=Register(THERE, 2))
+    await directory.claim_move(ANNA, MINE)
+    with pytest.raises(RequestRefused, match=f"is being moved by request {MINE}"):
+        await directory.remove_recipient(ANNA, expected=Register(HERE, 1))
+    await directory.release_move(ANNA, MINE)
+    assert (await directory.recipient(ANNA)).register == Register(HERE, 1)
+    await directory.remove_recipient(ANNA, expected=Register(HERE, 1))
+    for gone in (directory.locate("anna@example.org"), directory.locate("countess@example.org")):
+        with pytest.raises(NotFound):
+            await gone
+    with pytest.raises(NotFound):
+        await directory.remove_recipient(ANNA, expected=Register(HERE, 1))
+    assert await directory.recipients() == []
+    await directory.remove_database("DB1")
+    bert = await directory.add_recipient(BERT, "anna@example.org", THERE)
+    assert (bert.register, bert.token, bert.quota_bytes) == (Register(THERE, 1), 0, None)
+    assert await directory.locate("anna@example.org") == bert
+
+
 async def test_what_is_not_there_is_not_found(directory: Directory) -> None:
     nowhere = Home("DB9", InstanceId(b"9" * 16))
     calls: list[Callable[[], Awaitable[object]]] = [

@@ -115,6 +115,22 @@ async def test_a_request_is_found_by_address_and_by_the_beginning_of_its_id(engi
             await moves.find_request(ledger, engine.directory, nobody)
 
 
+async def test_a_mailbox_that_is_removed_while_its_move_is_asked_for_leaves_no_request(engine: Engine) -> None:
+    """Nobody could remove that one: each turn of a job begins with the mailbox's next token."""
+    ledger, directory = await engine.ledger(), engine.directory
+    recipient = await engine.world.recipient()
+
+    async def meanwhile(name: str) -> None:
+        if name == "claim_move:before":
+            directory.before = None
+            await directory.remove_recipient(recipient.mailbox_id, expected=recipient.register)
+
+    directory.before = meanwhile
+    with pytest.raises(NotFound):
+        await moves.new_move(ledger, directory, ADDRESS, "DB2")
+    assert await ledger.find() == []
+
+
 async def test_removing_a_request_that_never_ran_leaves_nothing(engine: Engine) -> None:
     ledger = await engine.ledger()
     request_id = (await moves.new_move(ledger, engine.directory, ADDRESS, "DB2")).request.request_id

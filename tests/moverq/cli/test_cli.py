@@ -19,6 +19,8 @@ from moverq.cli import common
 from moverq.cli.__main__ import GROUPS, run
 from moverq.cli.progress import BAR, COLUMNS, fitting
 from moverq.cli.worker import checked_limits
+from moverq.directory.sqlite import SqliteDirectory
+from moverq.endpoints.store import StoreMailbox
 from moverq.errors import EndpointUnavailable
 from moverq.flow.file_lock import FileLock
 from moverq.ledger.ledger import Ledger
@@ -605,6 +607,71 @@ def test_settings_and_aliases(cli: Here) -> None:
     cli.ok("mailbox", "alias", ADA, "countess@example.org")
     cli.ok("deliver", "countess@example.org", stdin=MESSAGE)
     assert cli.ok("mailbox", "show", "countess@example.org", "--json").json["items"] == 1
+
+
+def test_a_mailbox_is_removed_and_purged_after_its_retention(cli: Here) -> None:
+    cli.ok("mailbox", "alias", ADA, "countess@example.org")
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    refused = cli("mailbox", "remove", ADA)
+    assert (refused.code, refused.out) == (common.REFUSED, "")
+    assert "there are 1 items in the mailbox of ada@example.org" in refused.err
+    instance = cli.ok("mailbox", "show", ADA, "--json").json["instance"]
+    gone = cli.ok("mailbox", "remove", "countess@example.org", "--force", "--retention", "1s", "--json").json
+    assert (gone["address"], gone["database"], gone["instance"]) == (ADA, "DB1", instance)
+    assert (gone["items"], gone["bytes"], gone["kept_until"][:2]) == (1, len(MESSAGE), "20")
+    for address in (ADA, "countess@example.org"):
+        assert cli("mailbox", "show", address).code == cli("deliver", address, stdin=MESSAGE).code == common.NOT_FOUND
+    assert cli("mailbox", "remove", ADA).code == common.NOT_FOUND
+    assert cli.ok("store", "header", "DB1", "--json").json["instances"] == []
+    time.sleep(1.1)
+    assert cli.ok("store", "maintain", "DB1", "--json").json["mailboxes_purged"] == 1
+    cli.ok("mailbox", "add", ADA, "--database", "DB1")
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 0
+    assert "0 items are kept until" in cli.ok("mailbox", "remove", ADA).out
+
+
+def test_a_mailbox_that_a_move_request_names_is_not_removed(cli: Here) -> None:
+    cli.ok("move", "new", ADA, "--to", "DB2", "--retention", "0s", "--wait")
+    for _ in range(2):
+        refused = cli("mailbox", "remove", ADA, "--force")
+        assert (refused.code, "moverq move remove" in refused.err) == (common.REFUSED, True)
+        cli.ok("move", "complete", ADA, "--wait")
+    assert cli.ok("mailbox", "show", ADA, "--json").json["guard"] == "open"
+    cli.ok("move", "remove", ADA, "--wait")
+    cli.ok("mailbox", "remove", ADA)
+
+
+def test_a_crash_of_a_mailboxs_removal_leaves_it_whole_or_as_one_that_nobody_names(
+    cli: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as before:
+        before.setattr(SqliteDirectory, "remove_recipient", killed)
+        assert cli("mailbox", "remove", ADA).code == common.INTERRUPTED
+    assert cli.ok("mailbox", "show", ADA, "--json").json["guard"] == "open"
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    with monkeypatch.context() as between:
+        between.setattr(StoreMailbox, "retire", killed)
+        assert cli("mailbox", "remove", ADA, "--force").code == common.INTERRUPTED
+    assert cli("mailbox", "show", ADA).code == common.NOT_FOUND
+    (left,) = cli.ok("store", "header", "DB1", "--json").json["instances"]
+    assert (left["items"], left["known_to"]) == (1, None)
+    cli.ok("mailbox", "add", ADA, "--database", "DB1")
+
+
+def test_a_mailbox_in_a_mail_system_is_only_forgotten(cli: Here, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    mailbox.Maildir(tmp_path / "old" / "bob@example.org").add(MESSAGE)
+    cli.ok("database", "add", "MAIL", "--server", "EX1", "--path", f"maildir:{tmp_path}/old/%u")
+    cli.ok("mailbox", "add", "bob@example.org", "--database", "MAIL")
+    assert any((cli.root / "mirrors" / "MAIL").glob("*.sqlite"))
+    assert "what is in MAIL stays as it is" in cli.ok("mailbox", "remove", "bob@example.org").out
+    assert not any((cli.root / "mirrors" / "MAIL").glob("*.sqlite"))
+    assert len(mailbox.Maildir(tmp_path / "old" / "bob@example.org")) == 1
+    cli.ok("mailbox", "add", "bob@example.org", "--database", "MAIL")
+    assert cli.ok("mailbox", "show", "bob@example.org", "--json").json["items"] == 1
 
 
 # ---- lists, help, the store
