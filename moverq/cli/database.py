@@ -30,6 +30,25 @@ async def add(
     answer(None, f"database {entry.name} on {entry.server}, in {entry.path}", json=False)
 
 
+@app.command(name="set")
+async def set_(
+    name: str,
+    /,
+    *,
+    path: Annotated[str, Parameter(help="The folder that its files were moved to.")],
+    root: RootOption = ROOT,
+) -> None:
+    """Say where a database lies whose files were moved. Workers and LMTP listeners are stopped before that.
+
+    Refused where a database is still at the old path, or where the one at the new path has not its mailboxes.
+    """
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        entry = await opened.database_set(name, path=path)
+    answer(None, f"database {entry.name} on {entry.server}, in {entry.path}", json=False)
+
+
 @app.command
 async def remove(
     name: str,

@@ -91,6 +91,10 @@ class Directory(Protocol):
         """Raises `RequestRefused` where the name is taken, `NotFound` where there is no such server."""
         ...
 
+    async def set_database_path(self, name: str, path: str) -> None:
+        """The database lies there now. Raises `NotFound`."""
+        ...
+
     async def remove_server(self, name: str) -> None:
         """Raises `NotFound`; `RequestRefused` where a database is on it."""
         ...

@@ -147,6 +147,10 @@ class LdapDirectory:
         found = await self._all_named(DATABASES, "moverqDatabaseEntry")
         return sorted(map(_database, found), key=lambda database: database.name)
 
+    async def set_database_path(self, name: str, path: str) -> None:
+        await self.database(name)
+        await self._modify(self._named_dn(DATABASES, name), [Replace("moverqPath", [path])])
+
     async def remove_server(self, name: str) -> None:
         await self.server(name)
         there = [one.name for one in await self.databases() if one.server == name]

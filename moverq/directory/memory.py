@@ -77,6 +77,12 @@ class MemoryDirectory:
 
         await self._effect("add_database", add)
 
+    async def set_database_path(self, name: str, path: str) -> None:
+        def change() -> None:
+            self._databases[name] = attrs.evolve(self._database(name), path=path)
+
+        await self._effect("set_database_path", change)
+
     async def remove_server(self, name: str) -> None:
         def remove() -> None:
             self._server(name)

@@ -170,6 +170,13 @@ class SqliteDirectory:
 
         await self._write(add)
 
+    async def set_database_path(self, name: str, path: str) -> None:
+        def change(db: apsw.Connection) -> None:
+            _database(db, name)
+            db.execute("UPDATE database SET path = ? WHERE name = ?", (path, name))
+
+        await self._write(change)
+
     async def remove_server(self, name: str) -> None:
         def remove(db: apsw.Connection) -> None:
             _server(db, name)

@@ -177,6 +177,15 @@ async def test_servers_and_databases_are_kept_by_name(directory: Directory) -> N
         await directory.add_database(DatabaseEntry(name="DB9", server="MBX9", path="/srv"))
 
 
+async def test_a_database_is_said_to_lie_elsewhere(directory: Directory) -> None:
+    await directory.set_database_path("DB1", "/srv/new/db1")
+    assert await directory.database("DB1") == DatabaseEntry(name="DB1", server="MBX1", path="/srv/new/db1")
+    assert (await directory.database("DB2")).path == "/srv/db2"
+    assert (await directory.recipient(ANNA)).register == Register(HERE, 1)
+    with pytest.raises(NotFound, match="no database DB9"):
+        await directory.set_database_path("DB9", "/srv/db9")
+
+
 async def test_servers_and_databases_go_when_nothing_is_on_them(directory: Directory) -> None:
     with pytest.raises(RequestRefused, match="MBX1 is in use: by the database DB1"):
         await directory.remove_server("MBX1")

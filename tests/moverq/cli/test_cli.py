@@ -20,7 +20,7 @@ from moverq.cli.__main__ import GROUPS, run
 from moverq.cli.progress import BAR, COLUMNS, fitting
 from moverq.cli.worker import checked_limits
 from moverq.directory.sqlite import SqliteDirectory
-from moverq.endpoints.store import StoreMailbox
+from moverq.endpoints.store import StoreMailbox, open_endpoint
 from moverq.errors import EndpointUnavailable
 from moverq.flow.file_lock import FileLock
 from moverq.ledger.ledger import Ledger
@@ -877,6 +877,50 @@ def test_a_database_that_somebody_has_open_or_that_is_lost_is_removed_or_not(cli
     shutil.rmtree(cli.root / "databases" / "DB3")
     cli.ok("database", "remove", "DB3")
     assert cli("database", "remove", "DB3").code == common.NOT_FOUND
+
+
+def test_a_database_whose_files_were_moved_is_found_at_their_new_place(cli: Here, tmp_path: Path) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    old, new = cli.root / "databases" / "DB1", tmp_path / "disk2" / "DB1"
+    other = cli.root / "databases" / "DB2"
+    cli.ok("database", "add", "DB3", "--server", "EX1", "--path", str(tmp_path / "DB3"))
+    cli.ok("database", "remove", "DB3")
+
+    def refused(name: str, path: Path | str, code: int, said: str) -> None:
+        answer = cli("database", "set", name, "--path", str(path))
+        assert (answer.code, answer.out, said in answer.err) == (code, "", True), answer
+
+    before = cli.ok("database", "list").out
+    refused("DB9", new, common.NOT_FOUND, "no database DB9")
+    refused("DB1", other, common.REFUSED, f"the database DB2 is at {other} already")
+    refused("DB1", "imap://mail.example.org", common.REFUSED, "a mail system is another database")
+    refused("DB1", new, common.REFUSED, f"there is a database at {old} still")
+    new.parent.mkdir()
+    old.rename(new)
+    old.mkdir()
+    refused("DB1", tmp_path / "nothing", common.BROKEN, "nothing")
+    refused("DB1", tmp_path / "DB3", common.REFUSED, f"is not DB1: the mailbox of {ADA} is not in it")
+    assert cli.ok("database", "list").out == before
+
+    async def while_open() -> None:
+        async with open_endpoint("DB1", new):
+            answer = await trio.to_thread.run_sync(There(cli.root), "database", "set", "DB1", "--path", str(new))
+            assert answer.code == common.TEMPORARY
+
+    trio.run(while_open)
+    assert cli.ok("database", "set", "DB1", "--path", str(new)).out == f"database DB1 on EX1, in {new}\n"
+    cli.ok("database", "set", "DB1", "--path", str(new))
+    cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 1
+    old.rmdir()
+    new.rename(old)
+    cli.ok("database", "set", "DB1", "--path", str(old))
+    cli.ok("move", "rollback", ADA, "--wait")
+    other.rename(new)
+    cli.ok("database", "set", "DB2", "--path", str(new))  # with an old mailbox, which its soak needs
+    cli.ok("database", "add", "DB3", "--server", "EX1")
+    (cli.root / "databases" / "DB3").rename(other)
+    refused("DB3", other, common.REFUSED, "nobody is at home in DB3")
 
 
 def test_a_mail_system_is_removed_with_nothing_but_its_name(cli: Here, tmp_path: Path) -> None:
