@@ -12,7 +12,7 @@ import trio
 
 from moverq.endpoints.files.errors import as_move_error
 from moverq.endpoints.mirrored.folder_names import Naming
-from moverq.endpoints.mirrored.mirror import Mirror
+from moverq.endpoints.mirrored.mirror import FolderPlace, Mirror
 from moverq.endpoints.mirrored.session import MirrorFile
 from moverq.flow.offload import Offload
 from moverq.model.ids import InstanceId
@@ -132,6 +132,10 @@ class FileSession(Generic[L, K]):
 
     async def wait_told(self, *, at_most_s: float) -> None:
         await trio.sleep(at_most_s)
+
+    async def flags_not_kept(self, folder: FolderPlace) -> int:
+        """Every format has a letter for each flag."""
+        return 0
 
 
 __all__ = ["UNSETTLED_S", "FileSession", "FileSettings", "at_files"]

@@ -132,9 +132,9 @@ async def _leave_out(
             continue
         if folder_id not in session.keywords_taken:
             async with session.connection() as connection:
-                validity, taken = await select(connection, merged.places[folder_id].wire)
-                if validity:  # else it went, as the APPEND will say
-                    session.keywords_taken[folder_id] = taken
+                selected = await select(connection, merged.places[folder_id].wire)
+                if selected.validity:  # else it went, as the APPEND will say
+                    session.keywords_taken[folder_id] = selected.keywords
         taken = session.keywords_taken.get(folder_id)
         if taken is None:
             continue
@@ -278,7 +278,7 @@ class _Batch:
             if seen is not None and seen.uid > top and seen.received_ms // 1000 in seconds:
                 new.append(seen.uid)
 
-        validity, _ = await select(connection, wire)
+        validity = (await select(connection, wire)).validity
         with suppress(Refused):  # as `1:*` of an empty folder is by some
             await connection.run(b"UID FETCH %d:* (UID FLAGS INTERNALDATE RFC822.SIZE)" % (top + 1), take=take)
         left = list(refused)

@@ -34,6 +34,7 @@ _FLAGS: Final = {
     b"\\deleted": int(Flag.DELETED),
     b"\\draft": int(Flag.DRAFT),
 }
+ALL_FLAGS: Final = sum(_FLAGS.values())
 _LINE: Final = (
     rb"\* \d+ FETCH \(UID <\d{1,10}> FLAGS \(<[^()\"{\r\n]*>\) INTERNALDATE "
     rb'"<[ 0-3]\d-(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)-[12]\d{3}> <\d\d>:<\d\d>:<\d\d> <[+-]\d{4}>" '

@@ -12,6 +12,7 @@ from moverq.endpoints.imap import listing, writing
 from moverq.endpoints.imap.appending import AppendOrder, append_all
 from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.lending import Connections
+from moverq.endpoints.imap.listing import ALL_FLAGS
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.metadata import read_annotations
 from moverq.endpoints.imap.namespaces import Namespaces, namespaces_of
@@ -106,6 +107,11 @@ class ImapSession:
         if wanted:
             async with self.connection() as connection:
                 await listing.look_into(connection, wanted, on_look=on_look)
+
+    async def flags_not_kept(self, folder: FolderPlace) -> int:
+        async with self.connection() as connection:
+            selected = await writing.select(connection, folder.wire)
+        return ALL_FLAGS & ~selected.flags if selected.validity == folder.server_validity else 0
 
     async def read(self, folder: FolderPlace, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
         async with self.connection() as connection:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moverq.endpoints.imap.connection import (
     Connection,
@@ -25,7 +25,7 @@ from moverq.endpoints.imap.connection import (
     shown,
     words,
 )
-from moverq.endpoints.imap.listing import check_gone, flag_words, is_fetch, look_into
+from moverq.endpoints.imap.listing import ALL_FLAGS, check_gone, flag_words, flags_in, is_fetch, look_into
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Response, WireError, number, pairs, said, uid_sets, uids_in
 from moverq.endpoints.mirrored import intents
@@ -152,7 +152,7 @@ async def _present(connection: Connection, wire: bytes, asked: Sequence[int]) ->
         if is_fetch(response):
             present.add(number(pairs(words(response)[2]).get(b"UID")))
 
-    validity, _ = await select(connection, wire)
+    validity = (await select(connection, wire)).validity
     if not validity:
         return 0, present
     try:
@@ -196,24 +196,33 @@ async def work_off(session: "ImapSession") -> None:
                 await _store_and_expunge(session, connection, due, folder_id)
 
 
-async def select(connection: Connection, wire: bytes) -> tuple[int, frozenset[str] | None]:
-    """The folder is selected for writing: its UIDVALIDITY, and the keywords it takes (None: any). UIDVALIDITY 0: there
-    is no such folder any more, as the next refresh will tell."""
-    validity = 0
-    permanent: frozenset[str] | None = None
+class Selected(NamedTuple):
+    """What a folder says of itself."""
+
+    validity: int = 0
+    """UIDVALIDITY. 0: there is no such folder any more, as the next refresh will tell."""
+    flags: int = ALL_FLAGS
+    """The system flags that it keeps, by its word (PERMANENTFLAGS); one that does not say keeps all."""
+    keywords: frozenset[str] | None = None
+    """The keywords that it takes, in small letters. None: any."""
+
+
+async def select(connection: Connection, wire: bytes) -> Selected:
+    """The folder is selected for writing."""
+    selected = Selected()
 
     def take(response: Response) -> None:
-        nonlocal validity, permanent
+        nonlocal selected
         if not response.head.upper().startswith(b"* OK ["):
             return
         answer = said(response.head[2:])
         if answer.code == b"UIDVALIDITY":
-            validity = number(answer.arguments)
+            selected = selected._replace(validity=number(answer.arguments))
         elif answer.code == b"PERMANENTFLAGS":
             words = answer.arguments.strip(b"()").split()
-            permanent = (
-                None if b"\\*" in words else frozenset(word.decode("utf-8", "replace").lower() for word in words)
-            )
+            flags, keywords = flags_in(words)
+            taken = None if b"\\*" in words else frozenset(word.lower() for word in keywords)
+            selected = selected._replace(flags=flags, keywords=taken)
 
     connection.selected = Selection(wire, is_writable=True)
     connection.is_in_folder = True
@@ -222,8 +231,8 @@ async def select(connection: Connection, wire: bytes) -> tuple[int, frozenset[st
     except Refused as refused:
         connection.selected = None
         await check_gone(connection, wire, refused)
-        return 0, None
-    return validity, permanent
+        return Selected()
+    return selected
 
 
 async def _move(
@@ -235,8 +244,7 @@ async def _move(
     asked: Sequence[tuple[ItemId, int]],
 ) -> bool:
     """False: the server said yes and not where all of them are now, so those are in doubt."""
-    validity, _ = await select(connection, due.wires[from_folder])
-    if validity != due.validity[from_folder]:
+    if (await select(connection, due.wires[from_folder])).validity != due.validity[from_folder]:
         return True  # the next refresh tells what its messages are called now
     with session.mirror.intending() as intent:
         await session.mirror.ask(partial(intents.note_begun, item_ids=[item_id for item_id, _ in asked], intent=intent))
@@ -270,13 +278,14 @@ async def _move(
 async def _store_and_expunge(
     session: "ImapSession", connection: Connection, due: intents.Due, folder_id: FolderId
 ) -> None:
-    validity, permanent = await select(connection, due.wires[folder_id])
-    if validity != due.validity[folder_id]:
+    selected = await select(connection, due.wires[folder_id])
+    if selected.validity != due.validity[folder_id]:
         return
     groups: dict[_Flags, list[int]] = defaultdict(list)
     left_out = 0
     for uid, bits, keywords in due.flags.get(folder_id, ()):
-        kept = keywords if permanent is None else tuple(word for word in keywords if word.lower() in permanent)
+        taken = selected.keywords
+        kept = keywords if taken is None else tuple(word for word in keywords if word.lower() in taken)
         left_out += len(keywords) - len(kept)
         groups[bits, kept].append(uid)
     expunged = due.expunges.get(folder_id, ())
@@ -352,4 +361,4 @@ async def _run_all(
         await connection.done(command)
 
 
-__all__ = ["select", "settle", "work_off"]
+__all__ = ["Selected", "select", "settle", "work_off"]

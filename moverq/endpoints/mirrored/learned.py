@@ -6,7 +6,8 @@ reading: the caller does it (`refresh`), and hands the pairs to `apply`.
 
 Where the server is right (open, locked) a difference is a change with the next number. Where the mirror is right
 (sealed, retired) it is damage: the sums lose it, so verification sees it, and a row's modseq falls to -1, so that the
-next state from the source, any state, mends it.
+next state from the source, any state, mends it. No damage is what the server does not keep: a keyword that it drops; a
+system flag that it drops where the folder says, too, that it does not keep it.
 """
 
 from array import array
@@ -106,6 +107,10 @@ class Difference:
     """Items that clients know by another UID now, so to them they are others. They are among `new` too."""
     incomplete: bool
     """What is known and what was told do not add up to EXISTS: look at everything."""
+    flags_missing: int = 0
+    """Those that some of the changed were to have, and have not."""
+    flags_not_kept: int = 0
+    """Of these at a target, those that the folder says not to keep. Not all that it says so of: some do not know."""
 
     @property
     def size(self) -> int:
@@ -147,6 +152,7 @@ def compare(mirror: Mirror, look: Look) -> Difference:
         )
     new, changed, doubted, verified = [], [], [], []
     renumbered: list[Located] = []
+    flags_missing = 0
     follows_uids = look.uids_are_ours and folder.native and not mirror.standing().is_movers
     for seen in look.seen:
         row = known.get(seen.uid)
@@ -162,6 +168,7 @@ def compare(mirror: Mirror, look: Look) -> Difference:
             row.server_keywords != joined(seen.keywords) and _are_others(row.server_keywords, seen.keywords)
         ):
             changed.append((row.seq, seen))
+            flags_missing |= row.server_flags & ~seen.flags
         if not row.verified:
             if _fits(row, seen):
                 verified.append(row.seq)
@@ -187,6 +194,7 @@ def compare(mirror: Mirror, look: Look) -> Difference:
         reset=False,
         incomplete=incomplete,
         renumbered=renumbered,
+        flags_missing=flags_missing,
     )
 
 
@@ -452,10 +460,16 @@ def _mend(
         if due:
             continue
         missing = {word.lower() for word in split(keywords)} - {word.lower() for word in seen.keywords}
-        if missing and seen.flags == flags and len(seen.keywords) + len(missing) == len(split(keywords)):
+        not_kept = flags & ~seen.flags & difference.flags_not_kept
+        has_the_rest = seen.flags == flags & ~not_kept and len(seen.keywords) + len(missing) == len(split(keywords))
+        if (missing or not_kept) and has_the_rest:
             # Some say that they take any keyword, and drop it. To write it again would go on without end.
-            mirror.db.execute("UPDATE items SET server_keywords = ? WHERE seq = ?", (joined(seen.keywords), seq))
-            mirror.remark("the server does not keep a keyword", len(missing))
+            mirror.db.execute(
+                "UPDATE items SET server_flags = ?, server_keywords = ? WHERE seq = ?",
+                (seen.flags, joined(seen.keywords), seq),
+            )
+            if missing:
+                mirror.remark("the server does not keep a keyword", len(missing))
         else:
             _set_flags(mirror, seq, seen, modseq=DAMAGED)
 

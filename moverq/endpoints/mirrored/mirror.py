@@ -19,6 +19,7 @@ Blocking; `mailbox` calls it through `Offload`, one call a batch. Bounded by: a 
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -37,6 +38,7 @@ from moverq.model.change import (
     NO_PROPERTIES,
     ChangeBatch,
     DeliveryKeyState,
+    Flag,
     FolderState,
     Gone,
     ItemState,
@@ -568,10 +570,17 @@ class Mirror:
         )
 
     def remarks(self) -> tuple[str, ...]:
-        return tuple(
-            text if count == 1 else f"{text} ({count:,} times)"
-            for text, count in self.db.execute("SELECT text, count FROM remarks ORDER BY text")
-        )
+        """What was remarked; and of how many messages the server does not keep a flag, counted now, for one that is
+        stored again is missing again."""
+        counts = Counter(dict(self.db.execute("SELECT text, count FROM remarks")))
+        for flags, count in self.db.execute(
+            "SELECT flags & ~server_flags, count(*) FROM items WHERE flags & ~server_flags AND due = 0 "
+            "AND server_uid IS NOT NULL GROUP BY 1"
+        ):
+            for name, flag in Flag.__members__.items():
+                if flag & flags:
+                    counts[f"the server did not keep the flag \\{name.capitalize()} of a message"] += count
+        return tuple(text if count == 1 else f"{text} ({count:,} times)" for text, count in sorted(counts.items()))
 
 
 def _connect(path: Path, *, create: bool) -> apsw.Connection:

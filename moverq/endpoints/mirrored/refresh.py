@@ -168,7 +168,8 @@ async def _learn(
         difference = await session.mirror.ask(partial(learned.compare, look=look))
         must_read = must_read or difference.needs_reading
         # Behind a part that must wait the folder's others do: with the last it counts as looked into.
-        if difference.needs_reading or (can_be_pairs and difference.new) or waiting == look.folder_id:
+        must_ask = difference.needs_reading or (is_movers and difference.flags_missing)
+        if must_ask or (can_be_pairs and difference.new) or waiting == look.folder_id:
             waiting = look.folder_id
             held.add(difference)
             if must_read or is_movers or held.rows <= ROWS_MAX:
@@ -231,13 +232,25 @@ async def _put(
     session: "MailSession", differences: Sequence[Difference], orphans: Sequence[Located], *, is_movers: bool
 ) -> None:
     pairs = await _pair(session, differences, orphans, is_movers=is_movers)
-    late = await _late_copies(session, differences, pairs) if is_movers else []
+    late = []
+    if is_movers:
+        late = await _late_copies(session, differences, pairs)
+        differences = [await _with_flags_not_kept(session, difference) for difference in differences]
     await session.mirror.ask(
         partial(learned.apply, differences=differences, pairs=pairs, orphans=orphans, late=late, is_movers=is_movers)
     )
     for difference in differences:
         if difference.doubted:
             await _look_closer(session, difference)
+
+
+async def _with_flags_not_kept(session: "MailSession", difference: Difference) -> Difference:
+    """Are the flags that are missing at a target such as it does not keep?"""
+    if not difference.flags_missing:
+        return difference
+    folder = (await session.mirror.ask(Mirror.places))[difference.look.folder_id]
+    not_kept = await session.flags_not_kept(folder._replace(server_validity=difference.look.validity))
+    return attrs.evolve(difference, flags_not_kept=difference.flags_missing & not_kept)
 
 
 # ---- the same message in another place

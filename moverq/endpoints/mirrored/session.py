@@ -111,6 +111,10 @@ class MailSession(Protocol):
         add up is told anew. `on_look` may wait, but not for another connection: this one is held meanwhile."""
         ...
 
+    async def flags_not_kept(self, folder: FolderPlace) -> int:
+        """The system flags that the folder says not to keep."""
+        ...
+
     async def read(self, folder: FolderPlace, uids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, str]]:
         """The bytes by UID, and of those that are there and cannot be read why. In neither: gone, or told again by
         the feed. Raises `EndpointBusy` where the folder is not what it was when it was looked into: look again."""

@@ -6,7 +6,7 @@ What a retry is here: the same verbs once more with a higher token, as the next 
 import os
 import re
 import unicodedata
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import FolderRow, Mirror
 from moverq.endpoints.mirrored.utf7 import from_utf7
 from moverq.errors import EndpointBusy, EndpointUnavailable, MoveError, RequestRefused, leaves
-from moverq.model.change import ChangeBatch, FolderState, Gone, ItemContent, ItemState, Watermark
+from moverq.model.change import ChangeBatch, Flag, FolderState, Gone, ItemContent, ItemState, Watermark
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, InstanceId, ItemId, MailboxId, new_id
 from tests.support.fake_imap import PLAIN, RICH, Cut, FakeImap, Folder, Quirk, _is_in, _Session, open_fake
@@ -1073,10 +1073,7 @@ async def test_a_keyword_that_the_server_does_not_take_costs_the_keyword_and_not
         account = await target.account()
         assert server.contents() == expected(written)
         assert sum(digest.items for _, digest in account.digests) == len(written)
-        wanted = {folder_id: FolderDigest() for folder_id in (INBOX_ID, SENT_ID)}
-        for item in written:
-            wanted[item.state.folder_id] = wanted[item.state.folder_id].plus(item.state)
-        assert dict(account.digests) == wanted
+        assert dict(account.digests) == wanted_of([item.state for item in written])
         assert (await target.account()).digests == account.digests
         (told,) = await target.remarks()
         assert told == f"the server does not keep a keyword ({8 if answer is None and refuses else 4} times)"
@@ -1107,11 +1104,104 @@ async def test_a_keyword_that_store_refuses_costs_the_keyword_and_not_the_move(
             ["\\Answered \\Seen", "\\Answered \\Seen fine", "\\Answered \\Seen", "\\Answered \\Seen work"]
         )
         account = await target.account()
-        wanted = {folder_id: FolderDigest() for folder_id in (INBOX_ID, SENT_ID)}
-        for state in states:
-            wanted[state.folder_id] = wanted[state.folder_id].plus(state)
-        assert dict(account.digests) == wanted
+        assert dict(account.digests) == wanted_of(states)
         assert await target.remarks() == ("the server does not keep a keyword (3 times)",)
+
+
+def says_flags(permanent: bytes | None) -> Callable[[bytes, bytes], bytes]:
+    """PERMANENTFLAGS of a folder that is selected; None: none is told. Of one that is only examined none is kept."""
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        told = b"()" if command.startswith(b"EXAMINE") else permanent
+        line = b"" if told is None else b"* OK [PERMANENTFLAGS " + told + b"] \r\n"
+        return re.sub(rb"\* OK \[PERMANENTFLAGS [^\r]*\r\n", lambda _: line, data)
+
+    return answer
+
+
+@pytest.mark.parametrize("capabilities", [KINDS["rich"], KINDS["no CONDSTORE"]], ids=["rich", "no CONDSTORE"])
+@pytest.mark.parametrize(
+    ("permanent", "drops", "is_same", "remarks"),
+    [
+        (
+            b"(\\Seen \\flagged \\Deleted \\*)",
+            b"\\Draft \\Answered",
+            True,
+            (
+                "the server did not keep the flag \\Answered of a message (3 times)",
+                "the server did not keep the flag \\Draft of a message (4 times)",
+            ),
+        ),
+        (b"(\\*)", b"\\Seen", True, ("the server did not keep the flag \\Seen of a message",)),
+        (b"(\\Seen \\Draft \\*)", b"\\Draft", False, ()),
+        (b"(\\Seen \\*)", b"", True, ()),
+        (None, b"\\Draft", False, ()),
+    ],
+    ids=["says so", "none at all", "says it keeps it", "keeps it all the same", "says nothing"],
+)
+async def test_a_flag_counts_as_not_kept_where_the_server_says_so_and_shows_it(
+    permanent: bytes | None,
+    drops: bytes,
+    is_same: bool,
+    remarks: tuple[str, ...],
+    capabilities: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dropping(name: str) -> None:
+        act = getattr(_Session, name)
+
+        def without(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+            for flag in drops.split():
+                rest = rest.replace(flag, b"")
+            acted: tuple[bytes, bytes] = act(session, rest, literals)
+            return acted
+
+        monkeypatch.setattr(_Session, name, without)
+
+    for name in ("_append", "_uid_store"):
+        dropping(name)
+    flags = (int(Flag.FLAGGED), int(Flag.DRAFT), int(Flag.DRAFT | Flag.ANSWERED), int(Flag.DRAFT | Flag.FLAGGED))
+    written = [item._replace(state=item.state._replace(flags=flags[at])) for at, item in enumerate(items(4))]
+    server = FakeImap(capabilities, quirk=Quirk(answer=says_flags(permanent)))
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written, 1) == ()
+        assert (dict((await target.account()).digests) == wanted_of([item.state for item in written])) is is_same
+        # One answered since, two restated: the server is told their flags once more, and keeps what it keeps.
+        now = (Flag.SEEN | Flag.ANSWERED | Flag.DRAFT, flags[1], flags[2], Flag.DRAFT | Flag.ANSWERED)
+        states = tuple(
+            item.state._replace(modseq=10 + at, flags=int(now[at]), keywords=("later",) * (at == 2))
+            for at, item in enumerate(written)
+        )
+        batch = ChangeBatch(through=Watermark(b"f" * 16, InstanceId(b"s" * 16), 20), more=False, items=states)
+        assert await target.apply_changes(batch, 1) == ()
+        for _ in range(2):
+            assert (dict((await target.account()).digests) == wanted_of(states)) is is_same
+        assert await target.remarks() == remarks
+
+
+async def test_a_flag_that_others_took_is_not_one_that_the_server_does_not_keep(tmp_path: Path) -> None:
+    """Nor is one that they set: both are damage, also beside one that it does not keep."""
+    server = FakeImap(quirk=Quirk(answer=says_flags(b"(\\Seen \\Answered \\*)")))
+    written = [item._replace(state=item.state._replace(flags=int(Flag.SEEN | Flag.DRAFT))) for item in items(4)]
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written, 1) == ()
+        mail = [one for folder in server.folders.values() for one in folder.mail]
+        for one, left in zip(mail, ({"\\Seen"}, set(), {"\\Seen", "\\Answered"}, {"\\Seen"}), strict=True):
+            one.flags = {*left, "work"}
+            one.modseq = server.tick()
+        digests = dict((await target.account()).digests)
+        assert digests != wanted_of([item.state for item in written])
+        assert await target.remarks() == ("the server did not keep the flag \\Draft of a message (2 times)",)
+
+
+def wanted_of(states: Sequence[ItemState]) -> dict[FolderId, FolderDigest]:
+    wanted = {folder_id: FolderDigest() for folder_id in (INBOX_ID, SENT_ID)}
+    for state in states:
+        wanted[state.folder_id] = wanted[state.folder_id].plus(state)
+    return wanted
 
 
 async def test_work_due_in_a_folder_that_went_at_the_target_does_not_keep_the_next_look_from_being_taken(
