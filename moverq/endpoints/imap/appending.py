@@ -15,7 +15,8 @@ batch that has waited for `GATE_S` with all its bytes sent gives up its connecti
 without one, and from then on no two are sent to one folder at once.
 
 A keyword that the server does not keep is left out: what a folder takes (PERMANENTFLAGS) is asked before the first
-keyword goes there. Of what the server refuses, only what it says of the message itself makes a bad item.
+keyword goes there. Of what the server refuses, only what it says of the message itself makes a bad item: which of a
+refused batch that is, is found by halving it.
 
 How many batches a page is cut into depends on how long the server takes for the bytes and for an end: see `pace`. Two
 pages are written at a time, so the server has work even where that is one.
@@ -54,6 +55,8 @@ BATCH_ITEMS_MIN: Final = 25
 BATCH_BYTES: Final = 8 << 20
 APPENDS_AHEAD: Final = 4
 """Without MULTIAPPEND: APPENDs sent on one connection before the first is answered."""
+REFUSALS_MAX: Final = 32
+"""Of a batch and its halves, until what is left goes one message at a time: three bad messages of 512 are found."""
 GATE_S: Final = 5.0
 _ITS_OWN_TROUBLE: Final = frozenset(
     (b"OVERQUOTA", b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG", b"CORRUPTION", b"NOPERM", b"EXPIRED")
@@ -172,6 +175,8 @@ class _Batch:
     """Of one MULTIAPPEND, that was taken."""
     _waited_s: float = 0.0
     _is_any_taken: bool = False
+    _is_all_told: bool = True
+    """Of what was taken, the server has said where it is."""
     _limited: list[Refused] = attrs.Factory(list)
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
@@ -213,13 +218,30 @@ class _Batch:
             self.took = Took(sent_at - begun - self._waited_s, trio.current_time() - sent_at)
         if again and self.before is not None:
             await self.before.wait()  # one that was refused before its end has not waited
-        if many and again and connection.has(b"UIDPLUS"):
-            again = await self._not_kept(connection, again)
-        while again:
-            one = [again.pop(0)]
-            again[:0] = await self._answer(connection, await connection.start(*self._pieces(one, connection)), one)
+        await self._send_again(connection, again)
         if len(self._limited) > 1 and not self._is_any_taken:  # a limit of the folder's, or the user's
             raise self._error(connection, self._limited[0]) from self._limited[0]
+
+    async def _send_again(self, connection: Connection, refused: Sequence[ToAppend]) -> None:
+        """A refused batch in halves, in its order, and their halves: who is refused alone is why. One message at a time
+        where that is to no end, or where it cannot be told what a refused half left there."""
+        can_halve = connection.has(b"MULTIAPPEND", b"UIDPLUS")
+        refusals = 0
+        left: list[Sequence[ToAppend]] = []
+        while True:
+            if can_halve and len(refused) > 1:
+                refused = await self._not_kept(connection, refused)
+                refusals += 1
+            can_halve = can_halve and self._is_all_told and refusals < REFUSALS_MAX
+            middle = (len(refused) + 1) // 2
+            left = [some for some in (refused[:middle], refused[middle:], *left) if some]
+            if not left:
+                return
+            some = left.pop(0)
+            if not can_halve:
+                left.insert(0, some[1:])
+                some = some[:1]
+            refused = await self._answer(connection, await connection.start(*self._pieces(some, connection)), some)
 
     def _error(self, connection: Connection, refused: Refused) -> MoveError:
         doing = f"take a message into the folder {shown(self.folder.wire)}"
@@ -246,7 +268,7 @@ class _Batch:
                 yield from (head + b" ", memoryview(one.content))
 
     async def _answer(self, connection: Connection, command: Command, batch: Sequence[ToAppend]) -> Sequence[ToAppend]:
-        """Those of the batch to try alone, once more."""
+        """Those of the batch to try once more."""
         try:
             answer = await connection.done(command)
         except Refused as refused:
@@ -258,6 +280,8 @@ class _Batch:
             if number(validity) == self.folder.server_validity and len(found) == len(batch):
                 self.placed += (Placed(one.state.item_id, uid) for one, uid in zip(batch, found, strict=True))
                 self._raise_top(found[-1])
+                return ()
+        self._is_all_told = False
         return ()
 
     def _raise_top(self, uid: int) -> None:

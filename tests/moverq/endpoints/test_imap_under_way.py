@@ -1,6 +1,7 @@
 """What is under way at once to an IMAP server: batches of one folder on several connections, pages asked for ahead."""
 
 import random
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from moverq.endpoints.imap.connection import Connection, MailboxName
 from moverq.endpoints.imap.pace import Pace, Took
 from moverq.endpoints.mirrored.intents import ToAppend
 from moverq.endpoints.mirrored.normal_form import content_hash
-from moverq.errors import EndpointBusy
+from moverq.errors import EndpointBusy, EndpointUnavailable
 from moverq.model.change import ItemContent, ItemState
 from moverq.model.ids import InstanceId, ItemId, MailboxId
 from tests.moverq.endpoints.test_imap_quirks import INBOX_ID, SENT_ID, a_source, an_endpoint, folders
@@ -176,6 +177,90 @@ async def test_a_refused_message_is_reported_and_the_rest_is_written_once(refuse
         assert bad.state == written[refused].state
         found = sorted(content for name in ("INBOX", "Sent") for content in in_order(server, name))
         assert found == sorted(item.content for item in written if item is not written[refused])
+
+
+async def appended(server: FakeImap, tmp_path: Path, *, refused: Sequence[int]) -> int:
+    """A page of 512 messages in one folder, of which these are refused: the others are there once, in their order.
+    How many APPENDs that took, with those of a second try if the connection was lost."""
+    written = []
+    for number in range(512):
+        content = b"Subject: %s\r\n\r\n" % (b"bad %d" % number if number in refused else b"%d" % (number // 3))
+        item_id, received_ms = ItemId(number.to_bytes(16, "big")), 1_700_000_000_000 + number // 3 * 1000
+        hash_ = content_hash(content)
+        state = ItemState(item_id, INBOX_ID, number + 1, number + 1, received_ms, len(content), hash_, number % 4, ())
+        written.append(ItemContent(state, content))
+    server.refuse_append = lambda content: "not this one" if content.startswith(b"Subject: bad") else None
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        await target.apply_folders(folders(), 1)
+        try:
+            bad = await target.write_items(written, 1)
+        except* EndpointUnavailable:
+            await target.claim(2)
+            bad = await target.write_items(written, 2)
+        assert [item.state for item in bad] == [written[at].state for at in refused]
+        assert in_order(server, "INBOX") == [item.content for at, item in enumerate(written) if at not in refused]
+        digests = dict((await target.account()).digests)
+        assert digests[INBOX_ID].items == len(written) - len(refused)
+        return len([command for command in server.quirk.commands if command.startswith(b"APPEND")])
+
+
+def without_appenduid(command: bytes, data: bytes) -> bytes:
+    return re.sub(rb"\[APPENDUID [^\]]*\] ", b"", data) if command.startswith(b"APPEND") else data
+
+
+@pytest.mark.parametrize("refused", [[0], [300], [511], [9, 10], [0, 255, 256, 511]], ids=str)
+@pytest.mark.parametrize("keeps", [False, True], ids=["", "keeps those before"])
+async def test_a_refused_batch_is_halved(
+    refused: list[int], keeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "FIRST", 1)
+    server = FakeImap(keeps_before_refused=keeps)
+    assert await appended(server, tmp_path, refused=refused) <= 1 + 2 * 9 * len(refused)
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["", "keeps those before"])
+async def test_a_batch_of_a_server_that_refuses_many_is_not_halved_without_end(
+    keeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "FIRST", 1)
+    server = FakeImap(keeps_before_refused=keeps)
+    appends = await appended(server, tmp_path, refused=range(0, 512, 2))
+    assert appends <= 512 + appending.REFUSALS_MAX
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["", "keeps those before"])
+async def test_a_refused_batch_is_written_once_where_the_server_does_not_say_what_it_took(
+    keeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a half brought must not be taken for what the server kept of the next one."""
+    monkeypatch.setattr(pace, "FIRST", 1)
+    server = FakeImap(keeps_before_refused=keeps, quirk=Quirk(answer=without_appenduid))
+    await appended(server, tmp_path, refused=[40, 300, 400])
+
+
+@pytest.mark.parametrize("word", [b"", b"* BYE not so\r\n"], ids=["", "BYE"])
+@pytest.mark.parametrize("answers", range(8))
+async def test_a_connection_that_ends_while_a_batch_is_halved_loses_and_doubles_nothing(
+    answers: int, word: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some halves are there, some are refused, of one nobody knows: the next process finds out."""
+    monkeypatch.setattr(pace, "FIRST", 1)
+    left = answers
+
+    def cut(command: bytes, data: bytes) -> bytes:
+        nonlocal left
+        left -= command.startswith(b"APPEND")
+        if left < 0:
+            server.quirk.answer = None
+            server.quirk.cut_after = server.quirk.sent + len(word)
+            return word + data
+        return data
+
+    server = FakeImap(quirk=Quirk(answer=cut))
+    await appended(server, tmp_path, refused=[7, 300])
+    assert left < 0
 
 
 async def test_a_message_without_bytes_is_looked_for_in_its_own_folder(tmp_path: Path) -> None:
