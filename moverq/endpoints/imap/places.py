@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -14,6 +14,9 @@ from moverq.endpoints.mirrored.mirror import FolderRow
 from moverq.endpoints.mirrored.session import Places
 from moverq.errors import MoveError, RequestRefused
 from moverq.model.change import FolderState
+
+_PASSING: Final = frozenset((b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG"))
+"""Of a refused CREATE: it is not for the special use."""
 
 
 @attrs.frozen
@@ -36,7 +39,8 @@ class ImapPlaces:
             ]
         )
         for at, ((wire, _), use) in enumerate(zip(wanted, uses, strict=True)):
-            if use and refusals[at] is not None:  # then an ordinary one
+            refused = refusals[at]
+            if use and refused is not None and refused.answer.code not in _PASSING:  # then an ordinary one
                 refusals[at : at + 1] = await self.connection.refusals(
                     [await self.connection.start(b"CREATE ", MailboxName(wire))]
                 )

@@ -933,6 +933,45 @@ async def test_a_server_that_is_busy_gets_no_folder_of_another_name(
         assert not await target.remarks()
 
 
+@pytest.mark.parametrize(
+    ("words", "is_passing"),
+    [
+        (b"NO [INUSE] try again", True),
+        (b"NO [UNAVAILABLE] try again", True),
+        (b"NO [SERVERBUG] try again", True),
+        (b"NO [THROTTLED] try again", True),
+        (b"NO [USEATTR] not here", False),
+        (b"NO [CANNOT] not here", False),
+        (b"NO [LIMIT] one is enough", False),
+        (b"NO not here", False),
+        (b"BAD what?", False),
+    ],
+)
+async def test_a_special_use_is_left_out_where_it_is_not_wanted_and_not_where_the_server_is_busy(
+    words: bytes, is_passing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, is_refusing, made = _Session._create, True, []
+
+    def refusing(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+        if b"USE" in rest and is_refusing:
+            return b"", words
+        made.append(rest)
+        return create(session, rest, literals)
+
+    monkeypatch.setattr(_Session, "_create", refusing)
+    steps = [attrs.evolve(step, folder=attrs.evolve(step.folder, special_use="\\Sent")) for step in folders()[1:]]
+    async with open_fake(FakeImap(f"{RICH} CREATE-SPECIAL-USE")) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = endpoint.target(InstanceId(b"t" * 16))
+        await target.create(MailboxId(b"m" * 16), 1)
+        if is_passing:
+            with pytest.raises(EndpointBusy, match="try again"):
+                await target.apply_folders(steps, 1)
+            is_refusing = False
+        await target.apply_folders(steps, 1)
+        assert made == [b'CREATE "Sent"' + b" (USE (\\Sent))" * is_passing]
+        assert server.folders.keys() == {"INBOX", "Sent"}
+
+
 async def three_messages(answer: Callable[[bytes, bytes], bytes], tmp_path: Path) -> SeedPage:
     """As a server tells of them that says `answer` for its answers."""
     server = FakeImap(RICH, quirk=Quirk(answer=answer))
