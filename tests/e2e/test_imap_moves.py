@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
@@ -63,6 +64,45 @@ async def test_folders_of_every_personal_namespace_are_moved(tmp_path: Path) -> 
                 done = await root.wait(await root.move(address, source=places[0], to=places[1]))
             assert done.status == Status.COMPLETED.value
             assert but_for_empty_parents(new.mail()) == but_for_empty_parents(old.mail())
+    finally:
+        server.stop()
+
+
+async def test_flags_that_the_new_server_does_not_keep_are_named(tmp_path: Path) -> None:
+    """A user who may not write flags there: what he brings along is dropped without a word."""
+    acl = """mail_plugins = acl
+    plugin {
+        acl = vfile:{folder}/acl:cache_secs=0
+    }"""
+    server, address = start_dovecot(more=acl), f"{uuid4().hex[:12]}@example.com"
+    try:
+        (server.folder / "acl").write_text("* anyone lrstipekxa\n* owner lrstipekxa\n")
+        with (
+            closing(Mailbox(shared_dovecot("mdbox"), f"{address}.old", random.Random(1))) as old,
+            closing(Mailbox(server, f"{address}.new", random.Random(2))) as new,
+        ):
+            old.fill(40, folders=("INBOX", "Archive/2020"))
+            await init_root(tmp_path / "root")
+            async with open_root(tmp_path / "root") as root:
+                places = [of.server.url(user=of.user.replace(address, "{address}")) for of in (old, new)]
+                before = old.mail()
+                request = await root.move(address, source=places[0], to=places[1])
+                with trio.fail_after(PATIENCE_S):
+                    done = await root.wait(request)
+                told = [entry.text for entry in (await root.report(request)).entries]
+                assert done.status == Status.COMPLETED_WITH_WARNING.value, told
+                for flag in ("\\Answered", "\\Draft", "\\Flagged"):
+                    lacking = sum(flag in message[1] for messages in before.values() for message in messages)
+                    assert f"The server did not keep the flag {flag} of a message ({lacking} times)." in told
+                kept = {"\\Seen", "\\Deleted"}
+                assert but_for_empty_parents(new.mail()) == {
+                    name: Counter((what, " ".join(sorted(kept & {*flags.split()})), date) for what, flags, date in some)
+                    for name, some in but_for_empty_parents(before).items()
+                }
+                with trio.fail_after(PATIENCE_S):
+                    done = await root.wait(await root.rollback(address))
+                assert done.status == Status.COMPLETED.value
+            assert old.mail() == before
     finally:
         server.stop()
 

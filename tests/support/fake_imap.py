@@ -403,13 +403,15 @@ class _Session:
         flags = {flag.decode() for flag in rest.partition(b"(")[2].rstrip(b")").split()}
         for mail in self.server.folders[self._selected].mail:
             if _is_in(mail.uid, rest.split(b" ")[2]):
+                before = set(mail.flags)
                 if b"+FLAGS" in rest:
                     mail.flags |= flags
                 elif b"-FLAGS" in rest:
                     mail.flags -= flags
                 else:
                     mail.flags = set(flags)
-                mail.modseq = self.server.tick()
+                if mail.flags != before:
+                    mail.modseq = self.server.tick()
         return b"", b"OK done"
 
     def _uid_search(self, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:

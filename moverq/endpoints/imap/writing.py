@@ -299,7 +299,8 @@ async def _store_and_expunge(
     if stored:
         left_out += sum(len(keywords) for (_, keywords), uids in groups.items() for _ in uids)
         left_out -= sum(len(keywords) for _, _, keywords in stored)
-        await session.mirror.ask(partial(intents.note_stored, folder_id=folder_id, stored=stored, left_out=left_out))
+        note = partial(intents.note_stored, folder_id=folder_id, stored=stored, left_out=left_out)
+        await session.mirror.ask(partial(note, flags_kept=selected.flags))
     if expunged:
         await session.mirror.ask(partial(intents.note_expunged, folder_id=folder_id, uids=expunged))
 

@@ -571,13 +571,21 @@ def note_begun(mirror: Mirror, item_ids: Iterable[ItemId], *, intent: int) -> No
 
 
 def note_stored(
-    mirror: Mirror, folder_id: FolderId, stored: Sequence[tuple[int, int, tuple[str, ...]]], *, left_out: int
+    mirror: Mirror,
+    folder_id: FolderId,
+    stored: Sequence[tuple[int, int, tuple[str, ...]]],
+    *,
+    left_out: int,
+    flags_kept: int = -1,
 ) -> None:
-    """The server has these flags. `left_out`: keywords that it does not take."""
+    """The server has these flags; of those that the folder says not to keep, the ones that it showed before. One that
+    it keeps all the same it will show, and of one that it drops, where it counts changes, it says nothing any more.
+    `left_out`: keywords that it does not take."""
     with mirror.changing():
         mirror.db.executemany(
-            "UPDATE items SET due = 0, server_flags = ?, server_keywords = ? WHERE folder_id = ? AND server_uid = ?",
-            [(bits, "\n".join(sorted(keywords)), folder_id, uid) for uid, bits, keywords in stored],
+            "UPDATE items SET due = 0, server_flags = ? & (? | server_flags), server_keywords = ? "
+            "WHERE folder_id = ? AND server_uid = ?",
+            [(bits, flags_kept, "\n".join(sorted(keywords)), folder_id, uid) for uid, bits, keywords in stored],
         )
         if left_out:
             mirror.remark("the server does not keep a keyword", left_out)

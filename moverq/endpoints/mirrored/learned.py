@@ -454,16 +454,18 @@ def _mend(
     if difference.verified:
         _note_verified(mirror, difference.verified)
     for seq, seen in difference.changed:
-        (due, flags, keywords) = next(
-            mirror.db.execute("SELECT due, server_flags, server_keywords FROM items WHERE seq = ?", (seq,)), (1, 0, "")
+        (due, wanted, flags, keywords) = next(
+            mirror.db.execute("SELECT due, flags, server_flags, server_keywords FROM items WHERE seq = ?", (seq,)),
+            (1, 0, 0, ""),
         )
         if due:
             continue
         missing = {word.lower() for word in split(keywords)} - {word.lower() for word in seen.keywords}
-        not_kept = flags & ~seen.flags & difference.flags_not_kept
-        has_the_rest = seen.flags == flags & ~not_kept and len(seen.keywords) + len(missing) == len(split(keywords))
-        if (missing or not_kept) and has_the_rest:
-            # Some say that they take any keyword, and drop it. To write it again would go on without end.
+        not_kept = wanted & (difference.flags_not_kept | ~flags)
+        has_the_rest = not (wanted ^ seen.flags) & ~not_kept
+        if has_the_rest and len(seen.keywords) + len(missing) == len(split(keywords)):
+            # Some say that they take any keyword, and drop it. To write it again would go on without end. And a flag
+            # that was not believed to be kept (`note_stored`) may be there all the same.
             mirror.db.execute(
                 "UPDATE items SET server_flags = ?, server_keywords = ? WHERE seq = ?",
                 (seen.flags, joined(seen.keywords), seq),

@@ -1210,7 +1210,7 @@ async def test_a_flag_counts_as_not_kept_where_the_server_says_so_and_shows_it(
         # One answered since, two restated: the server is told their flags once more, and keeps what it keeps.
         now = (Flag.SEEN | Flag.ANSWERED | Flag.DRAFT, flags[1], flags[2], Flag.DRAFT | Flag.ANSWERED)
         states = tuple(
-            item.state._replace(modseq=10 + at, flags=int(now[at]), keywords=("later",) * (at == 2))
+            item.state._replace(modseq=10 + at, flags=int(now[at]), keywords=("later",) if at == 2 else ("work",))
             for at, item in enumerate(written)
         )
         batch = ChangeBatch(through=Watermark(b"f" * 16, InstanceId(b"s" * 16), 20), more=False, items=states)
