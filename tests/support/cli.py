@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -68,7 +67,6 @@ class There:
         own_group: bool = False,
     ) -> "subprocess.Popen[bytes]":
         """`own_group`: what is sent to its process group reaches it and its children alone."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it is ignored, and handed on
         return subprocess.Popen(
             [sys.executable, "-m", "moverq", *words],
             env={**os.environ, "MOVERQ_ROOT": str(self.root)},
