@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Piece, Refused, error_of, shown
+from moverq.endpoints.imap.connection import PASSING, Command, Connection, MailboxName, Piece, Refused, error_of, shown
 from moverq.endpoints.imap.listing import flag_words, seen_in
 from moverq.endpoints.imap.pace import Pace, Took
 from moverq.endpoints.imap.reading import read_bodies
@@ -58,9 +58,7 @@ APPENDS_AHEAD: Final = 4
 REFUSALS_MAX: Final = 32
 """Of a batch and its halves, until what is left goes one message at a time: three bad messages of 512 are found."""
 GATE_S: Final = 5.0
-_ITS_OWN_TROUBLE: Final = frozenset(
-    (b"OVERQUOTA", b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG", b"CORRUPTION", b"NOPERM", b"EXPIRED")
-)
+_ITS_OWN_TROUBLE: Final = PASSING | {b"OVERQUOTA", b"CORRUPTION", b"NOPERM", b"EXPIRED"}
 """Of a refusal (RFC 5530): another message would fare no better."""
 
 

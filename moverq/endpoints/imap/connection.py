@@ -421,7 +421,9 @@ def astring(text: str) -> Piece:
     return quoted(data) if is_quotable(data) else Literal(data)
 
 
-_BUSY: Final = (b"UNAVAILABLE", b"INUSE", b"LIMIT", b"THROTTLED", b"SERVERBUG")
+PASSING: Final = frozenset((b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG"))
+"""Said of the moment, not of what was asked for."""
+_BUSY: Final = PASSING | {b"LIMIT"}
 _BUSY_IN_PART: Final = (b"INUSE", b"SERVERBUG")
 """Said of what was asked for, not of the server. A SERVERBUG comes and goes, as Dovecot's do; or it stays, where the
 folder is damaged."""

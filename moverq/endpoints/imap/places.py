@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
-from moverq.endpoints.imap.connection import Command, Connection, MailboxName, Refused, error_of, shown, words
+from moverq.endpoints.imap.connection import PASSING, Command, Connection, MailboxName, Refused, error_of, shown, words
 from moverq.endpoints.imap.listing import check_gone
 from moverq.endpoints.imap.metadata import write_annotations
 from moverq.endpoints.imap.wire import Response, number, pairs, quoted
@@ -14,9 +14,6 @@ from moverq.endpoints.mirrored.mirror import FolderRow
 from moverq.endpoints.mirrored.session import Places
 from moverq.errors import MoveError, RequestRefused
 from moverq.model.change import FolderState
-
-_PASSING: Final = frozenset((b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG"))
-"""Of a refused CREATE: it is not for the special use."""
 
 
 @attrs.frozen
@@ -40,7 +37,8 @@ class ImapPlaces:
         )
         for at, ((wire, _), use) in enumerate(zip(wanted, uses, strict=True)):
             refused = refusals[at]
-            if use and refused is not None and refused.answer.code not in _PASSING:  # then an ordinary one
+            # Then an ordinary one, unless it is not for the special use that it was refused.
+            if use and refused is not None and refused.answer.code not in PASSING:
                 refusals[at : at + 1] = await self.connection.refusals(
                     [await self.connection.start(b"CREATE ", MailboxName(wire))]
                 )

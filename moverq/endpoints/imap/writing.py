@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moverq.endpoints.imap.connection import (
+    PASSING,
     Connection,
     MailboxName,
     Piece,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 _Flags = tuple[int, tuple[str, ...]]
 """Of a message: flags, keywords."""
-_FOR_NO_KEYWORD: Final = frozenset((b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG", b"NOPERM", b"READ-ONLY"))
+_FOR_NO_KEYWORD: Final = PASSING | {b"NOPERM", b"READ-ONLY"}
 """Why a STORE is refused that no keyword less would help."""
 
 # ---- in doubt
