@@ -427,19 +427,19 @@ async def remove(
         _tell_refused(refused, of=len(wanted))
         if wait:
             await wait_shown(opened, requests, quiet=json)
-        kept = [look.standing.request for look in await opened.look(requests)] if wait else []
-    gone = set(requests) - {request.request_id for request in kept} if wait else set()
+        looks = await opened.look(requests) if wait else []
+    kept = {look.standing.request.request_id: look.standing.request.address for look in looks}
     answer(
-        [{"request_id": request, "removed": request in gone} for request in requests],
+        [{"request_id": request, "removed": wait and request not in kept} for request in requests],
         [
-            f"{request[:8]}  {'removed' if request in gone else 'will be removed by the next worker'}"
+            f"{request[:8]}  {'removed' if wait else 'will be removed by the next worker'}"
             for request in requests
-            if request in gone or not wait
+            if request not in kept
         ],
         json=json,
     )
-    for request in kept:
-        say(f"moverq: the move of {request.address} was completed before it could be given up, and its request stays")
+    for address in kept.values():
+        say(f"moverq: the move of {address} was completed before it could be given up, and its request stays")
     if refused or kept:
         raise Exit(FAILED)
 

@@ -48,7 +48,7 @@ async def seed(t: Tenure) -> None:
     with t.tools.pages(t.request.target_database, t.target.capabilities) as pages:
         async with t.tools.budget.holding(needed), trio.open_nursery() as nursery:
             nursery.start_soon(_read, t, channel, pages)
-            await _create_hierarchy(t)
+            await _create_hierarchy(t, carrier)
             if t.facts.need(SeedCursor).cursor:  # a listing that begins tries every item anyway
                 await retry_bad_items(t, carrier)
             nursery.start_soon(_put, carrier, channel, send_put, pages, nursery)
@@ -76,10 +76,10 @@ async def reseed(t: Tenure) -> None:
     )
 
 
-async def _create_hierarchy(t: Tenure) -> None:
+async def _create_hierarchy(t: Tenure, carrier: Carrier) -> None:
     """The target has the source's folders."""
     await t.enter(SyncStage.CREATING_FOLDER_HIERARCHY)
-    await forward(t).bring_tree(await t.source.read_hierarchy())
+    await carrier.bring_tree(await t.source.read_hierarchy())
 
 
 async def _read(t: Tenure, channel: ByteChannel[SeedPage], pages: Share) -> None:
