@@ -286,16 +286,9 @@ class Root:
         return Foreseen(entry, is_registered=False)
 
     async def database_set(self, name: str, *, path: Path | str) -> DatabaseEntry:
-        """The database lies at `path` now, where somebody moved its files to. Nobody may have it open.
+        """The database lies at `path` now, where somebody moved its files to; see `moverq.relocation`."""
+        from moverq.relocation import relocate_database
 
-        That it is the same one its mailboxes tell: those at home in it, and those that moves from it soon need.
-
-        Raises:
-            NotFound: there is no such database.
-            RequestRefused: it is a mail system, its files are where they were, or what lies there is another database.
-            EndpointBroken: there is no database at `path`.
-            EndpointUnavailable: somebody has it open.
-        """
         entry = await self.directory.database(name)
         if is_mail_system(entry.path) or is_mail_system(str(path)):
             raise RequestRefused(why="only a folder of our own can be moved; a mail system is another database")
@@ -305,33 +298,10 @@ class Root:
             if taken.name == name:
                 return entry
             raise RequestRefused(why=f"the database {taken.name} is at {place} already")
-        from moverq.endpoints.store import database_alone, open_endpoint
-
-        with suppress(EndpointBroken):  # gone from there, as it should be
-            async with database_alone(name, self.path / entry.path):
-                raise RequestRefused(
-                    why=f"there is a database at {self.path / entry.path} still: move its folder, and leave no copy "
-                    f"that somebody could go on with"
-                )
-        wanted = {one.register.home.instance: one.address for one in await self.mailbox_list(database=name)}
-        for standing in await self.ledger.find(source_database=name, limit=1_000_000):
-            if standing.stage is not SyncStage.SYNC_FINISHED:
-                wanted.setdefault(standing.request.source.instance, standing.request.address)
-        if not wanted:
-            raise RequestRefused(
-                why=f"nobody is at home in {name}, so nothing tells whether that is it; `moverq database remove` and "
-                f"`database add` do it"
-            )
-        async with open_endpoint(name, place) as endpoint:
-            found = {one.instance for one in await endpoint.instances()}
-        missing = [address for instance, address in wanted.items() if instance not in found]
-        if missing:
-            more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
-            raise RequestRefused(
-                why=f"the database at {place} is not {name}: the mailbox of {missing[0]}{more} is not in it"
-            )
-        async with database_alone(name, place):
-            await self.directory.set_database_path(name, str(place))
+        at_home = {one.register.home.instance: one.address for one in await self.mailbox_list(database=name)}
+        await relocate_database(
+            self.directory, self.ledger, name, at_home=at_home, before=self.path / entry.path, now=place
+        )
         return attrs.evolve(entry, path=str(place))
 
     async def database_remove(self, name: str, *, force: bool = False) -> DatabaseEntry:
