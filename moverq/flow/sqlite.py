@@ -40,6 +40,8 @@ CHECKSUM_VFS = "cksmvfs"
 CHECKSUM_BYTES = 8
 BUSY_MS = 10_000
 """How long one transaction waits for another process's: longer than any of ours lasts, disk stalls included."""
+LOOKS_MS = 3
+"""SQLite's first two looks at whether another process has done: after 1 ms, and 2 more."""
 RETRY_S = 0.01
 WAL_HEADER_BYTES = 32
 WAL_FRAME_HEADER_BYTES = 24
@@ -47,16 +49,14 @@ WATCH_MS = 5
 """How often `Watcher` looks while somebody waits."""
 
 
-def open_sqlite(
-    path: Path | str, *, synchronous: Literal["FULL", "NORMAL"], create: bool = True, busy_ms: int = BUSY_MS
-) -> apsw.Connection:
+def open_sqlite(path: Path | str, *, synchronous: Literal["FULL", "NORMAL"], create: bool = True) -> apsw.Connection:
     """A connection in WAL mode whose every page read is checked. Blocking: call it through `Offload`.
 
     With `synchronous="FULL"` a commit is durable when it returns; with NORMAL it may be lost (whole) with the power.
 
     Raises:
         EndpointBroken: no such file (with `create=False`), no permission, no database, damaged, without checksums.
-        EndpointBusy: another process has been writing for longer than `busy_ms`.
+        EndpointBusy: another process has been writing for longer than `BUSY_MS`.
     """
     where = str(path)
     _load_checksums()
@@ -64,10 +64,10 @@ def open_sqlite(
     # Two things need another try. SQLite does not wait where WAL mode is being set or a log recovered by somebody
     # else. And the checksum extension decides by the header, when the file is opened, whether to check and write
     # checksums: who opens an empty file that another process is just making has missed that, once.
-    deadline, unchecked = time.monotonic() + busy_ms / 1000, 0
+    deadline, unchecked = time.monotonic() + BUSY_MS / 1000, 0
     while unchecked < 2:
         try:
-            connection = _open_once(where, flags, synchronous, busy_ms)
+            connection = _open_once(where, flags, synchronous)
         except EndpointBusy:
             if time.monotonic() > deadline:
                 raise
@@ -83,12 +83,12 @@ def open_sqlite(
     )
 
 
-def _open_once(where: str, flags: int, synchronous: str, busy_ms: int) -> apsw.Connection | None:
+def _open_once(where: str, flags: int, synchronous: str) -> apsw.Connection | None:
     """A connection, set up and looked over; None where it does not check pages."""
     with sqlite_errors(where):
         connection = apsw.Connection(where, flags=flags, vfs=CHECKSUM_VFS)
         try:
-            _set_up(connection, synchronous, busy_ms)
+            _set_up(connection, synchronous)
             if connection.pragma("checksum_verification") == "1":
                 if synchronous == "FULL":
                     _check_log(connection)
@@ -100,8 +100,8 @@ def _open_once(where: str, flags: int, synchronous: str, busy_ms: int) -> apsw.C
         return None
 
 
-def _set_up(connection: apsw.Connection, synchronous: str, busy_ms: int) -> None:
-    connection.set_busy_timeout(busy_ms)
+def _set_up(connection: apsw.Connection, synchronous: str) -> None:
+    connection.set_busy_timeout(BUSY_MS)
     connection.reserve_bytes("main", CHECKSUM_BYTES)  # no effect once the first page is written
     # Left to itself WAL mode is set again by every opener: asking first spares the lock.
     if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
@@ -243,14 +243,14 @@ def blank_sqlite(folder: Path, *, kind: str, application_id: bytes, steps: Seque
 
 
 @contextmanager
-def transaction(connection: apsw.Connection) -> Iterator[apsw.Connection]:
+def transaction(connection: apsw.Connection, *, busy_ms: int = BUSY_MS) -> Iterator[apsw.Connection]:
     """All or nothing, and alone: BEGIN IMMEDIATE, so that what is read inside cannot change before the COMMIT.
 
     Raises:
         EndpointBroken, EndpointBusy: see `sqlite_errors`.
     """
     with sqlite_errors(connection.filename):
-        connection.execute("BEGIN IMMEDIATE")
+        _begin(connection, busy_ms)
         try:
             yield connection
             connection.execute("COMMIT")
@@ -258,6 +258,29 @@ def transaction(connection: apsw.Connection) -> Iterator[apsw.Connection]:
             if connection.in_transaction:  # some errors (disk full) have rolled back already
                 connection.execute("ROLLBACK")
             raise
+
+
+def _begin(connection: apsw.Connection, busy_ms: int) -> None:
+    """The connection has the lock for writing, for which it waits up to `busy_ms`.
+
+    Left to itself SQLite looks after 1 ms, 2, 5, 10 and up to 100 more whether another process has done. Where two
+    write all the time, who has waited long sleeps through the other's pauses, and with him all that stand behind him
+    in his own process. So it is asked anew after its first two looks. (A busy handler would take the interpreter's lock
+    for each look: that cost what it gained.)
+    """
+    deadline = time.monotonic() + busy_ms / 1000
+    connection.set_busy_timeout(min(LOOKS_MS, busy_ms))
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+    finally:
+        connection.set_busy_timeout(BUSY_MS)
 
 
 def close_sqlite(connection: apsw.Connection) -> None:

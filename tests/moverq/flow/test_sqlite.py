@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from typing import cast
 
 import apsw
 import pytest
@@ -12,7 +13,7 @@ import trio
 import trio.testing
 
 from moverq.errors import EndpointBroken, EndpointBusy
-from moverq.flow.sqlite import Watcher, bring_up, close_sqlite, open_sqlite, transaction
+from moverq.flow.sqlite import BUSY_MS, LOOKS_MS, Watcher, bring_up, close_sqlite, open_sqlite, transaction
 
 KIND = {"kind": "directory", "application_id": b"test"}
 STEPS = ("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",)
@@ -229,13 +230,31 @@ def fail_half_way(connection: apsw.Connection) -> None:
 def test_another_writer_for_too_long_is_busy_not_broken(tmp_path: Path) -> None:
     filled(tmp_path / "a.sqlite", rows=1)
     first = open_sqlite(tmp_path / "a.sqlite", synchronous="FULL")
-    second = open_sqlite(tmp_path / "a.sqlite", synchronous="FULL", busy_ms=0)
+    second = open_sqlite(tmp_path / "a.sqlite", synchronous="FULL")
     with transaction(first):
-        with pytest.raises(EndpointBusy), transaction(second):
+        with pytest.raises(EndpointBusy), transaction(second, busy_ms=0):
             pytest.fail("two writers")
         assert second.execute("SELECT count(*) FROM t").get == 1
     first.close()
     second.close()
+
+
+def test_who_waits_for_another_writer_looks_as_often_however_long_it_takes() -> None:
+    asked = list[object]()
+
+    class Busy:
+        filename = "a.sqlite"
+
+        def execute(self, sql: str) -> None:
+            asked.append(sql)
+            if asked.count("BEGIN IMMEDIATE") < 4:
+                raise apsw.BusyError("database is locked")
+
+        def set_busy_timeout(self, ms: int) -> None:
+            asked.append(ms)
+
+    with transaction(cast(apsw.Connection, Busy())):
+        assert asked == [LOOKS_MS] + ["BEGIN IMMEDIATE"] * 4 + [BUSY_MS]
 
 
 async def test_the_watcher_wakes_all_who_wait_and_asks_only_while_they_do(
