@@ -15,8 +15,10 @@ batch that has waited for `GATE_S` with all its bytes sent gives up its connecti
 without one, and from then on no two are sent to one folder at once.
 
 A keyword that the server does not keep is left out: what a folder takes (PERMANENTFLAGS) is asked before the first
-keyword goes there. Of what the server refuses, only what it says of the message itself makes a bad item: which of a
-refused batch that is, is found by halving it.
+keyword goes there. System flags are sent all the same, for some servers keep what they do not name. Of what the server
+refuses, only what it says of the message itself makes a bad item: which of a refused batch that is, is found by halving
+it. One that is refused alone is tried without the flags that the folder does not name, and without its keywords; flags
+that were why are not sent to that folder again.
 
 How many batches a page is cut into depends on how long the server takes for the bytes and for an end: see `pace`. Two
 pages are written at a time, so the server has work even where that is one.
@@ -36,7 +38,7 @@ from moverq.endpoints.imap.listing import flag_words, seen_in
 from moverq.endpoints.imap.pace import Pace, Took
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Response, date_words, number, uids_in
-from moverq.endpoints.imap.writing import select
+from moverq.endpoints.imap.writing import Selected, plainer, select
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Merged, Placed, ToAppend
 from moverq.endpoints.mirrored.mirror import FolderPlace
@@ -112,11 +114,13 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
         order.pace.note(took)
     placed = [place for batch in batches for place in batch.placed]
     bad = [item for batch in batches for item in batch.bad]
-    left_out |= {item_id: () for batch in batches for item_id in batch.stripped}
+    for batch in batches:
+        left_out |= batch.less
     for item in bad:
         left_out.pop(item.state.item_id, None)
     if placed or left_out:
-        await session.mirror.ask(partial(intents.note_placed, placed=placed, token=token, left_out=left_out))
+        kept = {item_id: (one.flags, one.keywords) for item_id, one in left_out.items()}
+        await session.mirror.ask(partial(intents.note_placed, placed=placed, token=token, left_out=kept))
     if bad:
         await session.mirror.ask(partial(intents.forget, item_ids=[item.state.item_id for item in bad], token=token))
     return tuple(bad)
@@ -124,27 +128,33 @@ async def append_all(session: "ImapSession", merged: Merged, token: int) -> tupl
 
 async def _leave_out(
     session: "ImapSession", merged: Merged, by_folder: dict[FolderId, list[ToAppend]]
-) -> dict[ItemId, tuple[str, ...]]:
-    """Keywords that their folder does not take are gone from what is to be written: the items that had some, with
-    those that are left."""
-    left_out: dict[ItemId, tuple[str, ...]] = {}
+) -> dict[ItemId, ToAppend]:
+    """Keywords that their folder does not take, and flags that it refused before, are gone from what is to be written:
+    the items that had some, as they are left."""
+    left_out: dict[ItemId, ToAppend] = {}
     for folder_id, some in by_folder.items():
-        if not any(one.keywords for one in some):
-            continue
-        if folder_id not in session.keywords_taken:
-            async with session.connection() as connection:
-                selected = await select(connection, merged.places[folder_id].wire)
-                if selected.validity:  # else it went, as the APPEND will say
-                    session.keywords_taken[folder_id] = selected.keywords
-        taken = session.keywords_taken.get(folder_id)
-        if taken is None:
+        taken = None
+        if any(one.keywords for one in some):
+            if folder_id not in session.taken:
+                async with session.connection() as connection:
+                    await _ask_taken(session, connection, merged.places[folder_id])
+            taken = session.taken.get(folder_id, Selected()).keywords
+        refused = session.flags_refused.get(folder_id, 0)
+        if taken is None and not refused:
             continue
         for at, one in enumerate(some):
-            kept = tuple(word for word in one.keywords if word.lower() in taken)
-            if kept != one.keywords:
-                some[at] = one._replace(keywords=kept)
-                left_out[one.state.item_id] = kept
+            words = one.keywords if taken is None else tuple(word for word in one.keywords if word.lower() in taken)
+            flags = one.flags & ~refused
+            if (flags, words) != (one.flags, one.keywords):
+                some[at] = left_out[one.state.item_id] = one._replace(flags=flags, keywords=words)
     return left_out
+
+
+async def _ask_taken(session: "ImapSession", connection: Connection, folder: FolderPlace) -> None:
+    """What flags and keywords the folder takes is known; or it went, as the APPEND will say."""
+    selected = await select(connection, folder.wire)
+    if selected.validity:
+        session.taken[folder.folder_id] = selected
 
 
 def cut(appends: Sequence[ToAppend], *, of: int, into: int) -> Iterator[Sequence[ToAppend]]:
@@ -167,8 +177,8 @@ class _Batch:
     end: trio.Event
     placed: list[Placed] = attrs.Factory(list)
     bad: list[BadItem] = attrs.Factory(list)
-    stripped: list[ItemId] = attrs.Factory(list)
-    """Those that were tried once more, without their keywords."""
+    less: dict[ItemId, ToAppend] = attrs.Factory(dict)
+    """Those that were tried once more with fewer flags or keywords, as they were last."""
     took: Took | None = None
     """Of one MULTIAPPEND, that was taken."""
     _waited_s: float = 0.0
@@ -176,6 +186,8 @@ class _Batch:
     _is_all_told: bool = True
     """Of what was taken, the server has said where it is."""
     _limited: list[Refused] = attrs.Factory(list)
+    _untried: dict[ItemId, list[ToAppend]] = attrs.Factory(dict)
+    """Of the messages that were refused alone: as what they may still be taken."""
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Started: the batch has its connection."""
@@ -239,6 +251,7 @@ class _Batch:
             if not can_halve:
                 left.insert(0, some[1:])
                 some = some[:1]
+            some = [self._without_refused(one) for one in some]
             refused = await self._answer(connection, await connection.start(*self._pieces(some, connection)), some)
 
     def _error(self, connection: Connection, refused: Refused) -> MoveError:
@@ -259,7 +272,7 @@ class _Batch:
         yield MailboxName(self.folder.wire)
         is_utf8 = connection.is_utf8
         for one in batch:
-            head = b" (" + flag_words(one.state.flags, one.keywords) + b") " + date_words(one.state.received_ms)
+            head = b" (" + flag_words(one.flags, one.keywords) + b") " + date_words(one.state.received_ms)
             if is_utf8 and not one.content[: one.content.find(b"\r\n\r\n")].isascii():
                 yield from (head + b" UTF8 (~", memoryview(one.content), b")")  # a literal8 (RFC 6855, section 4)
             else:
@@ -270,8 +283,12 @@ class _Batch:
         try:
             answer = await connection.done(command)
         except Refused as refused:
-            return self._refused(connection, refused, batch)
+            return await self._refused(connection, refused, batch)
         self._is_any_taken = True
+        for one in batch:
+            if one.state.item_id in self._untried and one.flags != one.state.flags:
+                refused_flags, folder_id = self.session.flags_refused, self.folder.folder_id
+                refused_flags[folder_id] = refused_flags.get(folder_id, 0) | (one.state.flags & ~one.flags)
         if answer.code == b"APPENDUID":
             validity, _, uids = answer.arguments.partition(b" ")
             found = uids_in(uids)
@@ -315,8 +332,8 @@ class _Batch:
                 self._raise_top(uid)
         return left
 
-    def _refused(self, connection: Connection, refused: Refused, batch: Sequence[ToAppend]) -> Sequence[ToAppend]:
-        """A refused batch is all or nothing (RFC 3502), and one item may be why; of an item, its keywords may."""
+    async def _refused(self, connection: Connection, refused: Refused, batch: Sequence[ToAppend]) -> Sequence[ToAppend]:
+        """A refused batch is all or nothing (RFC 3502), and one item may be why; of an item, its flags or keywords."""
         code, text = refused.answer.code, refused.answer.text or refused.answer.status.decode()
         if code in (b"TRYCREATE", b"NONEXISTENT"):
             return ()  # the folder went: what was to go there is not there, as the next look will show
@@ -325,14 +342,33 @@ class _Batch:
         if len(batch) > 1:
             return batch
         (one,) = batch
-        if one.keywords and code != b"TOOBIG":
-            self.stripped.append(one.state.item_id)
-            return [one._replace(keywords=())]
+        if code != b"TOOBIG" and (less := await self._plainer(connection, one)) is not None:
+            self.less[one.state.item_id] = less
+            return [less]
         if code == b"LIMIT":
             self._limited.append(refused)
         kind = "LargeItem" if code in (b"TOOBIG", b"LIMIT") else "CorruptItem"
         self.bad.append(BadItem(one.state, kind, f"the server refuses it: {text}", raw=one.content))
         return ()
+
+    async def _plainer(self, connection: Connection, one: ToAppend) -> ToAppend | None:
+        """The message that was refused, as it may be taken. None: all has been tried."""
+        item_id, folder_id = one.state.item_id, self.folder.folder_id
+        if item_id not in self._untried:
+            if one.flags and folder_id not in self.session.taken:
+                await _ask_taken(self.session, connection, self.folder)
+            named = self.session.taken.get(folder_id, Selected()).flags
+            tries = plainer(one.flags, one.keywords, named=named)
+            self._untried[item_id] = [one._replace(flags=flags, keywords=words) for flags, words in tries]
+        untried = self._untried[item_id]
+        return untried.pop(0) if untried else None
+
+    def _without_refused(self, one: ToAppend) -> ToAppend:
+        """The message without the flags that the folder has refused meanwhile."""
+        refused = self.session.flags_refused.get(self.folder.folder_id, 0)
+        if one.flags & refused:
+            one = self.less[one.state.item_id] = one._replace(flags=one.flags & ~refused)
+        return one
 
 
 __all__ = ["AppendOrder", "append_all"]

@@ -62,8 +62,10 @@ class ImapSession:
         self.lock_command: Sequence[str] = settings.lock_command
         self.release_command: Sequence[str] = settings.release_command
         self.append_order = AppendOrder()
-        self.keywords_taken: dict[FolderId, frozenset[str] | None] = {}
-        """Of the folders that were asked: the keywords that they take, in small letters. None: any."""
+        self.taken: dict[FolderId, writing.Selected] = {}
+        """Of the folders that were asked: what flags and keywords they take."""
+        self.flags_refused: dict[FolderId, int] = {}
+        """Of the folders that refused a message for its flags: which, and took it without."""
         self.ahead: PageAhead | None = None
         self.can_move = False
         """Messages can be moved between folders there, and it is told what they are called then."""

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 _Flags = tuple[int, tuple[str, ...]]
 """Of a message: flags, keywords."""
-_FOR_NO_KEYWORD: Final = PASSING | {b"NOPERM", b"READ-ONLY"}
-"""Why a STORE is refused that no keyword less would help."""
+_FOR_NO_FLAG: Final = PASSING | {b"READ-ONLY"}
+"""Why a STORE is refused that no flag or keyword less would help."""
 
 # ---- in doubt
 
@@ -236,6 +236,13 @@ async def select(connection: Connection, wire: bytes) -> Selected:
     return selected
 
 
+def plainer(flags: int, keywords: tuple[str, ...], *, named: int) -> list[_Flags]:
+    """What a server may take of these, where it refuses them; the first that it takes costs the least. Without the
+    flags that are not `named` as kept, without the keywords, without both."""
+    tries = [(flags & named, keywords), (flags, ()), (flags & named, ())]
+    return [one for at, one in enumerate(tries) if one not in ((flags, keywords), *tries[:at])]
+
+
 async def _move(
     session: "ImapSession",
     connection: Connection,
@@ -291,7 +298,7 @@ async def _store_and_expunge(
         groups[bits, kept].append(uid)
     expunged = due.expunges.get(folder_id, ())
     try:
-        stored = await _store(connection, groups)
+        stored = await _store(connection, groups, named=selected.flags)
         if expunged:
             await _expunge(connection, expunged)
     except Refused as refused:
@@ -307,23 +314,28 @@ async def _store_and_expunge(
 
 
 async def _store(
-    connection: Connection, groups: Mapping[_Flags, Sequence[int]]
+    connection: Connection, groups: Mapping[_Flags, Sequence[int]], *, named: int
 ) -> list[tuple[int, int, tuple[str, ...]]]:
-    """(UID, flags, keywords) as the messages have them now: without those keywords that the server refuses, as it may
-    where it says that it takes any (Cyrus has room for 128 in a folder). Raises `Refused`."""
-    left = [(bits, keywords, some) for (bits, keywords), uids in groups.items() for some in uid_sets(uids)]
+    """(UID, flags, keywords) as the messages have them now: without those flags that are not `named` as kept, and those
+    keywords, that the server refuses, as it may where it says that it takes any (Cyrus has room for 128 in a folder).
+    Raises `Refused`."""
+    left = [
+        ([(bits, keywords), *plainer(bits, keywords, named=named)], some)
+        for (bits, keywords), uids in groups.items()
+        for some in uid_sets(uids)
+    ]
     stored: list[tuple[int, int, tuple[str, ...]]] = []
     while left:
         commands = [
             await connection.start(b"UID STORE " + some + b" FLAGS.SILENT (" + flag_words(bits, keywords) + b")")
-            for bits, keywords, some in left
+            for ((bits, keywords), *_), some in left
         ]
-        again: list[tuple[int, tuple[str, ...], bytes]] = []
-        for (bits, keywords, some), refused in zip(left, await connection.refusals(commands), strict=True):
+        again: list[tuple[list[_Flags], bytes]] = []
+        for (((bits, keywords), *rest), some), refused in zip(left, await connection.refusals(commands), strict=True):
             if refused is None:
                 stored += ((uid, bits, keywords) for uid in uids_in(some))
-            elif keywords and refused.answer.code not in _FOR_NO_KEYWORD:
-                again.append((bits, (), some))
+            elif rest and refused.answer.code not in _FOR_NO_FLAG:
+                again.append((rest, some))
             else:
                 raise refused
         left = again
@@ -363,4 +375,4 @@ async def _run_all(
         await connection.done(command)
 
 
-__all__ = ["Selected", "select", "settle", "work_off"]
+__all__ = ["Selected", "plainer", "select", "settle", "work_off"]

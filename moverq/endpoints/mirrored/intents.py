@@ -46,7 +46,7 @@ TO_DO: Final = 0
 """The intent of work that nobody has begun."""
 NOBODY: Final = -1
 """An intent that is none."""
-NO_KEYWORDS_LEFT_OUT: Final[Mapping[ItemId, tuple[str, ...]]] = {}
+NOTHING_LEFT_OUT: Final[Mapping[ItemId, tuple[int, tuple[str, ...]]]] = {}
 _ATOM: Final = re.compile(r"[!#$&'+,\-./0-9:;<=>?@A-Z^_`a-z|}~]+")
 
 
@@ -56,6 +56,7 @@ class ToAppend(NamedTuple):
     state: ItemState
     content: bytes
     """In the form in which it is taken there; for IMAP, with CRLF at the ends of its lines."""
+    flags: int
     keywords: tuple[str, ...]
     """Those that IMAP can say."""
 
@@ -138,7 +139,7 @@ def merge_items(
             digest = mirror.digest_of(state)
             fresh.append((*state_columns(state), digest, None, state.flags, said, other_form, 0, 0, intent))
             kept = content if other_form is None else as_kept(content)
-            appends.append(tuple.__new__(ToAppend, (state, kept, keywords)))
+            appends.append(tuple.__new__(ToAppend, (state, kept, state.flags, keywords)))
         insert_rows(
             mirror.db,
             f"INSERT INTO items ({STATE}, digest, server_uid, server_flags, server_keywords, normal_hash, verified, "
@@ -382,19 +383,21 @@ def note_placed(
     placed: Sequence[Placed],
     token: int,
     *,
-    left_out: Mapping[ItemId, tuple[str, ...]] = NO_KEYWORDS_LEFT_OUT,
+    left_out: Mapping[ItemId, tuple[int, tuple[str, ...]]] = NOTHING_LEFT_OUT,
 ) -> None:
     """These items have a place at the server, where their bytes are durable. `left_out`: those that it has with these
-    keywords only."""
+    flags and keywords only."""
     with mirror.changing():
         mirror.check_mover(token)
         place(mirror, placed)
-        for item_id, kept in left_out.items():
+        for item_id, (flags, kept) in left_out.items():
             keywords = mirror.db.execute(
-                "UPDATE items SET server_keywords = ? WHERE item_id = ? RETURNING keywords", (_said(kept), item_id)
+                "UPDATE items SET server_flags = ?, server_keywords = ? WHERE item_id = ? RETURNING keywords",
+                (flags, _said(kept), item_id),
             ).get
-            if keywords is not None:
-                mirror.remark("the server does not keep a keyword", len(sayable(split(keywords))) - len(kept))
+            missing = len(sayable(split(keywords))) - len(kept) if keywords is not None else 0
+            if missing:
+                mirror.remark("the server does not keep a keyword", missing)
 
 
 def place(mirror: Mirror, placed: Sequence[Placed]) -> set[ItemId]:

@@ -1220,6 +1220,102 @@ async def test_a_flag_counts_as_not_kept_where_the_server_says_so_and_shows_it(
         assert await target.remarks() == remarks
 
 
+@pytest.mark.parametrize("code", [b"[CANNOT] ", b""], ids=["CANNOT", "no code"])
+@pytest.mark.parametrize("kind", ["rich", "no MULTIAPPEND", "no UIDPLUS", "no CONDSTORE"])
+async def test_a_flag_that_the_server_refuses_costs_the_flag_and_not_the_message(
+    kind: str, code: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By APPEND and by STORE; keywords that it takes are kept, and a message that it refuses is one all the same."""
+
+    def refusing(name: str) -> None:
+        act = getattr(_Session, name)
+
+        def strict(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+            if b"\\Draft" in rest or b"\\Flagged" in rest or any(b"Subject: 3\r" in content for content in literals):
+                return b"", b"NO " + code + b"not permitted"
+            acted: tuple[bytes, bytes] = act(session, rest, literals)
+            return acted
+
+        monkeypatch.setattr(_Session, name, strict)
+
+    for name in ("_append", "_uid_store"):
+        refusing(name)
+    flags = (0, int(Flag.SEEN), int(Flag.SEEN | Flag.DRAFT), int(Flag.FLAGGED | Flag.DRAFT))
+    written = [item._replace(state=item.state._replace(flags=flags[at % 4])) for at, item in enumerate(items(40))]
+    server = FakeImap(KINDS[kind], quirk=Quirk(answer=says_flags(b"(\\Answered \\Seen \\Deleted \\*)")))
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        bad = await target.write_items(written, 1)
+        assert [one.state for one in bad] == [item.state for item in written[6:8]]
+        fine = written[:6] + written[8:]
+        assert server.contents() == expected(fine)
+        assert dict((await target.account()).digests) == wanted_of([item.state for item in fine])
+        there = [mail.flags for folder in server.folders.values() for mail in folder.mail]
+        assert sorted(map(sorted, there)) == sorted(
+            sorted({"work", *(["\\Seen"] if item.state.flags & Flag.SEEN else [])}) for item in fine
+        )
+        assert await target.remarks() == (
+            "the server did not keep the flag \\Draft of a message (18 times)",
+            "the server did not keep the flag \\Flagged of a message (9 times)",
+        )
+        now = int(Flag.SEEN | Flag.FLAGGED | Flag.ANSWERED)
+        states = tuple(
+            item.state._replace(modseq=100 + at, flags=now, keywords=("later",)) for at, item in enumerate(fine)
+        )
+        batch = ChangeBatch(through=Watermark(b"f" * 16, InstanceId(b"s" * 16), 200), more=False, items=states)
+        assert await target.apply_changes(batch, 1) == ()
+        assert dict((await target.account()).digests) == wanted_of(states)
+        there = [mail.flags for folder in server.folders.values() for mail in folder.mail]
+        assert there == [{"\\Answered", "\\Seen", "later"}] * len(fine)
+        assert await target.remarks() == ("the server did not keep the flag \\Flagged of a message (38 times)",)
+
+
+async def test_a_flag_that_the_server_refuses_is_learned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = _Session._append
+
+    def strict(session: _Session, rest: bytes, literals: list[bytes]) -> tuple[bytes, bytes]:
+        if b"\\Draft" in rest:
+            return b"", b"NO [CANNOT] flag not permitted"
+        return append(session, rest, literals)
+
+    monkeypatch.setattr(_Session, "_append", strict)
+    written = [
+        item._replace(state=item.state._replace(flags=int(Flag.DRAFT), folder_id=INBOX_ID)) for item in items(512)
+    ]
+    async with open_fake(FakeImap()) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written[:256], 1) == ()
+        server.quirk.commands.clear()
+        assert await target.write_items(written[256:], 1) == ()
+        assert len([command for command in server.quirk.commands if command.startswith(b"APPEND")]) <= 8
+        assert await target.remarks() == ("the server did not keep the flag \\Draft of a message (512 times)",)
+
+
+async def test_flags_are_sent_that_are_not_why_a_message_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server keeps flags that it does not name, as some do, and refuses a keyword."""
+    append, store = _Session._append, _Session._uid_store
+    taken = partial(re.search, rb"\(.*\bwork\b.*\)")
+
+    def strict(act: Callable[..., tuple[bytes, bytes]]) -> Callable[..., tuple[bytes, bytes]]:
+        return lambda session, rest, literals: (b"", b"NO [LIMIT] no") if taken(rest) else act(session, rest, literals)
+
+    monkeypatch.setattr(_Session, "_append", strict(append))
+    monkeypatch.setattr(_Session, "_uid_store", strict(store))
+    written = [item._replace(state=item.state._replace(flags=int(Flag.DRAFT))) for item in items(4)]
+    async with open_fake(FakeImap()) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written, 1) == ()
+        assert [mail.flags for folder in server.folders.values() for mail in folder.mail] == [{"\\Draft"}] * 4
+        states = tuple(item.state._replace(modseq=10 + at, flags=17) for at, item in enumerate(written))
+        batch = ChangeBatch(through=Watermark(b"f" * 16, InstanceId(b"s" * 16), 20), more=False, items=states)
+        assert await target.apply_changes(batch, 1) == ()
+        assert dict((await target.account()).digests) == wanted_of(states)
+        there = [mail.flags for folder in server.folders.values() for mail in folder.mail]
+        assert there == [{"\\Draft", "\\Seen"}] * 4
+
+
 async def test_a_flag_that_others_took_is_not_one_that_the_server_does_not_keep(tmp_path: Path) -> None:
     """Nor is one that they set: both are damage, also beside one that it does not keep."""
     server = FakeImap(quirk=Quirk(answer=says_flags(b"(\\Seen \\Answered \\*)")))

@@ -53,7 +53,7 @@ def in_order(server: FakeImap, name: str) -> list[bytes]:
 
 
 def test_a_page_is_cut_into_as_many_batches_as_are_wanted() -> None:
-    written = [ToAppend(state, content, ()) for state, content in many(120, seed=3)]
+    written = [ToAppend(state, content, state.flags, ()) for state, content in many(120, seed=3)]
     bytes_ = sum(one.state.size for one in written)
     for into in (1, 2, 4):
         batches = list(appending.cut(written, of=len(written), into=into))
@@ -187,7 +187,7 @@ async def appended(server: FakeImap, tmp_path: Path, *, refused: Sequence[int]) 
         content = b"Subject: %s\r\n\r\n" % (b"bad %d" % number if number in refused else b"%d" % (number // 3))
         item_id, received_ms = ItemId(number.to_bytes(16, "big")), 1_700_000_000_000 + number // 3 * 1000
         hash_ = content_hash(content)
-        state = ItemState(item_id, INBOX_ID, number + 1, number + 1, received_ms, len(content), hash_, number % 4, ())
+        state = ItemState(item_id, INBOX_ID, number + 1, number + 1, received_ms, len(content), hash_, number % 2, ())
         written.append(ItemContent(state, content))
     server.refuse_append = lambda content: "not this one" if content.startswith(b"Subject: bad") else None
     async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
