@@ -118,6 +118,22 @@ def _is_root(wire: bytes, separator: bytes | None) -> bool:
     return not wire or (separator is not None and wire.endswith(separator))
 
 
+async def status_of(connection: Connection, wire: bytes) -> Listed | None:
+    """The folder, and how much is in it. None: it went.
+
+    Raises: EndpointUnavailable, EndpointBusy, EndpointBroken, RequestRefused.
+    """
+    found = {wire: Listed(wire=wire)}
+
+    def take(response: Response) -> None:
+        kind, *rest = words(response)
+        if bytes(kind).upper() == b"STATUS" and connection.mailbox_named(rest[0]) == wire:
+            _note_status(found[wire], rest[1])
+
+    await _ask_status(connection, [found[wire]], b"(UIDVALIDITY UIDNEXT MESSAGES)", take, found)
+    return found.get(wire)
+
+
 async def _ask_status(
     connection: Connection,
     folders: Sequence[Listed],

@@ -8,11 +8,14 @@ What always holds: an effect whose repetition would show (APPEND, MOVE) has a du
 EXPUNGE of a UID) is done again without harm until it is noted as done.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import apsw
 
 from moverq.endpoints.imap.connection import (
     PASSING,
@@ -26,12 +29,12 @@ from moverq.endpoints.imap.connection import (
     shown,
     words,
 )
-from moverq.endpoints.imap.listing import ALL_FLAGS, check_gone, flag_words, flags_in, is_fetch, look_into
+from moverq.endpoints.imap.listing import ALL_FLAGS, check_gone, flag_words, flags_in, is_fetch, look_into, status_of
 from moverq.endpoints.imap.reading import read_bodies
 from moverq.endpoints.imap.wire import Response, WireError, number, pairs, said, uid_sets, uids_in
 from moverq.endpoints.mirrored import intents
 from moverq.endpoints.mirrored.intents import Placed
-from moverq.endpoints.mirrored.learned import Looks, Seen
+from moverq.endpoints.mirrored.learned import Look, Seen
 from moverq.endpoints.mirrored.listed import Wanted
 from moverq.endpoints.mirrored.mirror import FolderRow, Located, Mirror
 from moverq.endpoints.mirrored.normal_form import is_same
@@ -70,15 +73,28 @@ async def settle(session: "ImapSession") -> None:
 
 async def _find_at_server(session: "ImapSession", folder: FolderRow, sought: Sequence[Located]) -> list[Placed]:
     """Which of these are in the folder, among what the mirror has no row for. Of equal copies any may be any."""
-    held = Looks()
+    seconds = {located.state.received_ms // 1000 for located in sought}
+    candidates: list[Seen] = []
+    validity = 0
+
+    async def on_look(look: Look) -> None:
+        nonlocal validity
+        if look.first == 1:  # or anew
+            candidates.clear()
+        validity = look.validity
+        some = [seen for seen in look.seen if seen.received_ms // 1000 in seconds]
+        asked = partial(_known_uids, folder_id=folder.folder_id, uids=[seen.uid for seen in some])
+        known = await session.mirror.ask(asked)
+        candidates.extend(seen for seen in some if seen.uid not in known)
+
     async with session.connection() as connection:
-        wanted = Wanted(folder_id=folder.folder_id, wire=folder.wire, modseq=0)
-        await look_into(connection, [wanted], on_look=held.keep)
-        if not held or held[0].validity != folder.server_validity:
+        in_parts = await status_of(connection, folder.wire)
+        if in_parts is None:
             return []
-        known = await session.mirror.ask(partial(_known_uids, folder_id=folder.folder_id))
-        seconds = {located.state.received_ms // 1000 for located in sought}
-        candidates = [seen for seen in held[0].seen if seen.uid not in known and seen.received_ms // 1000 in seconds]
+        wanted = Wanted(folder_id=folder.folder_id, wire=folder.wire, modseq=0, in_parts=in_parts)
+        await look_into(connection, [wanted], on_look=on_look)
+        if validity != folder.server_validity:
+            return []
         left = list(sought)
         found: list[Placed] = []
         for some in in_batches(candidates, lambda seen: seen.size, bytes_max=session.bytes_max):
@@ -165,13 +181,10 @@ async def _present(connection: Connection, wire: bytes, asked: Sequence[int]) ->
     return validity, present
 
 
-def _known_uids(mirror: Mirror, folder_id: FolderId) -> set[int]:
-    return {
-        uid
-        for (uid,) in mirror.db.execute(
-            "SELECT server_uid FROM items WHERE folder_id = ? AND server_uid IS NOT NULL", (folder_id,)
-        )
-    }
+def _known_uids(mirror: Mirror, folder_id: FolderId, uids: Sequence[int]) -> set[int]:
+    """Those of the UIDs that a row has."""
+    sql = "SELECT server_uid FROM items WHERE folder_id = ? AND server_uid IN carray(?)"
+    return {uid for (uid,) in mirror.db.execute(sql, (folder_id, apsw.carray(array("q", uids))))} if uids else set()
 
 
 # ---- what needs no bytes

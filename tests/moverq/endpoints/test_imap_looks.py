@@ -20,7 +20,14 @@ from moverq.endpoints.mirrored.mirror import Mirror
 from moverq.errors import EndpointBusy, EndpointUnavailable
 from moverq.model.change import ItemContent
 from moverq.model.ids import FolderId
-from tests.moverq.endpoints.test_imap_quirks import a_source, an_endpoint
+from tests.moverq.endpoints.test_imap_quirks import (
+    a_source,
+    a_target,
+    an_endpoint,
+    cut_before_the_answer_to_an_append,
+    expected,
+)
+from tests.moverq.endpoints.test_imap_quirks import items as items_of
 from tests.support.fake_imap import RICH, FakeImap, open_fake
 
 COUNT = 30
@@ -266,6 +273,25 @@ async def test_a_message_that_goes_while_it_is_listed_is_no_reason_to_list_again
         source = await a_source(endpoint)
         assert await contents(source) == there(server)
     assert b"1:*" not in listings(server)[: COUNT // PART]
+
+
+@pytest.mark.parametrize("capabilities", [RICH, PLAIN_LOOKS], ids=["CONDSTORE", "no CONDSTORE"])
+async def test_what_is_in_doubt_in_a_large_folder_is_looked_for_in_parts(capabilities: str, tmp_path: Path) -> None:
+    """An APPEND whose answer nobody heard, into a folder that holds much already."""
+    server, written = FakeImap(capabilities), items_of(3 * COUNT)
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written[:COUNT], 1) == ()
+        cut_before_the_answer_to_an_append(server)
+        with pytest.raises(ExceptionGroup):
+            await target.write_items(written[COUNT:], 1)
+        await target.claim(2)
+        server.quirk.commands.clear()
+        assert await target.write_items(written[COUNT:], 2) == ()
+        assert server.contents() == expected(written)
+        asked = listings(server)
+        assert len(asked) > COUNT // PART
+        assert b"1:*" not in asked
 
 
 @pytest.mark.parametrize("at_once", [1, 1000])
