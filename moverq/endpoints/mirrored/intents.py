@@ -353,7 +353,14 @@ def _leave_place(mirror: Mirror, was: _Present, folders: Mapping[FolderId, Folde
         if moving is None:
             return
         folder_id, validity, uid = moving
-    mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", (folder_id, validity, uid))
+    _expunge_later(mirror, was.state.item_id, (folder_id, validity, uid))
+
+
+def _expunge_later(mirror: Mirror, item_id: ItemId, there: tuple[FolderId, int, int]) -> None:
+    """What the item has there (folder, UIDVALIDITY, UID) is to go; inside a transaction, while it has a row."""
+    sql = "SELECT received_ms, coalesce(normal_hash, content_hash) FROM items WHERE item_id = ?"
+    received_ms, hash_ = next(mirror.db.execute(sql, (item_id,)))
+    mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?, ?, ?)", (*there, received_ms // 1000, hash_))
 
 
 def _raise_uidnext(mirror: Mirror, uids: Mapping[FolderId, int]) -> None:
@@ -430,9 +437,9 @@ def highest_uid(mirror: Mirror, folder_id: FolderId) -> int:
     return int(found or 0)
 
 
-def _left(mirror: Mirror, item_id: ItemId) -> tuple[Any, ...] | None:
-    """Where the item that is being moved was: nowhere, from now on."""
-    found: tuple[Any, ...] | None = mirror.db.execute(
+def _left(mirror: Mirror, item_id: ItemId) -> tuple[FolderId, int, int] | None:
+    """Where the item that is being moved was (folder, UIDVALIDITY, UID): nowhere, from now on."""
+    found: tuple[FolderId, int, int] | None = mirror.db.execute(
         "DELETE FROM to_move WHERE item_id = ? RETURNING from_folder, server_validity, server_uid", (item_id,)
     ).get
     return found
@@ -479,11 +486,13 @@ def note_settled(
         for item_id, _ in found:
             moving = _left(mirror, item_id) if item_id in there else None
             if moving is not None:
-                mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
+                _expunge_later(mirror, item_id, moving)
         for located in absent:
             state = located.state
             if state.item_id in lost:
-                _left(mirror, state.item_id)
+                moving = _left(mirror, state.item_id)
+                if moving is not None:  # by another UID it may still be there
+                    _expunge_later(mirror, state.item_id, moving)
             elif mirror.db.execute("SELECT 1 FROM to_move WHERE item_id = ?", (state.item_id,)).get is not None:
                 mirror.db.execute("UPDATE items SET intent = 0 WHERE item_id = ?", (state.item_id,))
                 continue
@@ -564,7 +573,7 @@ def note_moved(
                 continue
             place(mirror, [Placed(item_id, moved[item_id])])
             if copied and moving is not None:
-                mirror.db.execute("INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", moving)
+                _expunge_later(mirror, item_id, moving)
 
 
 def note_begun(mirror: Mirror, item_ids: Iterable[ItemId], *, intent: int) -> None:

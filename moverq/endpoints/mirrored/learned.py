@@ -78,6 +78,9 @@ class Look:
 
 
 OnLook = Callable[[Look], Awaitable[None]]
+Late = Mapping[tuple[FolderId, int], tuple[int, bytes]]
+"""Messages at a target that are to go, by folder and UID: their second and hash."""
+NONE_LATE: Final[Late] = {}
 
 
 class Looks(list[Look]):
@@ -273,13 +276,12 @@ def apply(
     pairs: Mapping[tuple[FolderId, int], ItemId],
     *,
     orphans: Sequence[Located] = (),
-    late: Sequence[tuple[FolderId, int]] = (),
+    late: Late = NONE_LATE,
     is_movers: bool,
 ) -> None:
     """The mirror says what the looks told, in one transaction.
 
-    `pairs`: which new message, by folder and UID, is which lost item. `late`: new messages that are second copies of
-    our own, from an intent that had been given up: they go.
+    `pairs`: which new message, by folder and UID, is which lost item. `late`: new messages that are to go.
 
     Raises:
         SourceChanged: the guard turned meanwhile, so it is open who is right; look again.
@@ -295,15 +297,15 @@ def apply(
             # Out of the way of the unique indexes: UIDs may be given round.
             mirror.db.execute("UPDATE items SET server_uid = NULL, uid = ? WHERE seq = ?", (-found.seq, found.seq))
             _uncount(mirror, found.seq)
-        late_set = set(late)
         for difference in differences:
-            if difference.reset:
-                mirror.db.execute("DELETE FROM to_expunge WHERE folder_id = ?", (difference.look.folder_id,))
             folder = _position(rows[difference.look.folder_id], difference)
             if is_movers:
-                _mend(mirror, folder, difference, pairs, lost, late_set)
+                _mend(mirror, folder, difference, pairs, lost, late)
             else:
                 folder = _follow(mirror, folder, difference, pairs, lost)
+            if difference.look.last is None:
+                sql = "DELETE FROM to_expunge WHERE folder_id = ? AND server_validity <> ?"
+                mirror.db.execute(sql, (folder.folder_id, folder.server_validity))
             mirror.put_folder(folder)
             rows[folder.folder_id] = folder
         paired = set(pairs.values())
@@ -417,7 +419,7 @@ def _mend(
     difference: Difference,
     pairs: Mapping[tuple[FolderId, int], ItemId],
     lost: Mapping[ItemId, Located],
-    late: set[tuple[FolderId, int]],
+    late: Late,
 ) -> None:
     """The mirror is right: what differs is damage, and what is there beside it a stranger."""
     for seen in difference.new:
@@ -430,8 +432,15 @@ def _mend(
             )
             _recount(mirror, was.seq)
         elif at in late:
+            validity = folder.server_validity
             mirror.db.execute(
-                "INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?)", (*at[:1], folder.server_validity, seen.uid)
+                "DELETE FROM to_expunge WHERE (folder_id, server_validity, server_uid) IN ("
+                "SELECT folder_id, server_validity, server_uid FROM to_expunge "
+                "WHERE folder_id = ? AND server_validity <> ? AND received_s = ? AND hash = ? LIMIT 1)",
+                (folder.folder_id, validity, *late[at]),
+            )
+            mirror.db.execute(
+                "INSERT OR IGNORE INTO to_expunge VALUES (?, ?, ?, ?, ?)", (*at[:1], validity, seen.uid, *late[at])
             )
         else:
             mirror.db.execute(
@@ -521,11 +530,17 @@ def located_in(mirror: Mirror, folder_id: FolderId) -> list[Located]:
     ]
 
 
-def doubtful(mirror: Mirror) -> dict[tuple[FolderId, int], list[bytes]]:
-    """What intents that were found not to be there would bring, by folder and second."""
+def unwanted(mirror: Mirror, validity: Mapping[FolderId, int]) -> dict[tuple[FolderId, int], list[bytes]]:
+    """What is to go where it is met, by folder and second: what intents that were found not to be there would bring;
+    and what is to be expunged by a UID of another UIDVALIDITY than the folder has now."""
     found: dict[tuple[FolderId, int], list[bytes]] = {}
     for folder_id, received_s, hash_ in mirror.db.execute("SELECT folder_id, received_s, hash FROM doubtful"):
         found.setdefault((folder_id, received_s), []).append(hash_)
+    for folder_id, then, received_s, hash_ in mirror.db.execute(
+        "SELECT folder_id, server_validity, received_s, hash FROM to_expunge WHERE hash <> x''"
+    ):
+        if validity.get(folder_id, then) != then:
+            found.setdefault((folder_id, received_s), []).append(hash_)
     return found
 
 

@@ -437,11 +437,13 @@ def _wanted_empty(mirror: Mirror, *, token: int) -> None:
         mirror.check_token(token)
         mirror.db.execute("UPDATE mailbox SET token = ?", (token,))
         mirror.db.execute(
-            "INSERT OR IGNORE INTO to_expunge SELECT i.folder_id, f.server_validity, i.server_uid FROM items i "
+            "INSERT OR IGNORE INTO to_expunge (folder_id, server_validity, server_uid) "
+            "SELECT i.folder_id, f.server_validity, i.server_uid FROM items i "
             "JOIN folders f USING (folder_id) WHERE i.server_uid IS NOT NULL"
         )
         mirror.db.execute(
-            "INSERT OR IGNORE INTO to_expunge SELECT from_folder, server_validity, server_uid FROM to_move"
+            "INSERT OR IGNORE INTO to_expunge (folder_id, server_validity, server_uid) "
+            "SELECT from_folder, server_validity, server_uid FROM to_move"
         )
         mirror.db.execute("DELETE FROM to_move")
         mirror.db.execute("DELETE FROM items WHERE server_uid IS NOT NULL")

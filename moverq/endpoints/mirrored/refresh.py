@@ -232,7 +232,7 @@ async def _put(
     session: "MailSession", differences: Sequence[Difference], orphans: Sequence[Located], *, is_movers: bool
 ) -> None:
     pairs = await _pair(session, differences, orphans, is_movers=is_movers)
-    late = []
+    late: learned.Late = learned.NONE_LATE
     if is_movers:
         late = await _late_copies(session, differences, pairs)
         differences = [await _with_flags_not_kept(session, difference) for difference in differences]
@@ -296,28 +296,31 @@ async def _pair(
 
 async def _late_copies(
     session: "MailSession", differences: Sequence[Difference], pairs: dict[tuple[FolderId, int], ItemId]
-) -> list[tuple[FolderId, int]]:
+) -> learned.Late:
     """New messages at a target that an intent, which had been found not to be there and was written again, brings
-    after all: provably our own second copies."""
-    doubtful = await session.mirror.ask(learned.doubtful)
-    if not doubtful or session.mirror.intents:
-        return []  # or it may be what is being written again now
-    late = []
+    after all; and those that were to be expunged before their folder's UIDs changed: provably our own, and not wanted
+    any more."""
+    validity = {difference.look.folder_id: difference.look.validity for difference in differences}
+    unwanted = await session.mirror.ask(partial(learned.unwanted, validity=validity))
+    if not unwanted or session.mirror.intents:
+        return learned.NONE_LATE  # or it may be what is being written again now
+    late: dict[tuple[FolderId, int], tuple[int, bytes]] = {}
     for difference in differences:
         folder_id = difference.look.folder_id
         asked = [
             seen
             for seen in difference.new
-            if (folder_id, seen.uid) not in pairs and (folder_id, seen.received_ms // 1000) in doubtful
+            if (folder_id, seen.uid) not in pairs and (folder_id, seen.received_ms // 1000) in unwanted
         ]
         by_uid = {seen.uid: seen for seen in asked}
         async for uid, content in _bodies(session, difference.look, asked):
             seen = by_uid[uid]
-            hashes = doubtful[folder_id, seen.received_ms // 1000]
+            second = seen.received_ms // 1000
+            hashes = unwanted[folder_id, second]
             for hash_ in hashes:
                 if is_same(content, hash_, hash_, session.normal):
                     hashes.remove(hash_)
-                    late.append((folder_id, uid))
+                    late[folder_id, uid] = second, hash_
                     break
     return late
 

@@ -118,4 +118,8 @@ MIRROR_STEPS = (
         one INTEGER PRIMARY KEY CHECK (one = 1), since_ms INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    ALTER TABLE to_expunge ADD COLUMN received_s INTEGER NOT NULL DEFAULT 0; -- what it is, should UIDs change
+    ALTER TABLE to_expunge ADD COLUMN hash BLOB NOT NULL DEFAULT x'';        -- empty: nobody knows
+    """,
 )

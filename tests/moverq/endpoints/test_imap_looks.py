@@ -12,20 +12,21 @@ from moverq.endpoints.imap import listing
 from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.listing import look_into
 from moverq.endpoints.imap.reading import Reading
-from moverq.endpoints.mirrored import refresh
+from moverq.endpoints.mirrored import intents, refresh
 from moverq.endpoints.mirrored.learned import Look
 from moverq.endpoints.mirrored.listed import Listed, Wanted
 from moverq.endpoints.mirrored.mailbox import MirroredMailbox
 from moverq.endpoints.mirrored.mirror import Mirror
 from moverq.errors import EndpointBusy, EndpointUnavailable
-from moverq.model.change import ItemContent
-from moverq.model.ids import FolderId
+from moverq.model.change import ChangeBatch, Gone, ItemContent, Watermark
+from moverq.model.ids import FolderId, InstanceId
 from tests.moverq.endpoints.test_imap_quirks import (
     a_source,
     a_target,
     an_endpoint,
     cut_before_the_answer_to_an_append,
     expected,
+    wanted_of,
 )
 from tests.moverq.endpoints.test_imap_quirks import items as items_of
 from tests.support.fake_imap import RICH, FakeImap, open_fake
@@ -292,6 +293,21 @@ async def test_what_is_in_doubt_in_a_large_folder_is_looked_for_in_parts(capabil
         asked = listings(server)
         assert len(asked) > COUNT // PART
         assert b"1:*" not in asked
+
+
+async def test_what_was_deleted_goes_from_a_large_folder_that_was_rebuilt(tmp_path: Path) -> None:
+    written = items_of(2 * COUNT)
+    async with open_fake(FakeImap()) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written, 1) == ()
+        new_uids(server)
+        deleted = tuple(Gone(item.state.item_id, 100 + at) for at, item in enumerate(written) if at % 4 < 2)
+        through = Watermark(b"f" * 16, InstanceId(b"s" * 16), 200)
+        assert await target.apply_changes(ChangeBatch(through=through, more=False, items_gone=deleted), 1) == ()
+        left = [item for at, item in enumerate(written) if at % 4 >= 2]
+        assert dict((await target.account()).digests) == wanted_of([item.state for item in left])
+        assert server.contents() == expected(left)
+        assert not await target.session.mirror.ask(lambda mirror: bool(intents.due(mirror)))
 
 
 @pytest.mark.parametrize("at_once", [1, 1000])

@@ -1332,6 +1332,70 @@ async def test_a_flag_that_others_took_is_not_one_that_the_server_does_not_keep(
         assert await target.remarks() == ("the server did not keep the flag \\Draft of a message (2 times)",)
 
 
+def rebuilt(server: FakeImap, name: str) -> None:
+    """The folder's messages have each other's UIDs, under another UIDVALIDITY."""
+    folder = server.folders[name]
+    folder.validity += 100
+    folder.mail.reverse()
+    for uid, mail in enumerate(folder.mail, 1):
+        mail.uid, mail.modseq = uid, server.tick()
+
+
+@pytest.mark.parametrize("capabilities", [RICH, PLAIN], ids=["rich", "plain"])
+@pytest.mark.parametrize("seen", [False, True], ids=["", "seen before"])
+async def test_what_was_deleted_goes_from_a_target_whose_folder_was_rebuilt(
+    seen: bool, capabilities: str, tmp_path: Path
+) -> None:
+    """Of equal copies as many as were deleted. What others put there stays."""
+    written = items(12)
+    async with open_fake(FakeImap(capabilities)) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written, 1) == ()
+        server.add("INBOX", b"Subject: another's\r\n\r\n")
+        rebuilt(server, "INBOX")
+        if seen:
+            await target.account()
+        deleted = [item for at, item in enumerate(written) if at in (1, 2, 5, 9)]
+        states = tuple(written[at].state._replace(modseq=90 + at, flags=3) for at in (4, 7))
+        batch = ChangeBatch(
+            through=Watermark(b"f" * 16, InstanceId(b"s" * 16), 200),
+            more=False,
+            items=states,
+            items_gone=tuple(Gone(item.state.item_id, 100 + at) for at, item in enumerate(deleted)),
+        )
+        assert await target.apply_changes(batch, 1) == ()
+        left = [item for item in written if item not in deleted]
+        for _ in range(2):
+            wanted = {one.state.item_id: one.state for one in left} | {one.item_id: one for one in states}
+            assert dict((await target.account()).digests) == wanted_of(list(wanted.values()))
+        there = expected(left)
+        there["INBOX"] = sorted([*there["INBOX"], b"Subject: another's\r\n\r\n"])
+        assert server.contents() == there
+
+
+@pytest.mark.parametrize("kind", ["rich", "no UIDPLUS", "plain"])
+async def test_a_message_is_not_left_where_it_was_moved_from_when_that_folder_was_rebuilt(
+    kind: str, tmp_path: Path
+) -> None:
+    written = items(6)
+    async with open_fake(FakeImap(KINDS[kind])) as server, an_endpoint(server, tmp_path) as endpoint:
+        target = await a_target(endpoint)
+        assert await target.write_items(written, 1) == ()
+        rebuilt(server, "INBOX")
+        states = tuple(
+            item.state._replace(modseq=90 + at, folder_id=SENT_ID, uid=50 + at) for at, item in enumerate(written)
+        )
+        now = {state.item_id: ItemContent(state, item.content) for state, item in zip(states, written, strict=True)}
+        batch = ChangeBatch(through=Watermark(b"f" * 16, InstanceId(b"s" * 16), 200), more=False, items=states)
+        missing = await target.apply_changes(batch, 1)
+        assert await target.write_items([now[item_id] for item_id in missing], 1) == ()
+        if dict((await target.account()).digests) != wanted_of(states):  # as verification sees: they are written anew
+            assert await target.write_items(list(now.values()), 1) == ()
+        for _ in range(2):
+            assert dict((await target.account()).digests) == wanted_of(states)
+        assert server.contents() == {"Sent": sorted(item.content for item in written)}
+
+
 def wanted_of(states: Sequence[ItemState]) -> dict[FolderId, FolderDigest]:
     wanted = {folder_id: FolderDigest() for folder_id in (INBOX_ID, SENT_ID)}
     for state in states:
