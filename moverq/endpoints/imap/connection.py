@@ -423,7 +423,7 @@ def astring(text: str) -> Piece:
 
 PASSING: Final = frozenset((b"UNAVAILABLE", b"INUSE", b"THROTTLED", b"SERVERBUG"))
 """Said of the moment, not of what was asked for."""
-_BUSY: Final = PASSING | {b"LIMIT"}
+BUSY: Final = PASSING | {b"LIMIT"}
 _BUSY_IN_PART: Final = (b"INUSE", b"SERVERBUG")
 """Said of what was asked for, not of the server. A SERVERBUG comes and goes, as Dovecot's do; or it stays, where the
 folder is damaged."""
@@ -444,7 +444,7 @@ def error_of(endpoint: str, refused: Refused, *, doing: str) -> MoveError:
     is one: an administrator must know where to look."""
     answer = refused.answer
     text = answer.text or answer.status.decode("ascii", "replace")
-    if answer.code in _BUSY:
+    if answer.code in BUSY:
         part = doing if answer.code in _BUSY_IN_PART else ""
         return EndpointBusy(endpoint=endpoint, retry_after_s=60.0, why=f"{doing}: {text}", part=part)
     if answer.code in _BROKEN:

@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from moverq.endpoints.imap.connection import UTF8_ACCEPT, Command, Connection, Refused, astring, error_of
+from moverq.endpoints.imap.connection import BUSY, UTF8_ACCEPT, Command, Connection, Refused, astring, error_of
 from moverq.endpoints.imap.deflate import DeflateStream
 from moverq.endpoints.imap.sasl import Dialogue, dialogue
 from moverq.endpoints.imap.settings import Secret, Settings
@@ -34,6 +34,7 @@ async def connect(settings: Settings, user: str, *, answer_s: float) -> Connecti
 
     Raises:
         EndpointUnavailable: no connection, no TLS, no greeting.
+        EndpointBusy: the login is refused for the moment.
         EndpointBroken: the login is refused, or the certificate is not to be trusted.
     """
     endpoint = f"{user} at {settings.host}:{settings.port}"
@@ -152,7 +153,7 @@ async def _authenticate(connection: Connection, settings: Settings, user: str) -
             await _sasl(connection, method.upper().encode(), talk)
     except Refused as refused:
         said = refused.answer
-        if said.code in (b"UNAVAILABLE", b"INUSE", b"LIMIT", b"SERVERBUG"):
+        if said.code in BUSY:
             raise error_of(connection.endpoint, refused, doing="log in") from None
         why = f"the login is refused: {said.text or said.status.decode()}"
         raise EndpointBroken(endpoint=connection.endpoint, why=why) from None

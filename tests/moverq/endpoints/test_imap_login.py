@@ -13,7 +13,7 @@ from moverq.endpoints.imap.connection import Connection
 from moverq.endpoints.imap.login import connect
 from moverq.endpoints.imap.settings import parse
 from moverq.endpoints.mirrored.hooks import run_hook
-from moverq.errors import EndpointBroken, EndpointUnavailable, MoveError, RequestRefused
+from moverq.errors import EndpointBroken, EndpointBusy, EndpointUnavailable, MoveError, RequestRefused
 from tests.support.dovecot import Dovecot, shared_dovecot
 from tests.support.fake_imap import RICH, FakeImap, Quirk, open_fake
 from tests.support.imap_place import ADMIN, PASSWORD
@@ -151,6 +151,28 @@ async def test_a_server_that_refuses_what_it_offered_is_done_without_it(
     async with open_fake(FakeImap(f"{RICH} ID", quirk=Quirk(answer=answer))) as fake, logged_in(fake.url) as connection:
         assert (b"QRESYNC" in connection.enabled) == (verb != b"ENABLE")
         await connection.run(b"NOOP")
+
+
+@pytest.mark.parametrize("auth", ["plain", "login"])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        *((code, EndpointBusy) for code in ("THROTTLED", "INUSE", "LIMIT", "UNAVAILABLE", "SERVERBUG")),
+        *((code, EndpointBroken) for code in ("AUTHENTICATIONFAILED", "AUTHORIZATIONFAILED", "EXPIRED", "ALERT")),
+    ],
+)
+async def test_a_login_that_is_refused_for_the_moment_is_tried_again_and_a_wrong_password_is_not(
+    code: str, error: type[MoveError], auth: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", PASSWORD)
+
+    def answer(command: bytes, data: bytes) -> bytes:
+        return data.replace(b"OK done", b"NO [%s] not now" % code.encode())
+
+    async with open_fake(FakeImap(quirk=Quirk(answer=answer))) as fake:
+        with pytest.raises(error, match="not now"):
+            async with logged_in(f"{fake.url.replace('admin@', '')}&auth={auth}"):
+                pass
 
 
 async def test_a_server_that_does_not_say_what_it_can_do_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
