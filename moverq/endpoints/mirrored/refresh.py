@@ -186,13 +186,16 @@ async def _learn(
     differences = await _told_whole(session, held.take())
     if not is_movers:
         await _check_emptied(session, differences, orphans)
+    if orphans or any(difference.lost for difference in differences):
+        await _put(session, differences, orphans, is_movers=is_movers)  # what one lost may be new in any other
+        return
     some = _Pending()
     for difference in differences:
         some.add(difference)
         if some.rows > ROWS_MAX:
             await _put(session, some.take(), (), is_movers=is_movers)
-    if some.differences or orphans:
-        await _put(session, some.take(), orphans, is_movers=is_movers)
+    if some.differences:
+        await _put(session, some.take(), (), is_movers=is_movers)
 
 
 async def _told_whole(session: "MailSession", differences: Sequence[Difference]) -> Sequence[Difference]:

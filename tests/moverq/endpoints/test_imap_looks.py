@@ -295,7 +295,26 @@ async def test_what_is_in_doubt_in_a_large_folder_is_looked_for_in_parts(capabil
         assert b"1:*" not in asked
 
 
-async def test_what_was_deleted_goes_from_a_large_folder_that_was_rebuilt(tmp_path: Path) -> None:
+async def test_the_messages_of_a_large_folder_that_was_rebuilt_are_known_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever part of the folder a message was in, and is in now."""
+    monkeypatch.setattr(refresh, "ROWS_MAX", 2 * PART)
+    server = a_server()
+    async with open_fake(server), an_endpoint(server, tmp_path) as endpoint:
+        source = await a_source(endpoint)
+        after, before = await source.head(), await items(source)
+        new_uids(server)
+        batch = await source.read_feed(after, changes_max=1000)
+        assert batch.items_gone == ()
+        now = {item.state.item_id: item.content for item in await items(source)}
+        assert now == {item.state.item_id: item.content for item in before}
+
+
+async def test_what_was_deleted_goes_from_a_large_folder_that_was_rebuilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "ROWS_MAX", 2 * PART)
     written = items_of(2 * COUNT)
     async with open_fake(FakeImap()) as server, an_endpoint(server, tmp_path) as endpoint:
         target = await a_target(endpoint)
