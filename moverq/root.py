@@ -627,8 +627,8 @@ class Root:
     async def move(self, address: str, *, to: str, source: str | None = None, **options: Any) -> RequestId:
         """A request to move this mailbox is queued. `options` as `moverq.moves.new_move` has them.
 
-        `source`: where the mailbox is, for one that the directory does not know yet; it is registered there. `to` and
-        `source` are databases by name, or where a mail system is, which is registered too.
+        `source`: where the mailbox is. One in a mail system that the directory does not know yet is registered there.
+        `to` and `source` are databases by name, or where a mail system is, which is registered too.
 
         Raises:
             RequestRefused: no such mailbox or database, there already, moving already, not at `source`.
@@ -665,10 +665,16 @@ class Root:
             return await moves.locate(self.directory, address)
         try:
             recipient = await self.directory.locate(address)
-        except NotFound:
+        except NotFound as error:
+            normal = checked_address(address)
+            if not is_mail_system(origin.entry.path):  # of ours the directory knows every mailbox: this one is none
+                raise RequestRefused(
+                    why=f"there is no mailbox {normal} in {origin.entry.name}, nor elsewhere in the directory: see "
+                    f"`moverq mailbox list`; `moverq mailbox add` makes an empty one"
+                ) from error
             return Recipient(
                 mailbox_id=MailboxId(new_id()),
-                address=checked_address(address),
+                address=normal,
                 aliases=(),
                 register=Register(Home(origin.entry.name, InstanceId(new_id())), 0),
                 token=0,

@@ -95,7 +95,7 @@ async def new(
         str | None,
         Parameter(
             name="--from",
-            help="Where they are now, in the same words. For mailboxes that the directory does not know.",
+            help="Where they are now, in the same words. Those in a mail system need not be in the directory yet.",
         ),
     ] = None,
     offline: Annotated[bool, Parameter(help="Lock the mailbox for the whole move.")] = False,

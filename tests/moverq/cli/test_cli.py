@@ -424,6 +424,8 @@ AWAY = "imap://127.0.0.1:1/?tls=none&password-env=HOME"
         (["nobody@example.org", "--from", OLD, "--to", NEW], common.REFUSED, "no mailbox of nobody@example.org"),
         (["nonsense", "--from", OLD, "--to", NEW], common.REFUSED, "not an address"),
         (["nobody@example.org", "--to", NEW], common.NOT_FOUND, "no mailbox nobody@example.org"),
+        (["bob@example.org", "--from", "DB1", "--to", "DB2"], common.NOT_FOUND, "no mailbox bob@example.org"),
+        (["bob@example.org", "--from", "DB1", "--to", NEW], common.NOT_FOUND, "moverq mailbox add"),
         (["bob@example.org", "--from", AWAY, "--to", NEW], common.TEMPORARY, "127.0.0.1"),
         ([ADA, "--from", OLD, "--to", NEW], common.REFUSED, "is in DB1, not in maildir"),
         ([ADA, "--to", NEW], common.REFUSED, "is being moved by request"),
