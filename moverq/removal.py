@@ -5,15 +5,17 @@ that is over: its old mailbox may still be there), a process that has it open, a
 one should another get its name. Mailboxes that were moved away or soft-deleted keep it too, unless the operator says
 that nobody wants them. No file of it is ever deleted: what lies there may be added again, under any name.
 
-A mailbox goes from the directory first, and is then soft-deleted: a crash between the two leaves one that nobody names,
-which is harmless (`store header` shows it as known to nobody); the other way round it would leave an address without a
-mailbox. What needs it is a move request that names it, also one that is over: its job begins with the directory.
+A mailbox is told first whose it was, goes from the directory, and is then soft-deleted: a crash between the last two
+leaves one that nobody has, which is harmless (`mailbox list --disconnected` shows it, and `mailbox connect` brings it
+back); the other way round it would leave an address without a mailbox. What needs it is a move request that names it,
+also one that is over: its job begins with the directory.
 """
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -23,6 +25,10 @@ from moverq.endpoints.kinds import is_mail_system
 from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.flow.clock import now_ms
 from moverq.ledger.ledger import Ledger
+from moverq.model.label import Label
+
+if TYPE_CHECKING:
+    from moverq.endpoints.store import StoreEndpoint
 
 
 async def remove_database(
@@ -78,6 +84,7 @@ async def remove_mailbox(
     address: str,
     *,
     endpoints: Callable[[str], Awaitable[Endpoint]],
+    stores: "Callable[[str], Awaitable[StoreEndpoint]]",
     retention_s: float,
     force: bool,
 ) -> MailboxRemoved:
@@ -105,6 +112,15 @@ async def remove_mailbox(
                 f"them out, and --force removes it all the same"
             )
         token = await directory.take_token(recipient.mailbox_id)
+        if not is_kept_there:
+            label = Label(
+                mailbox_id=recipient.mailbox_id,
+                address=recipient.address,
+                aliases=recipient.aliases,
+                removed_ms=now_ms(),
+            )
+            with suppress(NotFound):
+                await (await stores(home.database)).label(home.instance, token, label.to_text())
         await directory.remove_recipient(recipient.mailbox_id, expected=recipient.register)
         keep_until_ms = 0 if is_kept_there else now_ms() + round(retention_s * 1000)
         with suppress(NotFound):

@@ -66,6 +66,7 @@ from moverq.plan.versions import said_wrong
 from moverq.shown import FolderShown, Foreseen, InstanceShown, Look, MailboxShown, Rebuilt
 
 if TYPE_CHECKING:
+    from moverq.connecting import Connected, Disconnected
     from moverq.endpoints.store import CheckReport, Database, StoreEndpoint
     from moverq.lmtp.listener import LmtpListener
     from moverq.lmtp.session import Deliver
@@ -453,8 +454,38 @@ class Root:
 
         moves.check_options(self.ledger, retention_s=retention_s)
         return await remove_mailbox(
-            self.directory, self.ledger, address, endpoints=self.endpoint, retention_s=retention_s, force=force
+            self.directory,
+            self.ledger,
+            address,
+            endpoints=self.endpoint,
+            stores=self.store,
+            retention_s=retention_s,
+            force=force,
         )
+
+    async def mailbox_connect(
+        self, address: str, *, database: str | None = None, instance: str | None = None
+    ) -> "Connected":
+        """A mailbox that was removed has an address again, its own or another; see `moverq.connecting`."""
+        from moverq.connecting import connect_mailbox
+
+        found = await self.mailbox_disconnected(database=database)
+        return await connect_mailbox(self.directory, address, instance=instance, found=found, stores=self.store)
+
+    async def mailbox_disconnected(self, *, database: str | None = None) -> "list[Disconnected]":
+        """Every mailbox that is soft-deleted, in all databases of our own or in this one.
+
+        Raises:
+            NotFound, RequestRefused: there is no such database, or it is a mail system, which keeps what it has.
+        """
+        from moverq.connecting import find_disconnected
+
+        names = [one.name for one in await self.directory.databases() if not is_mail_system(one.path)]
+        recipients = {one.mailbox_id: one for one in await self.mailbox_list()}
+        found: list[Disconnected] = []
+        for name in names if database is None else [database]:
+            found += await find_disconnected(await self.store(name), recipients)
+        return found
 
     async def mailbox_list(self, *, database: str | None = None) -> list[Recipient]:
         """Every recipient, by address."""

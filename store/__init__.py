@@ -26,12 +26,13 @@ from store.errors import (
 from store.ids import FolderId, InstanceId, ItemId, MailboxId
 from store.mailbox import Mailbox
 from store.mover import FolderStepKind, MovedChanges, MovedFolder, Mover, RefusedItem
-from store.names import INBOX, RECOVERABLE_ITEMS, Added, NewItem
+from store.names import INBOX, LABEL, RECOVERABLE_ITEMS, Added, NewItem
 from store.paging import Fetched, Page
 from store.records import DeliveryKeyRow, FolderPut, GoneRow, ItemRow, Mode
 
 __all__ = [
     "INBOX",
+    "LABEL",
     "RECOVERABLE_ITEMS",
     "Added",
     "Corruption",

@@ -1,17 +1,29 @@
 """Who may write to a mailbox instance, checked inside the commit; and the transitions of the guard.
 
     OPEN ⇄ LOCKED → RETIRED ⇄ SEALED → OPEN          (and from anywhere to RETIRED)
+                    RETIRED, soft-deleted → OPEN     (`connect`)
 
 Clients and deliveries write only while open; a mover only while sealed or retired, with its token. A lower token than
 the stored one changes nothing (`StaleToken`); a higher one is stored with the effect. No transition happens by itself:
 a lock never expires. Pure but for reading the draft.
 """
 
+from store.catalogue import queries
 from store.catalogue.queries import MailboxInfo, find_mailbox, purged_token
 from store.errors import MailboxLocked, MailboxMoved, MailboxSealed, NoSuchMailbox, Refused, StaleToken
 from store.ids import MailboxId
+from store.names import LABEL
 from store.proposal import Draft
-from store.records import GuardSet, HeadRaised, MailboxMade, MailboxPurged, MailboxRemoved, Mode
+from store.records import (
+    GuardSet,
+    HeadRaised,
+    MailboxConnected,
+    MailboxMade,
+    MailboxPurged,
+    MailboxRemoved,
+    Mode,
+    SettingPut,
+)
 
 
 def present(draft: Draft) -> MailboxInfo:
@@ -133,6 +145,33 @@ def remove(draft: Draft, token: int, *, keep_until_ms: int) -> None:
     _require_sealed(draft, info, token)
     if info.keep_until_ms is None:
         draft.records.append(MailboxRemoved(info.instance, keep_until_ms))
+
+
+def label(draft: Draft, token: int, text: str) -> None:
+    """Whoever looks for the mailbox once it is soft-deleted finds this; and every lower token is stale."""
+    info = claim(draft, token)
+    if queries.setting(draft.db, info.no, LABEL) != text:
+        draft.records.append(SettingPut(info.instance, LABEL, text, draft.next_modseq()))
+
+
+def keep(draft: Draft, token: int, *, until_ms: int) -> None:
+    """A soft-deleted mailbox is kept until then at least; and every lower token is stale, a purge's too."""
+    info = claim(draft, token)
+    if info.keep_until_ms is not None and info.keep_until_ms < until_ms:
+        draft.records.append(MailboxRemoved(info.instance, until_ms))
+
+
+def connect(draft: Draft, token: int) -> None:
+    """Open, soft-deleted as it may have been, and without its label."""
+    info = draft.info
+    require_token(info, token)
+    if info.mode is Mode.SEALED:
+        raise Refused(why="a mailbox that is sealed is a mover's, and is not connected")
+    if info.keep_until_ms is not None:
+        draft.records.append(MailboxConnected(info.instance))
+    draft.records.append(GuardSet(info.instance, Mode.OPEN, token, "", draft.next_modseq()))
+    if queries.setting(draft.db, info.no, LABEL) is not None:
+        draft.records.append(SettingPut(info.instance, LABEL, None, draft.next_modseq()))
 
 
 def purge(draft: Draft, token: int) -> None:

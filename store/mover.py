@@ -123,6 +123,18 @@ class Mover:
     async def remove(self, token: int, *, keep_until_ms: int) -> None:
         await self._do(lambda draft: guard.remove(draft, token, keep_until_ms=keep_until_ms))
 
+    async def label(self, token: int, text: str) -> None:
+        """Whoever looks for the mailbox once it is soft-deleted finds this JSON text as its setting `LABEL`."""
+        await self._do(lambda draft: guard.label(draft, token, text))
+
+    async def keep(self, token: int, *, until_ms: int) -> None:
+        """A soft-deleted mailbox is kept until then at least. Raises `NoSuchMailbox`: it has been purged."""
+        await self._do(lambda draft: guard.keep(draft, token, until_ms=until_ms))
+
+    async def connect(self, token: int) -> None:
+        """Clients may write; it is not soft-deleted, and has no label any more. Raises `NoSuchMailbox`, `Refused`."""
+        await self._do(lambda draft: guard.connect(draft, token))
+
     async def purge(self, token: int) -> None:
         await self._do(lambda draft: guard.purge(draft, token))
 

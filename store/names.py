@@ -30,6 +30,8 @@ DELETED_MS = "moverq.deleted_ms"
 DELETED_FROM = "moverq.deleted_from"
 """The property that says which folder it was in."""
 QUOTA_BYTES = "quota_bytes"
+LABEL = "label"
+"""The setting that a soft-deleted mailbox is to be found by: a JSON text of whoever soft-deletes it, and no client."""
 SETTINGS: Mapping[str, Callable[[object], bool]] = {
     QUOTA_BYTES: lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
     "rules": lambda value: isinstance(value, list) and all(isinstance(rule, dict) for rule in value),

@@ -245,6 +245,14 @@ class SegmentsDropped(Record):
     numbers: tuple[int, ...]
 
 
+@attrs.frozen
+class MailboxConnected(Record):
+    """Not soft-deleted any more."""
+
+    tag = 17
+    instance: InstanceId
+
+
 _KINDS: dict[int, type[Record]] = {
     kind.tag: kind
     for kind in (
@@ -264,6 +272,7 @@ _KINDS: dict[int, type[Record]] = {
         FeedCut,
         FolderRoomRaised,
         SegmentsDropped,
+        MailboxConnected,
     )
 }
 _ROWS: dict[type[Record], type[Any]] = {

@@ -45,6 +45,7 @@ LAYERS = {
         ("moverq.session", "moverq.transport", "moverq.lmtp"),
         ("moverq.service",),
         (
+            "moverq.connecting",
             "moverq.databases",
             "moverq.mailbox_files",
             "moverq.relocation",

@@ -24,7 +24,7 @@ GROUPS = (
         "moverq.cli.directory:app",
         "The directory: where it is kept, and the schema that an LDAP server needs.",
     ),
-    ("mailbox", "moverq.cli.mailbox:app", "Mailboxes: add, look at, import to, export from, remove."),
+    ("mailbox", "moverq.cli.mailbox:app", "Mailboxes: add, look at, import to, export from, remove, bring back."),
     (
         "deliver",
         "moverq.cli.deliver:deliver",

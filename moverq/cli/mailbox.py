@@ -25,7 +25,7 @@ from moverq.cli.common import (
 if TYPE_CHECKING:
     from moverq.mailbox_files import Exported, Imported
 
-app = App(name="mailbox", help="Mailboxes: add, look at, import to, export from, remove.")
+app = App(name="mailbox", help="Mailboxes: add, look at, import to, export from, remove, bring back.")
 
 NOT_MAIL_SHOWN = 20
 
@@ -66,8 +66,8 @@ async def remove(
 ) -> None:
     """Take a mailbox and its addresses out of the directory, and soft-delete it.
 
-    It is purged after its retention, and no verb brings it back. In a mail system it stays as it is. As long as a move
-    request names it, it is not removed.
+    It is purged after its retention; before, `mailbox connect` brings it back. In a mail system it stays as it is. As
+    long as a move request names it, it is not removed.
     """
     from moverq.model.statistics import iso
     from moverq.root import open_root
@@ -98,12 +98,22 @@ async def remove(
 async def list_(
     *,
     database: Annotated[str | None, Parameter(help="Only those that live there.")] = None,
+    disconnected: Annotated[
+        bool, Parameter(negative=(), help="Instead those that are soft-deleted, removed or moved away, and kept still.")
+    ] = False,
     root: RootOption = ROOT,
     json: JsonOption = False,
 ) -> None:
-    """List the mailboxes, by address, as the directory has them."""
+    """List the mailboxes, by address, as the directory has them.
+
+    With `--disconnected` those that nobody has any more, as their databases have them: `mailbox connect` brings back
+    what was removed; what was moved away is the old mailbox of a move whose soak is over.
+    """
     from moverq.root import open_root
 
+    if disconnected:
+        await _list_disconnected(database, root=root, json=json)
+        return
     async with open_root(root) as opened:
         if database is not None:
             await opened.directory.database(database)
@@ -125,6 +135,87 @@ async def list_(
             head=["ADDRESS", "DATABASE", "EPOCH", "MOVE"],
             right=[2],
         ),
+        json=json,
+    )
+
+
+async def _list_disconnected(database: str | None, *, root: Path, json: bool) -> None:
+    from moverq.model.statistics import iso
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        found = sorted(await opened.mailbox_disconnected(database=database), key=lambda one: one.address or "")
+    values = [
+        {
+            "address": one.address,
+            "aliases": list(one.aliases),
+            "database": one.home.database,
+            "instance": one.home.instance.hex(),
+            "reason": one.reason,
+            "moved_to": one.moved_to,
+            "items": one.items,
+            "bytes": one.bytes,
+            "removed": iso(one.removed_ms),
+            "kept_until": iso(one.kept_until_ms),
+        }
+        for one in found
+    ]
+    rows = [
+        [
+            one.address or "(not known)",
+            one.home.database,
+            one.home.instance.hex(),
+            f"{one.items:,}",
+            one.reason if one.moved_to is None else f"{one.reason} to {one.moved_to}",
+            iso(one.removed_ms) or "",
+            iso(one.kept_until_ms) or "",
+        ]
+        for one in found
+    ]
+    head = ["ADDRESS", "DATABASE", "INSTANCE", "ITEMS", "REASON", "REMOVED", "KEPT UNTIL"]
+    answer(values, table(rows, head=head, right=[3]), json=json)
+
+
+@app.command
+async def connect(
+    address: str,
+    /,
+    *,
+    database: Annotated[str | None, Parameter(help="Look for it only there.")] = None,
+    instance: Annotated[
+        str | None,
+        Parameter(
+            help="Which one, by the beginning of its id in `mailbox list --disconnected`: where several had the "
+            "address, or the address is to be another."
+        ),
+    ] = None,
+    root: RootOption = ROOT,
+    json: JsonOption = False,
+) -> None:
+    """Bring back a mailbox that was removed and has not been purged: its user has it again, with all that was in it.
+
+    `moverq mailbox list --disconnected` shows those there are. With its address come its aliases, as far as nobody has
+    them by now. An address that has a mailbox is refused; so is the old mailbox of a move, whose user has a newer one:
+    in its soak `move rollback` takes a move back. Cut short, the same command goes on from there.
+    """
+    from moverq.root import open_root
+
+    async with open_root(root) as opened:
+        back = await opened.mailbox_connect(address, database=database, instance=instance)
+    who, home = back.recipient, back.recipient.register.home
+    for alias in back.aliases_taken:
+        say(f"not an alias of it any more: {alias} is another mailbox's")
+    answer(
+        {
+            "address": who.address,
+            "aliases": list(who.aliases),
+            "database": home.database,
+            "instance": home.instance.hex(),
+            "items": back.items,
+            "bytes": back.bytes,
+            "aliases_taken": list(back.aliases_taken),
+        },
+        f"mailbox {who.address} is back in {home.database}: {back.items:,} items, {size(back.bytes)}",
         json=json,
     )
 

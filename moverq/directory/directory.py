@@ -104,9 +104,9 @@ class Directory(Protocol):
         ...
 
     async def add_recipient(
-        self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None
+        self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None, token: int = 0
     ) -> Recipient:
-        """A new recipient at epoch 1.
+        """A new recipient at epoch 1. `token`: the highest that its mailbox has seen, of one that was here before.
 
         Raises:
             RequestRefused: the address is taken or no address, or the mailbox has a recipient.

@@ -170,7 +170,7 @@ class LdapDirectory:
     # ---- recipients
 
     async def add_recipient(
-        self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None
+        self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None, token: int = 0
     ) -> Recipient:
         primary = checked_address(address)
         if await self._entries(equal(self._names.mailbox, mailbox_id.hex())):
@@ -182,7 +182,7 @@ class LdapDirectory:
             names.mailbox: [mailbox_id.hex()],
             names.address: [primary],
             names.register: [register_text(Register(home, 1))],
-            names.token: ["0"],
+            names.token: [str(token)],
             names.active_move: [NONE],
             names.move_status: [MoveAttributes().status],
             **({names.quota: [str(quota_bytes)]} if quota_bytes is not None else {}),

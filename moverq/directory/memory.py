@@ -104,7 +104,7 @@ class MemoryDirectory:
         await self._effect("remove_database", remove)
 
     async def add_recipient(
-        self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None
+        self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None, token: int = 0
     ) -> Recipient:
         primary = checked_address(address)
 
@@ -119,7 +119,7 @@ class MemoryDirectory:
                 address=primary,
                 aliases=(),
                 register=Register(home, 1),
-                token=0,
+                token=token,
                 active_move=None,
                 quota_bytes=quota_bytes,
                 move=MoveAttributes(),

@@ -197,7 +197,7 @@ class SqliteDirectory:
         await self._write(remove)
 
     async def add_recipient(
-        self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None
+        self, mailbox_id: MailboxId, address: str, home: Home, *, quota_bytes: int | None = None, token: int = 0
     ) -> Recipient:
         primary = checked_address(address)
 
@@ -208,9 +208,9 @@ class SqliteDirectory:
             _database(db, home.database)
             db.execute("INSERT INTO address VALUES (?, ?)", (primary, mailbox_id))
             db.execute(
-                "INSERT INTO recipient (mailbox_id, address, home_database, home_instance, epoch, quota_bytes) "
-                "VALUES (?, ?, ?, ?, 1, ?)",
-                (mailbox_id, primary, home.database, home.instance, quota_bytes),
+                "INSERT INTO recipient (mailbox_id, address, home_database, home_instance, epoch, quota_bytes, token) "
+                "VALUES (?, ?, ?, ?, 1, ?, ?)",
+                (mailbox_id, primary, home.database, home.instance, quota_bytes, token),
             )
             return _recipient(db, mailbox_id)
 

@@ -8,7 +8,7 @@ The listing goes by item id, which is about the order in which items were made, 
 is the last id, and after the items come the delivery keys by modseq.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -143,6 +143,26 @@ def store_instance(instance: InstanceId) -> store.InstanceId:
 def is_closed(info: store.MailboxInfo) -> bool:
     """Are clients refused for now, without being sent elsewhere?"""
     return info.keep_until_ms is None and info.mode in (store.Mode.LOCKED, store.Mode.SEALED)
+
+
+def is_for_movers(info: store.MailboxInfo) -> bool:
+    """Is it the target of a move that was not committed?"""
+    return info.mode is store.Mode.SEALED
+
+
+def moved_to(info: store.MailboxInfo) -> Home | None:
+    """Where a retired instance sends its clients; None: to itself, so it was removed."""
+    home = home_of(info.home) if info.home else None
+    return None if home is None or home.instance == InstanceId(info.instance) else home
+
+
+def label_of(settings: Mapping[str, str]) -> str:
+    return settings.get(store.LABEL, "")
+
+
+def quota_of(settings: Mapping[str, str]) -> int | None:
+    quota = settings.get("quota_bytes", "")
+    return int(quota) if quota.isdecimal() else None
 
 
 def guard_of(info: store.MailboxInfo) -> Guard:
@@ -502,6 +522,21 @@ class StoreEndpoint:
 
     def target(self, instance: InstanceId) -> Target:
         return StoreMailbox(self.name, self.database, instance)
+
+    async def label(self, instance: InstanceId, token: int, text: str) -> None:
+        """Whoever looks for the mailbox once it is soft-deleted finds this JSON text. Raises `NotFound`."""
+        with translated(self.name):
+            await self.database.mover(store.InstanceId(instance)).label(token, text)
+
+    async def keep(self, instance: InstanceId, token: int, *, until_ms: int) -> None:
+        """A soft-deleted mailbox is kept until then at least. Raises `NotFound`: it has been purged."""
+        with translated(self.name):
+            await self.database.mover(store.InstanceId(instance)).keep(token, until_ms=until_ms)
+
+    async def connect(self, instance: InstanceId, token: int) -> None:
+        """The mailbox is open, and no longer soft-deleted. Raises `NotFound`, `StaleToken`."""
+        with translated(self.name):
+            await self.database.mover(store.InstanceId(instance)).connect(token)
 
     async def instances(self) -> Sequence[MailboxSummary]:
         with translated(self.name):

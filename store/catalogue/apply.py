@@ -194,6 +194,9 @@ class Applier:
             "UPDATE mailbox SET keep_until_ms = ? WHERE instance = ?", (record.keep_until_ms, record.instance)
         )
 
+    def _mailbox_connected(self, record: r.MailboxConnected) -> None:
+        self._db.execute("UPDATE mailbox SET keep_until_ms = NULL WHERE instance = ?", (record.instance,))
+
     def _mailbox_purged(self, record: r.MailboxPurged) -> None:
         mailbox = self.mailbox_no(record.instance)
         del self._mailboxes[record.instance]
@@ -385,6 +388,7 @@ _APPLY: dict[type[r.Record], Callable[[Applier, r.Record], None]] = {
     r.MailboxMade: Applier._mailbox_made,  # type: ignore[dict-item]  # each takes its own kind, looked up by it
     r.GuardSet: Applier._guard_set,  # type: ignore[dict-item]
     r.MailboxRemoved: Applier._mailbox_removed,  # type: ignore[dict-item]
+    r.MailboxConnected: Applier._mailbox_connected,  # type: ignore[dict-item]
     r.MailboxPurged: Applier._mailbox_purged,  # type: ignore[dict-item]
     r.FolderPut: Applier._folder_put,  # type: ignore[dict-item]
     r.FolderGone: Applier._folder_gone,  # type: ignore[dict-item]

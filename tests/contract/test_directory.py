@@ -224,6 +224,10 @@ async def test_a_recipient_goes_with_its_addresses_unless_it_has_moved_or_is_mov
     bert = await directory.add_recipient(BERT, "anna@example.org", THERE)
     assert (bert.register, bert.token, bert.quota_bytes) == (Register(THERE, 1), 0, None)
     assert await directory.locate("anna@example.org") == bert
+    await directory.remove_recipient(BERT, expected=bert.register)
+    again = await directory.add_recipient(BERT, "anna@example.org", THERE, token=7)
+    assert (again.register, again.token) == (Register(THERE, 1), 7)
+    assert await directory.take_token(BERT) == 8
 
 
 async def test_what_is_not_there_is_not_found(directory: Directory) -> None:

@@ -76,6 +76,7 @@ LATER: list[list[Record]] = [
         records.SegmentsDropped((1, 2)),
     ],
     [records.MailboxRemoved(INSTANCE, 5)],
+    [records.MailboxConnected(INSTANCE)],
     [records.MailboxPurged(INSTANCE)],
 ]
 

@@ -157,6 +157,9 @@ async def test_a_stale_token_changes_nothing(database: Database, mover: store.Mo
         mover.open(4),
         mover.retire(4, "there"),
         mover.remove(4, keep_until_ms=0),
+        mover.label(4, "1"),
+        mover.keep(4, until_ms=0),
+        mover.connect(4),
         mover.purge(4),
     ):
         with pytest.raises(store.StaleToken):
@@ -182,6 +185,42 @@ async def test_a_purged_mailbox_leaves_nothing_but_its_tombstone(
         (mover.instance, 1)
     ]
     check_sound(tmp_path / "db")
+
+
+async def test_a_soft_deleted_mailbox_is_connected_again_with_all_that_was_in_it(
+    database: Database, mover: store.Mover, tmp_path: Path
+) -> None:
+    await put(mover, [moved(1, b"x", 5)], 1)
+    await mover.label(2, '"bob"')
+    await mover.retire(2, "itself")
+    await mover.remove(2, keep_until_ms=START_MS)
+    before = await states(database)
+    _, _, settings = await database.account(BOB)
+    assert settings == {store.LABEL: '"bob"'}
+    for _ in range(2):
+        await mover.keep(3, until_ms=START_MS + 5000)
+        with pytest.raises(store.StaleToken):
+            await mover.purge(2)  # of one who looked before
+        with pytest.raises(store.Refused, match="kept for 5 s more"):
+            await mover.purge(3)
+    for _ in range(2):
+        await mover.connect(3)
+    info, _, settings = await database.account(BOB)
+    assert (info.mode, info.token, info.home, info.keep_until_ms, settings) == (store.Mode.OPEN, 3, "", None, {})
+    assert await states(database) == before
+    await database.mailbox(BOB).deliver(b"new", key=b"k")
+    assert len(await database.items(BOB)) == 2
+    check_sound(tmp_path / "db")
+
+
+async def test_what_was_purged_or_is_a_movers_is_not_connected(database: Database, mover: store.Mover) -> None:
+    with pytest.raises(store.Refused, match="sealed"):
+        await mover.connect(1)
+    await mover.remove(1, keep_until_ms=START_MS)
+    await mover.purge(1)
+    for attempt in (mover.label(2, "1"), mover.keep(2, until_ms=START_MS + 1), mover.connect(2)):
+        with pytest.raises(store.NoSuchMailbox):
+            await attempt
 
 
 async def test_a_mailbox_is_kept_until_its_date(database: Database, mover: store.Mover) -> None:

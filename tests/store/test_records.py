@@ -30,6 +30,7 @@ EVERY_KIND: tuple[r.Record, ...] = (
     r.FolderRoomRaised(A, F, 17),
     r.SegmentsDropped((1, 2)),
     r.ItemsReplaced(A, [ROW, ROW]),
+    r.MailboxConnected(A),
 )
 
 
@@ -70,6 +71,7 @@ def test_the_format_does_not_change_silently() -> None:
         "FolderRoomRaised": 14,
         "SegmentsDropped": 15,
         "ItemsReplaced": 16,
+        "MailboxConnected": 17,
     }
     assert r.encode([[EVERY_KIND[1], EVERY_KIND[9]]]).hex() == (
         "9192" + "9602c410" + "61" * 16 + "0304a5746865726505" + "950ac410" + "61" * 16 + "a3782d61c00b"

@@ -20,7 +20,7 @@ from moverq.cli.__main__ import GROUPS, run
 from moverq.cli.progress import BAR, COLUMNS, fitting
 from moverq.cli.worker import checked_limits
 from moverq.directory.sqlite import SqliteDirectory
-from moverq.endpoints.store import StoreMailbox, open_endpoint
+from moverq.endpoints.store import StoreEndpoint, StoreMailbox, open_endpoint
 from moverq.errors import EndpointUnavailable
 from moverq.flow.file_lock import FileLock
 from moverq.ledger.ledger import Ledger
@@ -660,7 +660,136 @@ def test_a_crash_of_a_mailboxs_removal_leaves_it_whole_or_as_one_that_nobody_nam
     assert cli("mailbox", "show", ADA).code == common.NOT_FOUND
     (left,) = cli.ok("store", "header", "DB1", "--json").json["instances"]
     assert (left["items"], left["known_to"]) == (1, None)
+    (shown,) = cli.ok("mailbox", "list", "--disconnected", "--json").json
+    assert (shown["address"], shown["items"], shown["kept_until"]) == (ADA, 1, None)
+    cli.ok("mailbox", "connect", ADA)
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 1
+
+
+def test_a_removed_mailbox_is_connected_again_with_all_that_it_had(cli: Here) -> None:
+    cli.ok("mailbox", "alias", ADA, "countess@example.org")
+    cli.ok("mailbox", "alias", ADA, "lady@example.org")
+    cli.ok("mailbox", "set", ADA, "quota_bytes", "1000000")
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    cli.ok("move", "complete", ADA, "--wait")
+    cli.ok("move", "remove", ADA, "--wait")
+    before = cli.ok("mailbox", "show", ADA, "--json").json
+    gone = cli.ok("mailbox", "remove", ADA, "--force", "--json").json
+    listed = cli.ok("mailbox", "list", "--disconnected", "--json").json
+    assert [(one["address"], one["database"], one["reason"]) for one in listed] == [
+        (None, "DB1", "Moved"),
+        (ADA, "DB2", "Removed"),
+    ]
+    removed = listed[1]
+    assert removed["aliases"] == ["countess@example.org", "lady@example.org"]
+    assert (removed["instance"], removed["kept_until"]) == (before["instance"], gone["kept_until"])
+    assert removed["removed"][:4] == gone["kept_until"][:4] or removed["removed"] < gone["kept_until"]
+    assert "Moved to DB2" in cli.ok("mailbox", "list", "--disconnected").out
+    cli.ok("mailbox", "add", "lady@example.org", "--database", "DB1")
+    back = cli.ok("mailbox", "connect", ADA, "--json")
+    assert (back.json["address"], back.json["database"], back.json["items"]) == (ADA, "DB2", 1)
+    assert (back.json["aliases"], back.json["aliases_taken"]) == (["countess@example.org"], ["lady@example.org"])
+    assert "lady@example.org is another mailbox's" in back.err
+    after = cli.ok("mailbox", "show", ADA, "--json").json
+    for same in ("mailbox_id", "instance", "items", "bytes", "guard", "quota_bytes", "settings", "database"):
+        assert after[same] == before[same], same
+    cli.ok("deliver", ADA, stdin=MESSAGE + b"again\r\n")
+    cli.ok("move", "new", ADA, "--to", "DB1", "--wait")
+    assert cli.ok("mailbox", "show", ADA, "--json").json["items"] == 2
+
+
+def test_what_has_a_home_was_moved_away_or_purged_is_not_connected(cli: Here) -> None:
+    def refused(*words: str) -> tuple[int, str]:
+        found = cli("mailbox", "connect", *words)
+        return found.code, found.err
+
+    code, said = refused(ADA)
+    assert (code, "has a mailbox, in DB1" in said) == (common.REFUSED, True)
+    code, said = refused("bob@example.org")
+    assert (code, "no disconnected mailbox of bob@example.org" in said) == (common.NOT_FOUND, True)
+    cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    cli.ok("move", "complete", ADA, "--wait")
+    (old,) = cli.ok("mailbox", "list", "--disconnected", "--json").json
+    assert (old["address"], old["reason"], old["moved_to"]) == (ADA, "Moved", "DB2")
+    code, said = refused(ADA)
+    assert (code, "has a mailbox, in DB2" in said, "move rollback" in said) == (common.REFUSED, True, True)
+    code, said = refused("bob@example.org", "--instance", old["instance"][:8])
+    assert (code, "was moved to DB2" in said) == (common.REFUSED, True)
+    cli.ok("move", "remove", ADA, "--wait")
+    cli.ok("mailbox", "remove", ADA)
     cli.ok("mailbox", "add", ADA, "--database", "DB1")
+    code, said = refused(ADA)
+    assert (code, "another address, with --instance" in said) == (common.REFUSED, True)
+    cli.ok("mailbox", "remove", ADA, "--retention", "0s")
+    code, said = refused(ADA)
+    assert (code, "2 removed mailboxes" in said) == (common.REFUSED, True)
+    assert cli.ok("store", "maintain", "DB1", "--json").json["mailboxes_purged"] == 1
+    assert refused(ADA, "--database", "DB1")[0] == common.NOT_FOUND
+    cli.ok("mailbox", "connect", ADA)
+    cli.ok("mailbox", "remove", ADA, "--retention", "0s")
+    cli.ok("store", "maintain", "DB2")
+    assert refused(ADA)[0] == common.NOT_FOUND
+
+
+def test_a_removed_mailbox_may_get_another_address(cli: Here) -> None:
+    cli.ok("mailbox", "alias", ADA, "countess@example.org")
+    instance = cli.ok("mailbox", "remove", ADA, "--json").json["instance"]
+    assert (
+        "bob@example.org is back in DB1" in cli.ok("mailbox", "connect", "bob@example.org", "--instance", instance).out
+    )
+    shown = cli.ok("mailbox", "show", "bob@example.org", "--json").json
+    assert (shown["instance"], shown["aliases"], shown["settings"]) == (instance, [], {})
+
+
+CONNECTING: list[tuple[type, str]] = [
+    (StoreEndpoint, "keep"),
+    (SqliteDirectory, "add_recipient"),
+    (SqliteDirectory, "add_alias"),
+    (StoreEndpoint, "connect"),
+]
+
+
+@pytest.mark.parametrize("address", [ADA, "bob@example.org"])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", range(len(CONNECTING)))
+def test_connecting_that_was_cut_short_goes_on(
+    cli: Here, monkeypatch: pytest.MonkeyPatch, step: int, after: bool, address: str
+) -> None:
+    cli.ok("mailbox", "alias", ADA, "countess@example.org")
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    gone = cli.ok("mailbox", "remove", ADA, "--force", "--retention", "0s", "--json").json
+    where, verb = CONNECTING[step]
+    write = getattr(where, verb)
+
+    async def killed(*words: object, **more: object) -> None:
+        if after:
+            await write(*words, **more)
+        raise KeyboardInterrupt
+
+    command = ("mailbox", "connect", address, "--instance", gone["instance"])
+    with monkeypatch.context() as at_that:
+        at_that.setattr(where, verb, killed)
+        code = cli(*command).code
+    is_asked = verb != "add_alias" or address == ADA
+    assert code == (common.INTERRUPTED if is_asked else common.OK)
+    is_back = cli("mailbox", "show", address).code == common.OK
+    assert is_back == (not is_asked or (verb, after) == ("connect", True))
+    begun = step > 0 or after
+    purged = cli.ok("store", "maintain", "DB1", "--json").json["mailboxes_purged"]
+    assert purged == (0 if begun else 1)
+    if not begun:
+        assert cli(*command).code == common.NOT_FOUND
+        return
+    assert len(cli.ok("mailbox", "list", "--disconnected", "--json").json) == (0 if is_back else 1)
+    if not is_back:
+        cli.ok(*command)
+    shown = cli.ok("mailbox", "show", address, "--json").json
+    assert (shown["items"], shown["guard"], shown["settings"]) == (1, "open", {})
+    assert shown["aliases"] == (["countess@example.org"] if address == ADA else [])
+    cli.ok("deliver", address, stdin=MESSAGE + b"again\r\n")
+    cli.ok("move", "new", address, "--to", "DB2", "--wait")
+    assert cli.ok("store", "check", "DB1", "--json").json["ok"]
 
 
 def test_a_mailbox_in_a_mail_system_is_only_forgotten(cli: Here, tmp_path: Path) -> None:
