@@ -267,6 +267,26 @@ async def retire(database: Database) -> None:
     await database.mover(ALICE).retire(4, "there")
 
 
+async def label(database: Database) -> None:
+    await database.mover(ALICE).label(5, '"alice"')
+
+
+async def retire_again(database: Database) -> None:
+    await database.mover(ALICE).retire(5, "itself")
+
+
+async def soft_delete(database: Database) -> None:
+    await database.mover(ALICE).remove(5, keep_until_ms=START_MS + 1)
+
+
+async def keep(database: Database) -> None:
+    await database.mover(ALICE).keep(6, until_ms=START_MS + 2)
+
+
+async def connect(database: Database) -> None:
+    await database.mover(ALICE).connect(6)
+
+
 async def checkpoint(database: Database) -> None:
     await database.checkpoint()
 
@@ -286,6 +306,7 @@ SCENARIOS = (
     Scenario("a move's target", (make_bob, put_folders, put_items, put_items, apply_changes, open_bob)),
     Scenario("folded", (deliver(1), deliver(2), deliver(1), flag, delete), {"store.folding.FOLD_PAGES": 1}),
     Scenario("the guard", (lock, unlock, deliver(1), retire)),
+    Scenario("connecting", (deliver(1), label, retire_again, soft_delete, keep, connect, deliver(2))),
     Scenario("generations roll", tuple(deliver(number) for number in range(6)), SMALL_GENERATIONS),
     Scenario("segments roll", tuple(deliver(number, size=200) for number in range(4)), SMALL_SEGMENTS),
     Scenario(
