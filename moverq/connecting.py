@@ -51,7 +51,7 @@ class Disconnected:
     quota_bytes: int | None
     removed_ms: int | None
     kept_until_ms: int | None
-    """None: its removal was cut short before it was soft-deleted; nothing purges it."""
+    """None: nothing purges it. Its removal was cut short, or the request of its move was removed while it soaked."""
 
 
 async def find_disconnected(
@@ -66,15 +66,19 @@ async def find_disconnected(
     found = []
     with translated(endpoint.name):
         for info in await endpoint.database.mailboxes():
-            if is_for_movers(info) or (info.keep_until_ms is None and MailboxId(info.mailbox_id) in recipients):
-                continue
+            owner, elsewhere = recipients.get(MailboxId(info.mailbox_id)), moved_to(info)
+            is_used = owner is not None and (
+                elsewhere is None
+                or owner.active_move is not None
+                or owner.register.home.instance == InstanceId(info.instance)
+            )
+            if is_for_movers(info) or (info.keep_until_ms is None and is_used):
+                continue  # the last: with its move's claim ends what a retired one is good for
             _, folders, settings = await endpoint.database.account(info.instance)
             label = Label.from_text(label_of(settings))
             mailbox_id = MailboxId(info.mailbox_id) if label is None else label.mailbox_id
-            owner = recipients.get(mailbox_id)
-            elsewhere = moved_to(info)
-            if info.keep_until_ms is None and (label is None or owner is not None or elsewhere is not None):
-                continue  # in use, or in a move; of an old one that nobody has, `store header` says what is known
+            if info.keep_until_ms is None and elsewhere is None and (label is None or mailbox_id in recipients):
+                continue  # in use; or nothing says whose it was: `store header` shows what is known
             address, aliases = (None, ()) if label is None else (label.address, label.aliases)
             if elsewhere is not None and owner is not None:
                 address, aliases = owner.address, ()

@@ -386,8 +386,8 @@ async def remove(ledger: Ledger, request_id: RequestId, *, force: bool = False) 
             raise RequestRefused(
                 why=f"the move of {request.address} is completed and its soak is not over: end that with `moverq move "
                 f"complete {request_id}`, and its old mailbox is soft-deleted, and purged after its retention. With "
-                f"--force the request is removed now, and the old mailbox stays in {request.source.database}: nothing "
-                f"purges it, and nothing takes the move back"
+                f"--force the request is removed now, and the old mailbox stays in {request.source.database} "
+                f"until `moverq mailbox remove --old`, and nothing takes the move back"
             )
         return {"remove": True}
 

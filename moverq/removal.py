@@ -11,7 +11,7 @@ back); the other way round it would leave an address without a mailbox. What nee
 also one that is over: its job begins with the directory.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from shlex import quote
@@ -25,7 +25,9 @@ from moverq.endpoints.kinds import is_mail_system
 from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.flow.clock import now_ms
 from moverq.ledger.ledger import Ledger
+from moverq.model.ids import InstanceId, MailboxId
 from moverq.model.label import Label
+from moverq.model.request import SyncStage
 
 if TYPE_CHECKING:
     from moverq.endpoints.store import StoreEndpoint
@@ -138,6 +140,61 @@ async def remove_mailbox(
     )
 
 
+async def remove_old_mailboxes(
+    directory: Directory, ledger: Ledger, address: str, *, stores: "Sequence[StoreEndpoint]", retention_s: float
+) -> list[MailboxRemoved]:
+    """The old mailboxes that removed requests have left of this one are soft-deleted, and purged by upkeep after their
+    retention. They are told by being retired, with the mailbox's home elsewhere and no move that has a claim to it.
+
+    Raises:
+        NotFound: there is no such mailbox, or no old one that is not soft-deleted already.
+        RequestRefused: a move of it is not over.
+    """
+    from moverq.endpoints.store import moved_to, translated
+
+    recipient = await directory.locate(address)
+    open_ = [
+        one for one in await ledger.find(mailbox_id=recipient.mailbox_id) if one.stage is not SyncStage.SYNC_FINISHED
+    ]
+    if recipient.active_move is not None or open_:
+        request = recipient.active_move or open_[0].request.request_id
+        raise RequestRefused(
+            why=f"the move of {recipient.address} by request {request} is not over, and looks after its old mailbox: "
+            f"see `moverq move explain {request}`"
+        )
+    token = await directory.take_token(recipient.mailbox_id)
+    keep_until_ms = now_ms() + round(retention_s * 1000)
+    gone = []
+    for endpoint in stores:
+        with translated(endpoint.name):
+            found = await endpoint.database.mailboxes()
+        for info in found:
+            instance = InstanceId(info.instance)
+            if (
+                MailboxId(info.mailbox_id) != recipient.mailbox_id
+                or instance == recipient.register.home.instance
+                or info.keep_until_ms is not None
+                or moved_to(info) is None
+            ):
+                continue
+            source = endpoint.source(instance)
+            summary = await source.summary()
+            await source.remove(token, keep_until_ms=keep_until_ms)
+            gone.append(
+                MailboxRemoved(
+                    address=recipient.address,
+                    database=endpoint.name,
+                    instance=instance.hex(),
+                    items=summary.items,
+                    bytes=summary.bytes,
+                    keep_until_ms=keep_until_ms,
+                )
+            )
+    if not gone:
+        raise NotFound(kind="old mailbox of", name=recipient.address)
+    return gone
+
+
 async def _check_no_request_moves(ledger: Ledger, recipient: Recipient) -> None:
     found = await ledger.find(mailbox_id=recipient.mailbox_id)
     if found:
@@ -185,4 +242,4 @@ async def _old_mailboxes(name: str, path: Path) -> int:
     return old
 
 
-__all__ = ["MailboxRemoved", "remove_database", "remove_mailbox"]
+__all__ = ["MailboxRemoved", "remove_database", "remove_mailbox", "remove_old_mailboxes"]

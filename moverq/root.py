@@ -463,6 +463,18 @@ class Root:
             force=force,
         )
 
+    async def mailbox_remove_old(self, address: str, *, retention_s: float = 30 * 86400.0) -> "list[MailboxRemoved]":
+        """What removed requests have left of this mailbox is soft-deleted, in all databases; see `moverq.removal`."""
+        from moverq.removal import remove_old_mailboxes
+
+        moves.check_options(self.ledger, retention_s=retention_s)
+        stores = await self._own_stores()
+        return await remove_old_mailboxes(self.directory, self.ledger, address, stores=stores, retention_s=retention_s)
+
+    async def _own_stores(self) -> "list[StoreEndpoint]":
+        """All databases that are ours, opened."""
+        return [await self.store(one.name) for one in await self.directory.databases() if not is_mail_system(one.path)]
+
     async def mailbox_connect(
         self, address: str, *, database: str | None = None, instance: str | None = None
     ) -> "Connected":
@@ -480,11 +492,11 @@ class Root:
         """
         from moverq.connecting import find_disconnected
 
-        names = [one.name for one in await self.directory.databases() if not is_mail_system(one.path)]
+        stores = await self._own_stores() if database is None else [await self.store(database)]
         recipients = {one.mailbox_id: one for one in await self.mailbox_list()}
         found: list[Disconnected] = []
-        for name in names if database is None else [database]:
-            found += await find_disconnected(await self.store(name), recipients)
+        for endpoint in stores:
+            found += await find_disconnected(endpoint, recipients)
         return found
 
     async def mailbox_list(self, *, database: str | None = None) -> list[Recipient]:

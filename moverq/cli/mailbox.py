@@ -53,6 +53,13 @@ async def remove(
     /,
     *,
     force: Annotated[bool, Parameter(negative=(), help="Also one that holds items.")] = False,
+    old: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Instead of it the old mailboxes of its moves whose requests were removed with `--force`.",
+        ),
+    ] = False,
     retention: Annotated[
         float,
         Parameter(
@@ -73,23 +80,30 @@ async def remove(
     from moverq.root import open_root
 
     async with open_root(root) as opened:
-        gone = await opened.mailbox_remove(address, retention_s=retention, force=force)
-    until = iso(gone.keep_until_ms)
-    what = (
-        f"what is in {gone.database} stays as it is"
-        if until is None
-        else f"{gone.items:,} items are kept until {until}"
-    )
-    answer(
+        if old:
+            gone = await opened.mailbox_remove_old(address, retention_s=retention)
+        else:
+            gone = [await opened.mailbox_remove(address, retention_s=retention, force=force)]
+    values = [
         {
-            "address": gone.address,
-            "database": gone.database,
-            "instance": gone.instance,
-            "items": gone.items,
-            "bytes": gone.bytes,
-            "kept_until": until,
-        },
-        f"mailbox {gone.address} is removed; {what}",
+            "address": one.address,
+            "database": one.database,
+            "instance": one.instance,
+            "items": one.items,
+            "bytes": one.bytes,
+            "kept_until": iso(one.keep_until_ms),
+        }
+        for one in gone
+    ]
+    answer(
+        values if old else values[0],
+        [
+            f"mailbox {one.address} is removed; what is in {one.database} stays as it is"
+            if one.keep_until_ms is None
+            else f"{f'the old mailbox in {one.database} of' if old else 'mailbox'} {one.address} is removed; "
+            f"{one.items:,} items are kept until {iso(one.keep_until_ms)}"
+            for one in gone
+        ],
         json=json,
     )
 

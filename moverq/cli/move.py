@@ -398,8 +398,8 @@ async def remove(
         bool,
         Parameter(
             negative=(),
-            help="Also in their soak. The old mailboxes stay where they are: nothing purges them, and there is no way "
-            "back.",
+            help="Also in their soak. The old mailboxes stay where they are until `mailbox remove --old`, and there is "
+            "no way back.",
         ),
     ] = False,
     wait: Wait = False,

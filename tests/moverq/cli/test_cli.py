@@ -792,6 +792,27 @@ def test_connecting_that_was_cut_short_goes_on(
     assert cli.ok("store", "check", "DB1", "--json").json["ok"]
 
 
+def test_what_a_move_that_was_removed_in_its_soak_has_left_is_soft_deleted_by_name(cli: Here) -> None:
+    cli.ok("deliver", ADA, stdin=MESSAGE)
+    assert cli("mailbox", "remove", ADA, "--old").code == common.NOT_FOUND
+    cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    refused = cli("mailbox", "remove", ADA, "--old")
+    assert (refused.code, "moverq move explain" in refused.err) == (common.REFUSED, True)
+    assert cli.ok("mailbox", "list", "--disconnected", "--json").json == []
+    cli.ok("move", "remove", ADA, "--force", "--wait")
+    (old,) = cli.ok("mailbox", "list", "--disconnected", "--json").json
+    assert (old["address"], old["database"], old["moved_to"], old["kept_until"]) == (ADA, "DB1", "DB2", None)
+    assert cli("mailbox", "connect", ADA).code == common.REFUSED
+    (gone,) = cli.ok("mailbox", "remove", ADA, "--old", "--retention", "0s", "--json").json
+    assert (gone["address"], gone["database"], gone["instance"], gone["items"]) == (ADA, "DB1", old["instance"], 1)
+    assert cli("mailbox", "remove", ADA, "--old").code == common.NOT_FOUND
+    assert cli.ok("store", "maintain", "DB1", "--json").json["mailboxes_purged"] == 1
+    assert cli.ok("mailbox", "list", "--disconnected", "--json").json == []
+    shown = cli.ok("mailbox", "show", ADA, "--json").json
+    assert (shown["database"], shown["items"], shown["guard"]) == ("DB2", 1, "open")
+    cli.ok("move", "new", ADA, "--to", "DB1", "--wait")
+
+
 def test_a_mailbox_in_a_mail_system_is_only_forgotten(cli: Here, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     mailbox.Maildir(tmp_path / "old" / "bob@example.org").add(MESSAGE)
