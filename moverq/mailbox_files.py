@@ -3,6 +3,9 @@
     import   read_mail (a thread, pulled) ── batches ── per folder: what is not there yet ── append
     export   items in the order they were made ── fetch ── write_maildir, write_mbox, write_eml (a thread, pulling)
 
+Root does it with the rights of the user whose the files are (`endpoints/files/acting.py`): he makes links among them,
+and changes them while they are read or written.
+
 Importing the same files again adds nothing: of each message (SHA-256 of its bytes) a folder gets as many copies as
 the files hold, less those that it has. So an import that was cut short is simply asked for again. No list of what was
 imported is kept: the mailbox itself is the list, and it is read only for folders that hold something when the import
@@ -12,16 +15,20 @@ What it leaves to others: formats (`mailfiles`), and where the mailbox is (`sess
 """
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 import trio
 
+from moverq.endpoints.files.acting import ROOT, User, acting_as, user_named, whose_path
+from moverq.endpoints.files.errors import as_move_error
 from moverq.endpoints.store import NewItem
-from moverq.errors import EndpointUnavailable, RequestRefused
+from moverq.errors import EndpointUnavailable, MoveError, RequestRefused
 from moverq.mailfiles import MailItem, NotMail, read_mail, write_eml, write_maildir, write_mbox
 from moverq.session import Place, Session
 
@@ -50,6 +57,39 @@ async def patiently(session: Session, verb: Callable[[Place], Awaitable[T]]) -> 
         why=f"no answer within {PATIENCE_S:.0f} s; if a move holds it, `moverq move explain {session.address}` says "
         f"why, and the same command goes on later",
     )
+
+
+def _as_user(path: Path, owner: str | None, run: Callable[[], T], *, doing: str) -> T:
+    """What `run` answers, done with the rights of whose the path is, or of `owner`. Blocking.
+
+    Raises:
+        RequestRefused: there is no such owner.
+        MoveError: what `as_move_error` makes of an `OSError`.
+    """
+    user = ROOT
+    try:
+        user = _whose(path, owner)
+        with acting_as(user):
+            return run()
+    except MoveError as error:
+        if user.uid and isinstance(error.__cause__, PermissionError):
+            error.add_note(f"moverq: root has the rights of {user} there; --owner says whose else")
+        raise
+    except OSError as error:
+        raise as_move_error(error, str(path), doing=doing) from error
+
+
+def _whose(path: Path, owner: str | None) -> User:
+    if os.geteuid() != 0:
+        return ROOT  # we act as nobody but ourselves
+    if owner is None:
+        # Where root made the folder, it is whose the mail in it is.
+        places = (os.fsencode(Path.cwd() / path / inner) for inner in ("", "cur"))
+        return next((user for user in map(whose_path, places) if user.uid), ROOT)
+    try:
+        return user_named(owner)
+    except KeyError as error:
+        raise RequestRefused(why=f"{owner!r} is no user of this system, whose files could be") from error
 
 
 @attrs.define(kw_only=True)
@@ -81,24 +121,30 @@ async def import_mail(
     mail: Path | Iterator[MailItem | NotMail],
     *,
     append: bool = False,
+    owner: str | None = None,
     done: Imported | None = None,
     on_batch: Callable[[Imported], None] | None = None,
 ) -> Imported:
     """Every message at the path (or of the iterator) is in the mailbox, at least once; with `append` once more.
 
-    `done` is kept up to date, also for whom an error comes to.
+    `owner`: with whose rights root reads the path, if not with those of whose it is. `done` is kept up to date, also
+    for whom an error comes to.
 
     Durable: everything counted.
     Cancelled: what was counted is there; again goes on from it.
 
     Raises:
         NotFound: there is nothing at the path.
-        RequestRefused: the quota is used up.
+        RequestRefused: the quota is used up, or there is no such owner.
+        EndpointBroken: whose the path is may not see it.
     """
     done = done if done is not None else Imported()
     source = read_mail(mail) if isinstance(mail, Path) else mail
+    take = partial(_take, source)
+    if isinstance(mail, Path):
+        take = partial(_as_user, mail, owner, take, doing="be read")
     folders = _Folders(session, done)
-    while batch := await trio.to_thread.run_sync(_take, source):
+    while batch := await trio.to_thread.run_sync(take):
         by_folder: dict[Path_, list[MailItem]] = defaultdict(list)
         for entry in batch:
             if isinstance(entry, NotMail):
@@ -238,22 +284,25 @@ async def export_mail(
     path: Path,
     *,
     form: str,
+    owner: str | None = None,
     done: Exported | None = None,
     on_batch: Callable[[Exported], None] | None = None,
 ) -> Exported:
     """A new folder at the path holds every item of the mailbox that was there from beginning to end, each once.
 
-    Bytes, dates, flags and keywords go along; recoverable (deleted) items and empty folders do not.
+    Bytes, dates, flags and keywords go along; recoverable (deleted) items and empty folders do not. `owner`: with whose
+    rights root writes, and whose the files are, if not whose the folder is that they are made in.
 
     Raises:
-        RequestRefused: there is something at the path, or no such format.
+        RequestRefused: there is something at the path, or no such format or owner.
         EndpointBroken: it cannot be written.
     """
     if form not in FORMATS:
         raise RequestRefused(why=f"there is no format {form}; there are {', '.join(FORMATS)}")
     write = FORMATS[form]
     done = done if done is not None else Exported()
-    await trio.to_thread.run_sync(write, path, _pulled(session, done, on_batch))
+    run = partial(write, path, _pulled(session, done, on_batch))
+    await trio.to_thread.run_sync(partial(_as_user, path, owner, run, doing="be written"))
     return done
 
 

@@ -561,6 +561,7 @@ class Root:
         path: Path | str,
         *,
         append: bool = False,
+        owner: str | None = None,
         done: "Imported | None" = None,
         on_batch: "Callable[[Imported], None] | None" = None,
     ) -> "Imported":
@@ -579,7 +580,7 @@ class Root:
             why = "another import into it is at work"
             raise EndpointBusy(endpoint=f"mailbox {recipient.address}", retry_after_s=60.0, why=why)
         try:
-            return await import_mail(session, Path(path), append=append, done=done, on_batch=on_batch)
+            return await import_mail(session, Path(path), append=append, owner=owner, done=done, on_batch=on_batch)
         finally:
             lock.release()
 
@@ -589,6 +590,7 @@ class Root:
         path: Path | str,
         *,
         form: str = "maildir",
+        owner: str | None = None,
         done: "Exported | None" = None,
         on_batch: "Callable[[Exported], None] | None" = None,
     ) -> "Exported":
@@ -597,7 +599,7 @@ class Root:
 
         session = self.session(address)
         await session.place()
-        return await export_mail(session, Path(path), form=form, done=done, on_batch=on_batch)
+        return await export_mail(session, Path(path), form=form, owner=owner, done=done, on_batch=on_batch)
 
     def session(self, address: str) -> "Session":
         """A client of this mailbox, which follows it through a move and waits while it is locked."""

@@ -272,6 +272,9 @@ async def import_(
     /,
     *,
     append: Annotated[bool, Parameter(help="Add every message, also those that are there already.")] = False,
+    owner: Annotated[
+        str | None, Parameter(help="With whose rights root reads the files; not given: of whose they are.")
+    ] = None,
     root: RootOption = ROOT,
     json: JsonOption = False,
 ) -> None:
@@ -289,7 +292,7 @@ async def import_(
         async with open_root(root) as opened:
             with StatusLine() as line:
                 await opened.mailbox_import(
-                    address, path, append=append, done=done, on_batch=_counted_on(line, "imported")
+                    address, path, append=append, owner=owner, done=done, on_batch=_counted_on(line, "imported")
                 )
         ended = True
     finally:
@@ -323,6 +326,10 @@ async def export(
     /,
     *,
     format: Annotated[Literal["maildir", "mbox", "eml"], Parameter(help="What to write.")] = "maildir",
+    owner: Annotated[
+        str | None,
+        Parameter(help="With whose rights root writes the files; not given: of whose folder they are made in."),
+    ] = None,
     root: RootOption = ROOT,
     json: JsonOption = False,
 ) -> None:
@@ -336,7 +343,9 @@ async def export(
     done = Exported()
     async with open_root(root) as opened:
         with StatusLine() as line:
-            await opened.mailbox_export(address, path, form=format, done=done, on_batch=_counted_on(line, "exported"))
+            await opened.mailbox_export(
+                address, path, form=format, owner=owner, done=done, on_batch=_counted_on(line, "exported")
+            )
     for one in done.damaged:
         say(f"not exported: {one}")
     value = {

@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from moverq.mailfiles.files import broken, make_target, read_file, sync_tree, write_file
+from moverq.mailfiles.files import broken, make_target, open_file, read_file, sync_tree, write_file
 from moverq.mailfiles.item import MailItem, NotMail, canonical_folder
 from moverq.mailfiles.names import safe_name
 from moverq.mailfiles.text import from_line_ms, header_ms, split_from_line, with_crlf
@@ -56,15 +56,20 @@ def eml_item(
     )
 
 
-def read_indexed(root: Path, above: tuple[str, ...], seen: set[Path]) -> Iterator[MailItem | NotMail]:
+def read_indexed(path: Path, above: tuple[str, ...], seen: set[Path], *, root: Path) -> Iterator[MailItem | NotMail]:
     """The messages that `index.jsonl` names, in its order, below the folder `above`. Their files go into `seen`.
+    `root`: see `open_file`.
 
     An index whose first line is none of ours is somebody else's: it is reported, once, and left alone.
     """
-    index = root / INDEX_FILE
+    index = path / INDEX_FILE
     seen.add(index)
     try:
-        with open(index, "rb") as file:
+        opened = open_file(index, root=root)
+        if isinstance(opened, NotMail):
+            yield opened
+            return
+        with opened as file:
             for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), 1):
                 try:
                     said = _Line.parse(line)
@@ -73,21 +78,21 @@ def read_indexed(root: Path, above: tuple[str, ...], seen: set[Path]) -> Iterato
                     if number == 1:
                         return
                     continue
-                path = root / said.file
-                if not _is_inside(path, root):
+                named = path / said.file
+                if not _is_inside(named, path):
                     yield NotMail(f"{index}#{number}", "it names a file outside the folder; not followed")
                     continue
-                seen.add(path)
-                found = read_file(path, root=root)
+                seen.add(named)
+                found = read_file(named, root=root)
                 if isinstance(found, NotMail):
                     yield found
                     continue
                 content = found[0]
                 if hashlib.sha256(content).hexdigest() != said.sha256:
-                    yield NotMail(str(path), f"differs from what {INDEX_FILE} says; read as it is now")
+                    yield NotMail(str(named), f"differs from what {INDEX_FILE} says; read as it is now")
                     content = with_crlf(split_from_line(content)[1])
                 folder = canonical_folder((*above, *said.folder))
-                yield MailItem(folder, content, said.received_ms, said.flags, said.keywords, str(path))
+                yield MailItem(folder, content, said.received_ms, said.flags, said.keywords, str(named))
     except OSError as error:
         yield NotMail(str(index), f"cannot be read to its end: {error.strerror}", may_be_mail=True)
 

@@ -5,40 +5,60 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.mailfiles.item import MESSAGE_BYTES_MAX, NotMail
 
 
-def read_file(path: Path, *, root: Path) -> tuple[bytes, os.stat_result] | NotMail:
-    """A regular file's bytes and its stat; or why not."""
+def open_file(path: Path, *, root: Path, buffering: int = -1) -> BinaryIO | NotMail:
+    """A regular file below `root`, a path without links, open for reading; or why not.
+
+    What was found is what is looked at, and what is opened: whoever changes links or folders meanwhile changes nothing
+    of that. A pipe or a device is not even opened.
+
+    Raises `OSError`.
+    """
+    found = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        itself = f"/proc/self/fd/{found}"
+        if not Path(os.readlink(itself)).is_relative_to(root):
             return NotMail(str(path), "a symbolic link that leads out of the folder; not followed")
-        # Non-blocking, for a pipe put there between look and open must not hold the reading up.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            return NotMail(str(path), "no regular file")
+        return open(itself, "rb", buffering=buffering)
+    finally:
+        os.close(found)
+
+
+def read_file(path: Path, *, root: Path) -> tuple[bytes, os.stat_result] | NotMail:
+    """Its bytes and its stat; or why not. `root`: see `open_file`."""
+    try:
+        opened = open_file(path, root=root)
+        if isinstance(opened, NotMail):
+            return opened
+        with opened as file:
             found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                return NotMail(str(path), "no regular file")
             if found.st_size > MESSAGE_BYTES_MAX:
                 return NotMail(str(path), f"{found.st_size} bytes are more than one message may have", may_be_mail=True)
             return file.read(), found
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        return NotMail(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}", may_be_mail=True)
+    except OSError as error:
+        return NotMail(str(path), f"cannot be read: {error.strerror or error}", may_be_mail=True)
 
 
-def read_lists(path: Path, name: str) -> dict[str, tuple[str, ...]]:
+def read_side_file(path: Path, *, root: Path) -> bytes:
+    """What is not there, or cannot be read, says nothing."""
+    found = read_file(path, root=root)
+    return b"" if isinstance(found, NotMail) else found[0]
+
+
+def read_lists(path: Path, name: str, *, root: Path) -> dict[str, tuple[str, ...]]:
     """A side file of ours, a line of JSON each: the list of texts called `name`, by the `file` it is about.
 
     What is not there, or not so, says nothing.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return {}
     found = {}
-    for line in lines:
+    for line in read_side_file(path, root=root).splitlines():
         try:
             said = json.loads(line)
             found[str(said["file"])] = tuple(str(text) for text in said[name])
@@ -66,9 +86,11 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def check_exists(path: Path) -> None:
-    """Raises `NotFound`."""
-    if not os.path.lexists(path):
-        raise NotFound(kind="file or folder", name=str(path))
+    """Raises `NotFound`, and `OSError` where that cannot be seen."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(kind="file or folder", name=str(path)) from None
 
 
 def make_target(path: Path) -> None:

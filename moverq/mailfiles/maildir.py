@@ -24,6 +24,7 @@ from moverq.mailfiles.files import (
     make_target,
     read_file,
     read_lists,
+    read_side_file,
     sync_folder,
     sync_tree,
     write_file,
@@ -65,9 +66,9 @@ def is_maildir(path: Path) -> bool:
 
 
 def read_maildir_folder(path: Path, folder: tuple[str, ...], *, root: Path) -> Iterator[MailItem | NotMail]:
-    """The messages of one Maildir folder, without those below it."""
-    keywords = _read_keywords(path / KEYWORDS_FILE)
-    more = read_lists(path / MORE_KEYWORDS_FILE, "keywords")
+    """The messages of one Maildir folder, without those below it. `root`: see `open_file`."""
+    keywords = _read_keywords(path / KEYWORDS_FILE, root)
+    more = read_lists(path / MORE_KEYWORDS_FILE, "keywords", root=root)
     folder = canonical_folder(folder)
     listed = _listed(path)
     named = _Named(path, listed)
@@ -145,9 +146,9 @@ def _stem(name: str) -> str:
     return SIZES.sub("", base_name(name))
 
 
-def subfolder_path(path: Path) -> tuple[str, ...] | None:
+def subfolder_path(path: Path, *, root: Path) -> tuple[str, ...] | None:
     """The folder that `path` is, below the Maildir it lies in; None where it is none."""
-    return _true_path(path) or subfolder_names(path.name)
+    return _true_path(path, root) or subfolder_names(path.name)
 
 
 def subfolder_names(name: str) -> tuple[str, ...] | None:
@@ -194,24 +195,21 @@ def as_mail(content: bytes, name: str) -> bytes:
     return with_crlf(split_from_line(content)[1])
 
 
-def _true_path(path: Path) -> tuple[str, ...] | None:
+def _true_path(path: Path, root: Path) -> tuple[str, ...] | None:
     """The path our own side file gives, if the folder still has the name it was written for."""
     try:
-        said = json.loads((path / FOLDER_FILE).read_bytes())
+        said = json.loads(read_side_file(path / FOLDER_FILE, root=root))
         if said["name"] == path.name and said["path"] and all(isinstance(name, str) for name in said["path"]):
             return tuple(said["path"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
 
 
-def _read_keywords(path: Path) -> dict[str, str]:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="backslashreplace").split("\n")
-    except OSError:
-        return {}
+def _read_keywords(path: Path, root: Path) -> dict[str, str]:
     found = {}
-    for line in lines:
+    text = read_side_file(path, root=root).decode(errors="backslashreplace")
+    for line in text.replace("\r\n", "\n").split("\n"):
         number, _, name = line.partition(" ")
         if number.isdecimal() and len(number) <= 4 and int(number) < len(KEYWORD_LETTERS) and name:
             found[KEYWORD_LETTERS[int(number)]] = name

@@ -23,7 +23,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from moverq.mailfiles.files import broken, make_target, sync_tree, write_file
+from moverq.mailfiles.files import broken, make_target, open_file, sync_tree, write_file
 from moverq.mailfiles.item import MESSAGE_BYTES_MAX, MailItem, NotMail, canonical_folder
 from moverq.mailfiles.names import decode_name, safe_name
 from moverq.mailfiles.text import FIELD, FROM_DATE, FROM_LINE, from_line_ms, header_ms, header_of, status_flags
@@ -50,10 +50,14 @@ def folder_name(file_name: str) -> str:
     return decode_name(stem if dot and stem and ending.lower() in ("mbox", "mbx") else file_name)
 
 
-def read_mbox(path: Path, folder: tuple[str, ...]) -> Iterator[MailItem | NotMail]:
-    """The messages of one mbox file."""
+def read_mbox(path: Path, folder: tuple[str, ...], *, root: Path) -> Iterator[MailItem | NotMail]:
+    """The messages of one mbox file. `root`: see `open_file`."""
     try:
-        with open(path, "rb", buffering=SCAN_BYTES) as file:
+        opened = open_file(path, root=root, buffering=SCAN_BYTES)
+        if isinstance(opened, NotMail):
+            yield opened
+            return
+        with opened as file:
             before = os.fstat(file.fileno())
             exact = _has_crlf(file)
             file.seek(0)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from moverq.mailfiles.eml import INDEX_FILE, UNFINISHED_FILE, eml_item, read_indexed
-from moverq.mailfiles.files import check_exists, entries, is_folder, read_file, read_lists
+from moverq.mailfiles.files import check_exists, entries, is_folder, open_file, read_file, read_lists
 from moverq.mailfiles.item import MailItem, NotMail, canonical_folder
 from moverq.mailfiles.maildir import (
     SIDE_FILES,
@@ -40,29 +40,32 @@ def read_mail(path: Path | str) -> Iterator[MailItem | NotMail]:
 
     Raises:
         NotFound: there is nothing at `path`.
+        OSError: what is there cannot be seen.
     """
     root = Path(path)
     check_exists(root)
     if root.is_dir():
-        yield from _Reader(root).read(root, ())
+        yield from _Reader(root, root.resolve()).read(root, ())
     else:
-        yield from _Reader(root.resolve().parent).read_file(root, ())
+        yield from _Reader(root.parent, root.resolve().parent).read_file(root, ())
 
 
 class _Reader:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, path: Path, root: Path) -> None:
+        self._path = path
         self._root = root
+        """What is read lies below it; see `open_file`."""
         self._seen: set[Path] = set()
         """Files that an index or a side file has accounted for."""
         self._names: dict[Path, tuple[str, ...]] = {}
 
     def read(self, path: Path, folder: tuple[str, ...]) -> Iterator[MailItem | NotMail]:
         """A folder and all below it."""
-        if len(path.parts) - len(self._root.parts) > DEPTH_MAX:
+        if len(path.parts) - len(self._path.parts) > DEPTH_MAX:
             yield NotMail(str(path), f"more than {DEPTH_MAX} folders deep", may_be_mail=True)
             return
         if (path / INDEX_FILE).is_file():
-            yield from read_indexed(path, folder, self._seen)
+            yield from read_indexed(path, folder, self._seen, root=self._root)
         if (path / UNFINISHED_FILE).is_file():
             self._seen.add(path / UNFINISHED_FILE)
             yield NotMail(
@@ -70,7 +73,7 @@ class _Reader:
             )
         if (path / FOLDERS_FILE).is_file():
             self._seen.add(path / FOLDERS_FILE)
-            said = read_lists(path / FOLDERS_FILE, "path")
+            said = read_lists(path / FOLDERS_FILE, "path", root=self._root)
             self._names |= {path / file: (*folder, *names) for file, names in said.items()}
         maildir = is_maildir(path)
         if maildir:
@@ -85,7 +88,7 @@ class _Reader:
                     yield from self.read_file(below, folder)
             elif maildir and entry.name in ("cur", "new", "tmp"):
                 continue
-            elif maildir and is_subfolder(entry) and (names := subfolder_path(below)):
+            elif maildir and is_subfolder(entry) and (names := subfolder_path(below, root=self._root)):
                 yield from self.read(below, (*folder, *names))
             else:
                 yield from self.read(below, (*folder, decode_name(entry.name)))
@@ -95,15 +98,16 @@ class _Reader:
         ending = path.suffix.lower()
         try:
             head = self._head(path)
-        except (OSError, RuntimeError) as error:
-            yield NotMail(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}", may_be_mail=True)
+        except OSError as error:
+            yield NotMail(str(path), f"cannot be read: {error.strerror or error}", may_be_mail=True)
             return
         if isinstance(head, NotMail):
             yield head
         elif not head:
             yield NotMail(str(path), "empty")
         elif ending not in MESSAGE_ENDINGS and (ending in MBOX_ENDINGS or is_mbox(head)):
-            yield from read_mbox(path, canonical_folder(self._names.get(path) or (*folder, folder_name(path.name))))
+            name = canonical_folder(self._names.get(path) or (*folder, folder_name(path.name)))
+            yield from read_mbox(path, name, root=self._root)
         elif ending in MESSAGE_ENDINGS and b"\0" in head and not looks_like_mail(head):
             yield NotMail(str(path), "no mail: a binary file")
         elif ending not in MESSAGE_ENDINGS and not looks_like_mail(head):
@@ -123,9 +127,8 @@ class _Reader:
         )
 
     def _head(self, path: Path) -> bytes | NotMail:
-        if path.is_symlink() and not path.resolve().is_relative_to(self._root.resolve()):
-            return NotMail(str(path), "a symbolic link that leads out of the folder; not followed")
-        if not path.is_file():
-            return NotMail(str(path), "no regular file")
-        with open(path, "rb") as file:
+        opened = open_file(path, root=self._root)
+        if isinstance(opened, NotMail):
+            return opened
+        with opened as file:
             return file.read(HEAD_BYTES)

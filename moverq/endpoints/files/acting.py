@@ -133,20 +133,22 @@ def give(descriptor: int, uid: int, gid: int) -> None:
 class _Step(NamedTuple):
     uid: int
     gid: int
-    is_link: bool
+    mode: int
 
 
 def whose_path(path: bytes) -> User:
     """Whose what lies there is, or would be if it were made: who made a link on the way to it, else who has the
-    innermost folder that is not root's. Nobody else's mailbox is reached by a link of his that way.
+    innermost folder that is not root's, else who has the file. Nobody else's mail is reached by a link of his that way,
+    of either kind.
 
     Raises `OSError`.
     """
     steps = [step for step in _steps(path) if step.uid != 0]
-    links = [step for step in steps if step.is_link]
     if not steps:
         return ROOT
-    whose = links[0] if links else steps[-1]
+    links = [step for step in steps if stat.S_ISLNK(step.mode)]
+    folders = [step for step in steps if stat.S_ISDIR(step.mode)]
+    whose = links[0] if links else (folders or steps)[-1]
     return user_of(whose.uid, whose.gid)
 
 
@@ -165,9 +167,8 @@ def _steps(path: bytes) -> Iterator[_Step]:
             except (FileNotFoundError, NotADirectoryError):
                 return
             found = os.fstat(inner)
-            is_link = stat.S_ISLNK(found.st_mode)
-            yield _Step(found.st_uid, found.st_gid, is_link)
-            if not is_link:
+            yield _Step(found.st_uid, found.st_gid, found.st_mode)
+            if not stat.S_ISLNK(found.st_mode):
                 os.close(here)
                 here = inner
                 continue

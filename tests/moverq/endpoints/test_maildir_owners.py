@@ -3,7 +3,6 @@ makes and whenever she changes them; and what is made there is hers."""
 
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,12 +23,11 @@ from moverq.model.change import INBOX, BadItem
 from moverq.model.request import Status
 from moverq.root import init_root, open_root
 from tests.support.files_place import CLEAN, Place, a_folder, a_place, an_item
+from tests.support.homes import ALICE, BOB, belongs, link, two_homes
 from tests.support.maildir_client import MaildirClient
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do what a user may not")
 
-ALICE, BOB = 65501, 65502
-"""Users that the system has no names for."""
 NOBODY = user_named("nobody")
 SECRET = b"Subject: secret\r\n\r\nof Bob's\r\n"
 MaildirPlace = Place[MaildirClient]
@@ -37,14 +35,8 @@ MaildirPlace = Place[MaildirClient]
 
 @pytest.fixture
 def homes() -> Iterator[Path]:
-    """A place that everybody may enter, as pytest's own is not, with the homes of both."""
-    path = Path(tempfile.mkdtemp(prefix="moverq-homes-"))
-    path.chmod(0o755)
-    for name, uid in (("alice", ALICE), ("bob", BOB)):
-        (path / name).mkdir()
-        os.chown(path / name, uid, uid)
-    yield path
-    shutil.rmtree(path)
+    with two_homes() as path:
+        yield path
 
 
 @pytest.fixture
@@ -63,19 +55,6 @@ def closed(homes: Path) -> Path:
     """The homes, in a folder that users may not enter."""
     homes.chmod(0o700)
     return homes
-
-
-def belongs(path: Path, uid: int, mode: int = 0o700) -> None:
-    """All of it, and only to him."""
-    for one in [path, *path.rglob("*")]:
-        os.chown(one, uid, uid, follow_symlinks=False)
-        if not one.is_symlink():
-            one.chmod(mode if one.is_dir() else mode & 0o666)
-
-
-def link(path: Path, target: Path, maker: int = ALICE) -> None:
-    os.symlink(target, path)
-    os.chown(path, maker, maker, follow_symlinks=False)
 
 
 @asynccontextmanager

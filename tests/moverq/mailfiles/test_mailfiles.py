@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from moverq.errors import EndpointBroken, NotFound, RequestRefused
 from moverq.mailfiles import MailItem, NotMail, read_mail, write_eml, write_maildir, write_mbox
 from moverq.mailfiles.item import canonical_folder
+from moverq.mailfiles.mbox import folder_name
 from moverq.mailfiles.names import decode_name, encode_utf7, safe_name
 from moverq.mailfiles.text import from_line_ms, header_ms, with_crlf
 from moverq.model.change import Flag
@@ -382,6 +383,42 @@ def test_what_is_no_mail_is_reported_and_stops_nothing(tmp_path: Path) -> None:
     assert "leads out" in said["out"]
     assert said["pipe"] == said["socket"] == "no regular file"
     assert said["empty.eml"] == "empty"
+
+
+def test_no_folder_of_a_maildir_leads_out_of_it(tmp_path: Path) -> None:
+    put(tmp_path / "secret" / "1.x")
+    box = tmp_path / "box"
+    put(box / "cur" / "1.x")
+    (box / "new").symlink_to(tmp_path / "secret")
+    (box / "dovecot-keywords").symlink_to(put(tmp_path / "keywords", b"0 secret\n"))
+    put(box / "cur" / "2.x:2,a")
+    assert [(Path(item.source).parent.name, item.keywords) for item in mail(box)] == [("cur", ()), ("cur", ())]
+    assert "leads out" in complaints(box)["new/1.x"]
+
+
+def test_a_pipe_for_a_side_file_holds_nothing_up(tmp_path: Path) -> None:
+    put(tmp_path / "cur" / "1.x:2,a")
+    put(tmp_path / ".A" / "cur" / "1.x")
+    for name in ("dovecot-keywords", "moverq-keywords.jsonl", ".A/moverq-folder.json", "index.jsonl", "folders.jsonl"):
+        os.mkfifo(tmp_path / name)
+    assert [item.folder for item in mail(tmp_path)] == [("INBOX",), ("A",)]
+
+
+@pytest.mark.parametrize("target", ["secret", "pipe"])
+def test_what_is_put_in_place_of_an_mbox_that_was_looked_at_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    put(tmp_path / "secret", b"From a Mon Jan  1 12:00:00 2001\n" + BARE)
+    os.mkfifo(tmp_path / "pipe")
+    path = put(tmp_path / "box" / "a.mbox", b"From a Mon Jan  1 12:00:00 2001\n" + BARE)
+
+    def swapped(name: str) -> str:
+        path.unlink()
+        path.symlink_to(tmp_path / target)
+        return folder_name(name)
+
+    monkeypatch.setattr("moverq.mailfiles.read.folder_name", swapped)
+    assert mail(tmp_path / "box") == []
 
 
 def test_names_are_safe_distinct_and_short() -> None:
