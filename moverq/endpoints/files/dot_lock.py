@@ -79,7 +79,7 @@ def is_nobodys(lock: bytes) -> bool:
     """Gone now, also because it was one that its maker left for good: one of ours whose maker is dead, or a very old
     one."""
     try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     except PermissionError:
@@ -112,7 +112,7 @@ def _is_unreadable_and_nobodys(lock: bytes) -> bool:
 def is_held(lock: bytes) -> bool:
     """Is there one that somebody keeps? Nothing is changed."""
     try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     except PermissionError:

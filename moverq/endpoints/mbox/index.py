@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 import attrs
 import xxhash
 
-from moverq.endpoints.files.links import open_mail
 from moverq.endpoints.files.ticks import GRANULE_NS, granule_ns
 from moverq.endpoints.mbox import message
 from moverq.endpoints.mbox.locks import is_being_written, try_share
 from moverq.endpoints.mbox.message import NO_BASE, Base, as_mail, separator_ms, taken_apart
+from moverq.endpoints.mbox.opening import open_mbox
 from moverq.endpoints.mbox.splitting import SCAN_BYTES, ReadAt, separator_bytes, split
 from moverq.mailfiles.item import MESSAGE_BYTES_MAX
 
@@ -109,7 +109,7 @@ def is_fresh(stamp: Stamp) -> bool:
 def read_index(path: bytes, *, known: Index | None = None, is_ours: bool = False) -> Index:
     """What is in the file. `is_ours`: we hold its locks. Raises `OSError`."""
     for attempt in range(TRIES):
-        with open(path, "rb", buffering=0, opener=open_mail) as file:
+        with open(path, "rb", buffering=0, opener=open_mbox) as file:
             descriptor = file.fileno()
             # A change within the second of the one before would not be seen: so it is kept from happening meanwhile.
             if not is_ours and (attempt or is_fresh(stamp_of(descriptor))):
@@ -131,7 +131,7 @@ def read_index(path: bytes, *, known: Index | None = None, is_ours: bool = False
 
 def count(path: bytes, *, most: int) -> int:
     """How many messages are there, at the most so many. Raises `OSError`."""
-    with open(path, "rb", buffering=0, opener=open_mail) as file:
+    with open(path, "rb", buffering=0, opener=open_mbox) as file:
         pieces = islice(split(_reader(file.fileno())), most)
         return sum(not taken_apart(piece.text)[0].is_internal for piece in pieces if piece.separator)
 
@@ -212,7 +212,7 @@ def base_of(separator: bytes, mail: bytes) -> bytes:
 
 def read_raw(path: bytes, entry: Entry) -> tuple[bytes, bytes]:
     """(separator, text) as they stand in the file. Raises `OSError`."""
-    with open(path, "rb", buffering=0, opener=open_mail) as file:
+    with open(path, "rb", buffering=0, opener=open_mbox) as file:
         raw = os.pread(file.fileno(), min(entry.end - entry.begin, MESSAGE_BYTES_MAX), entry.begin)
     return parted(raw)
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from moverq.endpoints.files.dot_lock import LOCK_S, dot_lock, is_held, unlock
-from moverq.endpoints.files.links import open_mail
+from moverq.endpoints.mbox.opening import open_mbox
 
 _FLOCK: Final = "@hhqqi"
 """struct flock: type, whence, start, length (0: all of it), process."""
@@ -31,7 +31,7 @@ def locked(path: bytes) -> Iterator[int]:
     while True:
         held = dot_lock(lock)
         try:
-            descriptor = open_mail(path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = open_mbox(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 if _try_lock(descriptor):
                     yield descriptor
