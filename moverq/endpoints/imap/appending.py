@@ -285,7 +285,7 @@ class _Batch:
         except Refused as refused:
             return await self._refused(connection, refused, batch)
         self._is_any_taken = True
-        for one in batch:
+        for one in batch if self._untried else ():
             if one.state.item_id in self._untried and one.flags != one.state.flags:
                 refused_flags, folder_id = self.session.flags_refused, self.folder.folder_id
                 refused_flags[folder_id] = refused_flags.get(folder_id, 0) | (one.state.flags & ~one.flags)
