@@ -26,6 +26,8 @@ from typing import ClassVar
 
 import attrs
 
+from moverq.words import counted
+
 
 class Remedy(IntEnum):
     """What cures an error, weakest first; the strongest of a group decides."""
@@ -152,7 +154,7 @@ class TooManyBadItems(MoveError):
 
     def __str__(self) -> str:
         return (
-            f"{self.encountered} bad items, and the request allows {self.limit}; "
+            f"{counted(self.encountered, 'bad item')}, and the request allows {self.limit}; "
             f"see `moverq move report`, then resume with a higher --bad-item-limit or repair the items"
         )
 

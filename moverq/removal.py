@@ -28,6 +28,7 @@ from moverq.ledger.ledger import Ledger
 from moverq.model.ids import InstanceId, MailboxId
 from moverq.model.label import Label
 from moverq.model.request import SyncStage
+from moverq.words import counted
 
 if TYPE_CHECKING:
     from moverq.endpoints.store import StoreEndpoint
@@ -59,7 +60,8 @@ async def remove_database(
         return entry
     if left and not force:
         raise RequestRefused(
-            why=f"there are {left} mailboxes in {name} that were moved away or soft-deleted (`moverq store header`); "
+            why=f"{name} holds {counted(left, 'old mailbox', 'old mailboxes')}, moved away or soft-deleted "
+            f"(`moverq mailbox list --disconnected`, `moverq store header`); "
             f"--force removes it all the same, and leaves its files where they are"
         )
     async with database_alone(name, path):
@@ -110,8 +112,8 @@ async def remove_mailbox(
                 items, size = summary.items, summary.bytes
         if items and not force:
             raise RequestRefused(
-                why=f"there are {items:,} items in the mailbox of {recipient.address}; `moverq mailbox export` takes "
-                f"them out, and --force removes it all the same"
+                why=f"the mailbox of {recipient.address} holds {counted(items, 'item')}; `moverq mailbox export` takes "
+                f"out what is in it, and --force removes it all the same"
             )
         token = await directory.take_token(recipient.mailbox_id)
         if not is_kept_there:

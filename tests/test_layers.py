@@ -35,6 +35,7 @@ LAYERS = {
         ("store.__init__",),
     ),
     "moverq": (
+        ("moverq.words",),
         ("moverq.errors", "moverq.limits", "moverq.version"),
         ("moverq.model",),
         ("moverq.endpoints.base",),

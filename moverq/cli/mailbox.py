@@ -21,6 +21,7 @@ from moverq.cli.common import (
     table,
     to_seconds,
 )
+from moverq.words import counted
 
 if TYPE_CHECKING:
     from moverq.mailbox_files import Exported, Imported
@@ -101,7 +102,7 @@ async def remove(
             f"mailbox {one.address} is removed; what is in {one.database} stays as it is"
             if one.keep_until_ms is None
             else f"{f'the old mailbox in {one.database} of' if old else 'mailbox'} {one.address} is removed; "
-            f"{one.items:,} items are kept until {iso(one.keep_until_ms)}"
+            f"{counted(one.items, 'item')} kept until {iso(one.keep_until_ms)}"
             for one in gone
         ],
         json=json,
@@ -229,7 +230,7 @@ async def connect(
             "bytes": back.bytes,
             "aliases_taken": list(back.aliases_taken),
         },
-        f"mailbox {who.address} is back in {home.database}: {back.items:,} items, {size(back.bytes)}",
+        f"mailbox {who.address} is back in {home.database}: {counted(back.items, 'item')}, {size(back.bytes)}",
         json=json,
     )
 
@@ -297,7 +298,7 @@ async def import_(
         ended = True
     finally:
         if not ended and done.items:
-            say(f"{done.items:,} messages were imported so far; the same command goes on from there")
+            say(f"{counted(done.items, 'message')} imported so far; the same command goes on from there")
     for one in done.refused[:NOT_MAIL_SHOWN]:
         say(f"not imported: {one.path}: {one.why}")
     if len(done.refused) > NOT_MAIL_SHOWN:
@@ -313,8 +314,9 @@ async def import_(
     there = f", {done.present:,} were there already" if done.present else ""
     lost = sum(one.may_be_mail for one in done.refused)
     other = len(done.refused) - lost
-    left = (f", {other:,} files were no mail" if other else "") + (f", {lost:,} could not be imported" if lost else "")
-    answer(value, f"imported {done.items:,} messages, {size(done.bytes)}{there}{left}", json=json)
+    left = f", {counted(other, 'file')} left out as no mail" if other else ""
+    left += f", {lost:,} could not be imported" if lost else ""
+    answer(value, f"imported {counted(done.items, 'message')}, {size(done.bytes)}{there}{left}", json=json)
     if lost or (done.refused and not done.items and not done.present):
         raise Exit(FAILED)
 
@@ -356,7 +358,7 @@ async def export(
         "bytes": done.bytes,
         "damaged": done.damaged,
     }
-    answer(value, f"exported {done.items:,} messages, {size(done.bytes)}, to {path}", json=json)
+    answer(value, f"exported {counted(done.items, 'message')}, {size(done.bytes)}, to {path}", json=json)
     if done.damaged:
         raise Exit(FAILED)
 
@@ -399,4 +401,4 @@ async def alias(address: str, alias: str, /, *, root: RootOption = ROOT) -> None
 
 
 def _counted_on(line: StatusLine, verb: str) -> "Callable[[Imported | Exported], None]":
-    return lambda done: line(f"{verb} {done.items:,} messages, {size(done.bytes)}")
+    return lambda done: line(f"{verb} {counted(done.items, 'message')}, {size(done.bytes)}")

@@ -25,6 +25,7 @@ from moverq.cli.common import (
     to_limit,
     to_seconds,
 )
+from moverq.words import counted
 
 if TYPE_CHECKING:
     from moverq.errors import MoveError
@@ -604,7 +605,7 @@ def _told(one: "MoveStatistics") -> str:
     line = f"{one.request_id[:8]}  {one.address}  {one.source_database} -> {one.target_database}  {_status(one)}"
     if one.lock_ms is not None:
         line += (
-            f"  {one.items_transferred:,} items, {size(one.bytes_transferred)}, locked for {one.lock_ms:.0f} ms"
-            f" (attempt {one.lock_attempts})"
+            f"  {counted(one.items_transferred, 'item')}, {size(one.bytes_transferred)}, "
+            f"locked for {one.lock_ms:.0f} ms (attempt {one.lock_attempts})"
         )
     return line

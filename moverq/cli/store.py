@@ -7,6 +7,7 @@ import attrs
 from cyclopts import App, Parameter
 
 from moverq.cli.common import FAILED, ROOT, Exit, JsonOption, RootOption, StatusLine, answer, pairs, say, table
+from moverq.words import counted
 
 app = App(name="store", help="Databases on the disk: check, rebuild, look into, keep in order.")
 
@@ -23,7 +24,7 @@ async def check(name: Name, /, *, root: RootOption = ROOT, json: JsonOption = Fa
             report = await opened.store_check(name, progress=_shown_on(line))
     found = {"database": name, **attrs.asdict(report), "path": str(report.path), "ok": report.ok}
     shown = {key: value for key, value in found.items() if key not in ("problems", "problems_total", "ok")}
-    verdict = "whole" if report.ok else f"{report.problems_total:,} problems"
+    verdict = "whole" if report.ok else counted(report.problems_total, "problem")
     answer(found, [*report.problems, *pairs({**shown, "verdict": verdict})], json=json)
     if not report.ok:
         say("`moverq store rebuild` makes the catalogue anew; damaged items are bad items of a move, and reported.")
@@ -56,7 +57,10 @@ async def rebuild(
         "held": list(done.held),
         "made": list(done.made),
     }
-    lines = [f"rebuilt {name} from {report.source}: {report.mailboxes:,} mailboxes, {report.items:,} items"]
+    lines = [
+        f"rebuilt {name} from {report.source}: {counted(report.mailboxes, 'mailbox', 'mailboxes')}, "
+        f"{counted(report.items, 'item')}"
+    ]
     lines += [f"damaged: {one}" for one in report.damage]
     lines += [f"not known any more: {one}" for one in report.unknown]
     lines += [f"opened again: {one}" for one in done.opened]

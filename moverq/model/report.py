@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from moverq.model.statistics import MoveStatistics, iso
+from moverq.words import counted
 
 
 class EntryKind(Enum):
@@ -94,8 +95,8 @@ class MoveReport:
         head = [
             f"Move of {stats.address}: {stats.source_database} -> {stats.target_database} ({stats.request_id})",
             f"  status        {stats.status} ({stats.sync_stage}, {stats.percent_complete} %)",
-            f"  transferred   {stats.items_transferred:,} items, {stats.bytes_transferred:,} bytes, "
-            f"{stats.changes_applied:,} changes followed",
+            f"  transferred   {counted(stats.items_transferred, 'item')}, {counted(stats.bytes_transferred, 'byte')}, "
+            f"{counted(stats.changes_applied, 'change')} followed",
             f"  bad items     {stats.bad_items_encountered} of {limit} allowed",
         ]
         if stats.message:

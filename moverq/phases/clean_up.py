@@ -32,6 +32,7 @@ from moverq.model.request import Status, SyncStage
 from moverq.phases.attempt import Attempt
 from moverq.phases.follow import drain, forward
 from moverq.phases.tenure import Tenure
+from moverq.words import counted
 
 
 async def clean_up(t: Tenure) -> None:
@@ -133,7 +134,7 @@ async def _carry_late(t: Tenure) -> None:
     elif carried:
         await t.write(
             entries=(
-                t.entry(EntryKind.LINE, f"{carried:,} changes that got past the lock were carried to the target."),
+                t.entry(EntryKind.LINE, f"Carried to the target what got past the lock: {counted(carried, 'change')}."),
             )
         )
 

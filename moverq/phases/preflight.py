@@ -17,6 +17,7 @@ from moverq.model.facts import Preflighted
 from moverq.model.report import EntryKind
 from moverq.model.request import Status, SyncStage
 from moverq.phases.tenure import Tenure
+from moverq.words import counted
 
 
 async def preflight(t: Tenure) -> None:
@@ -78,7 +79,9 @@ async def preflight(t: Tenure) -> None:
                 costs=list(costs),
                 offline=offline,
             ),
-            t.entry(EntryKind.LINE, f"Source holds {summary.items:,} items, {summary.bytes:,} bytes."),
+            t.entry(
+                EntryKind.LINE, f"Source holds {counted(summary.items, 'item')}, {counted(summary.bytes, 'byte')}."
+            ),
         ),
     )
 

@@ -15,6 +15,7 @@ from moverq.model.change import FolderState
 from moverq.model.digest import MODULUS, FolderDigest, folder_paths, mailbox_digest
 from moverq.model.ids import FolderId
 from moverq.plan.hierarchy import is_parked
+from moverq.words import counted
 
 
 @attrs.frozen(kw_only=True)
@@ -165,12 +166,12 @@ def _differ(name: str, one: FolderDigest, other: FolderDigest, one_side: str, ot
     if one == other:
         return []
     if one.items != other.items:
-        return [f"folder {name!r}: {one.items} items at {one_side}, {other.items} at {other_side}"]
+        return [f"folder {name!r}: {counted(one.items, 'item')} at {one_side}, {other.items:,} at {other_side}"]
     if one.bytes != other.bytes:
-        return [f"folder {name!r}: {one.bytes} bytes at {one_side}, {other.bytes} at {other_side}"]
+        return [f"folder {name!r}: {counted(one.bytes, 'byte')} at {one_side}, {other.bytes:,} at {other_side}"]
     return [
-        f"folder {name!r}: the same {one.items} items and {one.bytes} bytes, but a flag, date or content differs "
-        f"between {one_side} and {other_side}"
+        f"folder {name!r}: the same {counted(one.items, 'item')} and {counted(one.bytes, 'byte')}, "
+        f"but a flag, date or content differs between {one_side} and {other_side}"
     ]
 
 

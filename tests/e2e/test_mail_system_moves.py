@@ -122,7 +122,7 @@ async def test_a_mailbox_that_holds_mail_is_no_target(old: str, new: str, tmp_pa
         site.new.add("INBOX")
         failed = await site.at_rest(await site.ask())
         assert failed.status == Status.FAILED.value
-        assert "holds 1 messages already" in failed.message
+        assert "holds 1 message already" in failed.message
         assert count(site.found()) == 1
 
 

@@ -141,7 +141,7 @@ async def test_a_bad_item_stops_the_move_until_the_limit_allows_it(desk: Desk) -
     request_id = await desk.ask()
     stats = await desk.run(request_id)
     assert (stats.status, stats.status_detail, stats.bad_items_encountered) == ("Failed", "FailedBadItemLimit", 1)
-    assert "1 bad items, and the request allows 0" in stats.message
+    assert "1 bad item, and the request allows 0" in stats.message
     await moves.resume(await desk.engine.ledger(), request_id, bad_item_limit=1)
     desk.world.acked = None  # one item is given up, with the operator's consent
     stats = await desk.run(request_id)

@@ -39,6 +39,7 @@ from moverq.flow.batches import in_batches
 from moverq.model.change import BadItem, ChangeBatch, FolderState, ItemContent, ItemState, Watermark
 from moverq.model.digest import FolderDigest
 from moverq.model.ids import FolderId, ItemId, MailboxId
+from moverq.words import counted
 
 if TYPE_CHECKING:
     from moverq.endpoints.mirrored.endpoint import MirroredEndpoint
@@ -331,9 +332,9 @@ class MirroredMailbox:
         if holding:
             count = sum(one.items for one in holding)
             raise RequestRefused(
-                why=f"the mailbox of {user} at {self.endpoint.name} holds {count:,} messages already (in "
+                why=f"the mailbox of {user} at {self.endpoint.name} holds {counted(count, 'message')} already (in "
                 f"{from_utf7(holding[0].wire)}"
-                + (f" and {len(holding) - 1} more folders" if len(holding) > 1 else "")
+                + (f" and {counted(len(holding) - 1, 'more folder')}" if len(holding) > 1 else "")
                 + "); a move goes into an empty mailbox, so that nothing of it is mixed or doubled"
             )
         return {one.wire: one.subscribed for one in listed}
