@@ -126,8 +126,9 @@ async def connect_mailbox(
     the address may be another than it had.
 
     Raises:
-        NotFound: no disconnected mailbox had the address; or it has been purged.
-        RequestRefused: the address has a mailbox; or several had it; or the one there is was moved away.
+        NotFound: it has been purged at this moment.
+        RequestRefused: no disconnected mailbox had the address; it has a mailbox; several had it; or the one there is
+            was moved away.
         StaleToken: somebody else connects it, or removes it, at the same moment.
     """
     normal = checked_address(address)
@@ -167,7 +168,7 @@ async def connect_mailbox(
 
 
 def _meant(address: str, owner: Recipient | None, found: Sequence[Disconnected], instance: str | None) -> Disconnected:
-    """The one to be connected. Raises `NotFound`, `RequestRefused`."""
+    """The one to be connected. Raises `RequestRefused`."""
     if instance is None:
         had = [one for one in found if one.address == address]
     else:
@@ -195,9 +196,11 @@ def _meant(address: str, owner: Recipient | None, found: Sequence[Disconnected],
             why=f"the mailbox in {had[0].home.database} was moved to {had[0].moved_to} before it was removed: connect "
             f"the one there, if it is kept still"
         )
-    raise NotFound(
-        kind="disconnected mailbox", name=f"of {address}" if instance is None else f"whose instance begins {instance!r}"
-    )
+    whose = f"of {address}" if instance is None else f"whose instance begins with {instance!r}"
+    raise RequestRefused(
+        why=f"there is no disconnected mailbox {whose} (any more): `moverq mailbox list --disconnected` shows those "
+        f"there are. One in a mail system is there still, and `moverq mailbox add` registers it again"
+    ) from NotFound(kind="disconnected mailbox", name=whose)
 
 
 __all__ = ["Connected", "Disconnected", "connect_mailbox", "find_disconnected"]

@@ -653,6 +653,7 @@ def test_a_crash_of_a_mailboxs_removal_leaves_it_whole_or_as_one_that_nobody_nam
         before.setattr(SqliteDirectory, "remove_recipient", killed)
         assert cli("mailbox", "remove", ADA).code == common.INTERRUPTED
     assert cli.ok("mailbox", "show", ADA, "--json").json["guard"] == "open"
+    assert cli.ok("mailbox", "list", "--disconnected", "--json").json == []
     cli.ok("deliver", ADA, stdin=MESSAGE)
     with monkeypatch.context() as between:
         between.setattr(StoreMailbox, "retire", killed)
@@ -822,6 +823,11 @@ def test_a_mailbox_in_a_mail_system_is_only_forgotten(cli: Here, tmp_path: Path)
     assert "what is in MAIL stays as it is" in cli.ok("mailbox", "remove", "bob@example.org").out
     assert not any((cli.root / "mirrors" / "MAIL").glob("*.sqlite"))
     assert len(mailbox.Maildir(tmp_path / "old" / "bob@example.org")) == 1
+    refused = cli("mailbox", "connect", "bob@example.org")
+    assert (refused.code, "moverq mailbox add" in refused.err) == (common.NOT_FOUND, True)
+    for words in (("list", "--disconnected"), ("connect", "bob@example.org")):
+        refused = cli("mailbox", *words, "--database", "MAIL")
+        assert (refused.code, "MAIL is" in refused.err) == (common.REFUSED, True), refused
     cli.ok("mailbox", "add", "bob@example.org", "--database", "MAIL")
     assert cli.ok("mailbox", "show", "bob@example.org", "--json").json["items"] == 1
 
