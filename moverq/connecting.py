@@ -175,8 +175,13 @@ def _meant(address: str, owner: Recipient | None, found: Sequence[Disconnected],
         had = [one for one in found if instance and one.home.instance.hex().startswith(instance.lower())]
     if owner is not None:
         begun = [one for one in found if one.home == owner.register.home and (instance is None or one in had)]
-        if begun:
+        if begun and begun[0].reason == REMOVED:
             return begun[0]
+        if begun:
+            raise RequestRefused(
+                why=f"{address} is at home in {begun[0].home.database}, and its mailbox there was moved to "
+                f"{begun[0].moved_to}, which is newer: has the directory fallen back? Nothing was changed"
+            )
         raise RequestRefused(
             why=f"{address} has a mailbox, in {owner.register.home.database}: "
             + (

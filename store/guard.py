@@ -162,15 +162,19 @@ def keep(draft: Draft, token: int, *, until_ms: int) -> None:
 
 
 def connect(draft: Draft, token: int) -> None:
-    """Open, soft-deleted as it may have been, and without its label."""
+    """Open, soft-deleted as it may have been, and without its label. Open already: nothing happens. One that is neither
+    soft-deleted nor labelled may be in the hands of a move, whatever was seen of it before."""
     info = draft.info
     require_token(info, token)
-    if info.mode is Mode.SEALED:
-        raise Refused(why="a mailbox that is sealed is a mover's, and is not connected")
+    is_labelled = queries.setting(draft.db, info.no, LABEL) is not None
+    if info.keep_until_ms is None and not is_labelled and info.mode is Mode.OPEN:
+        return
+    if info.mode is Mode.SEALED or (info.keep_until_ms is None and not is_labelled):
+        raise Refused(why=f"the mailbox is not disconnected: it is {info.mode.name.lower()}")
     if info.keep_until_ms is not None:
         draft.records.append(MailboxConnected(info.instance))
     draft.records.append(GuardSet(info.instance, Mode.OPEN, token, "", draft.next_modseq()))
-    if queries.setting(draft.db, info.no, LABEL) is not None:
+    if is_labelled:
         draft.records.append(SettingPut(info.instance, LABEL, None, draft.next_modseq()))
 
 

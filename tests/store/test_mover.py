@@ -210,11 +210,14 @@ async def test_a_soft_deleted_mailbox_is_connected_again_with_all_that_was_in_it
     assert await states(database) == before
     await database.mailbox(BOB).deliver(b"new", key=b"k")
     assert len(await database.items(BOB)) == 2
+    await mover.lock(4)
+    with pytest.raises(store.Refused, match="not disconnected"):
+        await mover.connect(5)  # of one who looked before; a move has it by now
     check_sound(tmp_path / "db")
 
 
 async def test_what_was_purged_or_is_a_movers_is_not_connected(database: Database, mover: store.Mover) -> None:
-    with pytest.raises(store.Refused, match="sealed"):
+    with pytest.raises(store.Refused, match="not disconnected: it is sealed"):
         await mover.connect(1)
     await mover.remove(1, keep_until_ms=START_MS)
     await mover.purge(1)

@@ -733,6 +733,23 @@ def test_what_has_a_home_was_moved_away_or_purged_is_not_connected(cli: Here) ->
     assert refused(ADA)[0] == common.NOT_FOUND
 
 
+def test_an_old_mailbox_that_a_directory_fallen_back_has_for_a_home_is_not_connected(cli: Here) -> None:
+    """Its newer one is open: there would be two."""
+    cli.ok("move", "new", ADA, "--to", "DB2", "--wait")
+    cli.ok("move", "complete", ADA, "--wait")
+
+    async def fall_back() -> None:
+        async with open_root(cli.root) as opened:
+            (old,) = await opened.mailbox_disconnected()
+            present = await opened.directory.locate(ADA)
+            await opened.directory.relocate(present.mailbox_id, expected=present.register, home=old.home)
+
+    trio.run(fall_back)
+    for more in ((), ("--instance", cli.ok("mailbox", "list", "--disconnected", "--json").json[0]["instance"])):
+        refused = cli("mailbox", "connect", ADA, *more)
+        assert (refused.code, "was moved to DB2" in refused.err) == (common.REFUSED, True), refused
+
+
 def test_a_removed_mailbox_may_get_another_address(cli: Here) -> None:
     cli.ok("mailbox", "alias", ADA, "countess@example.org")
     instance = cli.ok("mailbox", "remove", ADA, "--json").json["instance"]
