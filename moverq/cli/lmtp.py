@@ -48,6 +48,7 @@ async def lmtp(
     import attrs
     import trio
 
+    from moverq.cli.stderr import unwaited_stderr
     from moverq.errors import RequestRefused
     from moverq.limits import Limits
     from moverq.root import open_root
@@ -63,27 +64,30 @@ async def lmtp(
         lmtp_bytes_max=max(limits.lmtp_bytes_max, 2 * most),
     )
     got: list[int] = []
-    # In the nursery: the listener, the databases' upkeep, and the watch for signals, the second of which ends all.
-    async with open_root(root, limits=limits) as opened, trio.open_nursery() as nursery:
-        stopping = trio.Event()
+    with unwaited_stderr():  # a delivery waits for nobody who reads the log
+        # In the nursery: the listener, the databases' upkeep, and the watch for signals, the second of which ends all.
+        async with open_root(root, limits=limits) as opened, trio.open_nursery() as nursery:
+            stopping = trio.Event()
 
-        async def watch_signals(*, task_status: trio.TaskStatus[None]) -> None:
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                task_status.started()  # before anybody is told that we listen
-                async for number in signals:
-                    got.append(number)
-                    stopping.set()
-                    if len(got) > 1:
-                        nursery.cancel_scope.cancel()
+            async def watch_signals(*, task_status: trio.TaskStatus[None]) -> None:
+                with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                    task_status.started()  # before anybody is told that we listen
+                    async for number in signals:
+                        got.append(number)
+                        stopping.set()
+                        if len(got) > 1:
+                            nursery.cancel_scope.cancel()
 
-        await nursery.start(watch_signals)
-        nursery.start_soon(opened.upkeep)
-        async with opened.lmtp(listen, socket_mode=socket_mode, recipient_delimiter=recipient_delimiter) as listener:
-            answer(None, f"LMTP at {listener.address}", json=False)
-            sys.stdout.flush()  # whoever started it waits for this line
-            await stopping.wait()
-            say("moverq: stopping; deliveries under way are answered first")
-        nursery.cancel_scope.cancel()
-    say("moverq: stopped. What was answered with 250 is on the disk; the MTA sends the rest again.")
+            await nursery.start(watch_signals)
+            nursery.start_soon(opened.upkeep)
+            async with opened.lmtp(
+                listen, socket_mode=socket_mode, recipient_delimiter=recipient_delimiter
+            ) as listener:
+                answer(None, f"LMTP at {listener.address}", json=False)
+                sys.stdout.flush()  # whoever started it waits for this line
+                await stopping.wait()
+                say("moverq: stopping; deliveries under way are answered first")
+            nursery.cancel_scope.cancel()
+        say("moverq: stopped. What was answered with 250 is on the disk; the MTA sends the rest again.")
     if signal.SIGINT in got:
         raise Exit(INTERRUPTED)

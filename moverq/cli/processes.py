@@ -103,9 +103,9 @@ class Parent:
             got = signal.sigwaitinfo(waited)
         if got is not None and got.si_signo != signal.SIGCHLD:
             self.signals.append(got.si_signo)
-            if not self.told:
-                say("moverq: stopping; moves leave at their next safe point")
             self.stop()
+            if self.told == 1:
+                say("moverq: stopping; moves leave at their next safe point")
 
     def stop(self) -> None:
         """Everybody is told, once more; nobody is started any more."""

@@ -116,6 +116,7 @@ def run_one(
     """In this process. `line`: to the parent that says when to stop; see `processes`."""
     import trio
 
+    from moverq.cli.stderr import unwaited_stderr
     from moverq.cli.waiting import run_worker
     from moverq.root import open_root
 
@@ -123,7 +124,8 @@ def run_one(
         async with open_root(root, limits=limits) as opened:
             await run_worker(opened, drain=drain, quiet=quiet, share=share, line=line)
 
-    trio.run(run)
+    with unwaited_stderr():
+        trio.run(run)
 
 
 def look_at(root: Path) -> None:
