@@ -19,9 +19,10 @@ import attrs
 import msgpack
 
 from moverq.endpoints.mbox import message
-from moverq.endpoints.mbox.index import Entry, Index, base_of, read_index, stamp_of
+from moverq.endpoints.mbox.index import Entry, Index, base_of, parted, read_index, stamp_of
 from moverq.endpoints.mbox.locks import locked
 from moverq.endpoints.mbox.message import Base, as_mail, as_stored, taken_apart, with_said
+from moverq.endpoints.mbox.splitting import LINE_BYTES_MAX
 from moverq.flow.folders import sync_folder
 from moverq.model.ids import ItemId
 
@@ -69,9 +70,13 @@ def append(
         data = bytearray()
         if at and os.pread(descriptor, 1, at - 1) != b"\n":
             data += b"\n"
-            last = next(reversed(entries), None)
-            if last is not None:
-                entries[last] = entries[last]._replace(end=at + 1)
+        last = next(reversed(entries), None)
+        if last is not None and entries[last].end == at:
+            begun = os.pread(descriptor, LINE_BYTES_MAX + 1, entries[last].begin)
+            if not parted(begun)[1]:
+                data += b"\n"  # a delivery was cut short: behind its separator alone, ours would be text
+            entries[last] = entries[last]._replace(end=at + len(data))
+        lead = len(data)
         for one in messages:
             base: Base | None = None
             if validity and not at and not data:
@@ -89,7 +94,7 @@ def append(
             entries[bases[-1]] = Entry(
                 start, at + len(data), received_ms, len(mail), one.flags, one.keywords, 0, one.token
             )
-        head_end = data.find(b"\n", 1) + 1
+        head_end = data.find(b"\n", lead) + 1
         _announce(announcement, Announced(begin, bytes(data[:head_end])))
         try:
             view = memoryview(data)

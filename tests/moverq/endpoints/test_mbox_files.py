@@ -11,7 +11,7 @@ import pytest
 
 from moverq.endpoints.files import dot_lock
 from moverq.endpoints.kinds import is_mail_system
-from moverq.endpoints.mbox import index, locks, message, rewriting, splitting
+from moverq.endpoints.mbox import appending, index, locks, message, rewriting, splitting
 from moverq.endpoints.mbox.index import read_index, read_message
 from moverq.endpoints.mbox.message import Base, as_mail, as_stored, separator_ms, taken_apart, with_said
 from moverq.endpoints.mbox.rewriting import Changes, recover, rewrite
@@ -19,6 +19,7 @@ from moverq.endpoints.mbox.settings import parse
 from moverq.endpoints.mbox.splitting import split
 from moverq.endpoints.mirrored.normal_form import content_hash
 from moverq.errors import RequestRefused
+from moverq.model.ids import ItemId, new_id
 from tests.support.killing import Killed, Steps, count_disk_calls
 
 FROM = b"From a@b Tue Nov 14 22:13:20 2023 +0000\n"
@@ -418,3 +419,27 @@ def test_a_location_says_where_a_user_lives() -> None:
 def test_a_location_that_cannot_be_meant_is_refused(location: str, why: str) -> None:
     with pytest.raises(RequestRefused, match=why):
         parse(location)
+
+
+@pytest.mark.parametrize("before", [b"", FROM + b"Subject: a\n\n\n"])
+@pytest.mark.parametrize("cut", [FROM, FROM[:-1], FROM + b"\n", FROM + b"Subject: b"])
+def test_a_message_behind_a_delivery_that_was_cut_short_is_one_of_its_own(
+    tmp_path: Path, before: bytes, cut: bytes
+) -> None:
+    """Behind a separator that nothing follows, the next one would be its message's first line."""
+    path, announcement = os.fsencode(tmp_path / "box"), os.fsencode(tmp_path / "announced")
+    (tmp_path / "box").write_bytes(before + cut)
+    there = read_index(path)
+    one = appending.stored(
+        ItemId(new_id()), 1, b"Subject: x\r\n\r\nnew\r\n", received_ms=1_700_000_000_000, flags=0, words=()
+    )
+    held, (base,) = appending.append(path, [one], announcement=announcement, validity=0, known=None)
+    assert list(read_index(path).entries) == list(held.entries) == [*there.entries, base]
+    assert read_message(path, held.entries[base], base) == b"Subject: x\r\n\r\nnew\r\n"
+    told = appending.announced(announcement)
+    assert told is not None
+    assert one.token in told.head
+    torn = (tmp_path / "box").read_bytes()[: told.begin + len(told.head) - 3]
+    (tmp_path / "box").write_bytes(torn)
+    rewrite(path, Changes(torn=told), os.fsencode(tmp_path / "journal"), lambda *_: b"")
+    assert (tmp_path / "box").read_bytes() == before + cut
