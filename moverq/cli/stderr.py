@@ -32,7 +32,8 @@ class Unwaited(io.TextIOBase):
         self._begun = ""
         """Of a line whose end has not come."""
         self._left_out = 0
-        self._lines: queue.Queue[bytes] = queue.Queue(LINES_MAX)
+        self._lines: queue.Queue[bytes | None] = queue.Queue(LINES_MAX)
+        """None: that is all."""
         if not self._is_file:
             threading.Thread(target=self._write_all, name="stderr", daemon=True).start()
 
@@ -57,6 +58,8 @@ class Unwaited(io.TextIOBase):
                 self._begun = ""
         with self._lines.all_tasks_done:
             self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, END_S)
+        with suppress(queue.Full):
+            self._lines.put_nowait(None)
 
     def _offer(self, line: str) -> None:
         if self._left_out:
@@ -73,8 +76,8 @@ class Unwaited(io.TextIOBase):
             self._left_out = 0
 
     def _write_all(self) -> None:
-        while True:
-            self._write(self._lines.get())
+        while (data := self._lines.get()) is not None:
+            self._write(data)
             self._lines.task_done()
 
     def _write(self, data: bytes) -> None:

@@ -24,6 +24,7 @@ def test_lines_that_there_is_no_room_for_are_left_out_and_counted() -> None:
         stream._lines.join()
         print("the next one", file=stream)
         stream._lines.join()
+        stream.end()
         os.close(writing)
         reader.join()
     lines = read[0].decode().splitlines()
@@ -32,6 +33,14 @@ def test_lines_that_there_is_no_room_for_are_left_out_and_counted() -> None:
     assert lines[-2] == f"moverq: {count - len(kept)} lines were left out here, for nobody read them"
     assert [int(line[:6]) for line in kept] == list(range(len(kept)))
     assert LINES_MAX <= len(kept) < count
+
+
+def joined() -> list[threading.Thread]:
+    """Those that are left when the writers had time to end."""
+    for thread in threading.enumerate():
+        if thread.name == "stderr":
+            thread.join(30)
+    return threading.enumerate()
 
 
 @pytest.mark.parametrize("kind", ["file", "pipe"])
@@ -48,6 +57,7 @@ def test_what_is_written_in_pieces_is_there_at_the_end(
             print("a", "b", file=sys.stderr)
             print("c", end="", file=sys.stderr)
         assert sys.stderr is stream
+    assert not any(thread.name == "stderr" for thread in joined())
     if kind == "file":
         os.lseek(reading, 0, os.SEEK_SET)
     assert os.read(reading, 100) == b"a b\nc"
