@@ -30,8 +30,12 @@ def test_lines_that_there_is_no_room_for_are_left_out_and_counted() -> None:
     lines = read[0].decode().splitlines()
     kept = [line for line in lines if line.endswith("..")]
     assert lines[-1] == "the next one"
-    assert lines[-2] == f"moverq: {count - len(kept)} lines were left out here, for nobody read them"
-    assert [int(line[:6]) for line in kept] == list(range(len(kept)))
+    left_out = [
+        int(line.split()[1]) for line in lines if line.endswith("lines were left out here, for nobody read them")
+    ]
+    assert sum(left_out) + len(kept) == count  # more than one note, where the thread was slow at first
+    numbers = [int(line[:6]) for line in kept]
+    assert numbers == sorted(set(numbers))
     assert LINES_MAX <= len(kept) < count
 
 
