@@ -94,7 +94,7 @@ def judge_text(data: bytes) -> str:
 def judge_index(data: bytes) -> str:
     written("1.eml", MAIL)
     written("index.jsonl", data)
-    return check(read_indexed(folder(), ("above",), set()))
+    return check(read_indexed(folder(), ("above",), set(), root=folder().resolve()))
 
 
 def judge_name(data: bytes) -> str:
@@ -117,12 +117,12 @@ def judge_name(data: bytes) -> str:
 
 def judge_side_files(data: bytes) -> str:
     """Side files say something, or nothing."""
-    keywords = _read_keywords(written("dovecot-keywords", data))
+    keywords = _read_keywords(written("dovecot-keywords", data), folder().resolve())
     assert all(len(letter) == 1 and name for letter, name in keywords.items())
-    lists = read_lists(written("moverq-keywords.jsonl", data), "keywords")
+    lists = read_lists(written("moverq-keywords.jsonl", data), "keywords", root=folder().resolve())
     assert all(isinstance(word, str) for words in lists.values() for word in words)
     written("moverq-folder.json", data)
-    path = _true_path(folder())
+    path = _true_path(folder(), folder().resolve())
     assert path is None or all(isinstance(name, str) for name in path)
     return TAKEN if keywords or lists or path else REFUSED
 
