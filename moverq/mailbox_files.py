@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from moverq.endpoints.files.acting import ROOT, User, acting_as, user_named, whose_path
+from moverq.endpoints.files.acting import ROOT, User, acting_as, user_named, whose_mail
 from moverq.endpoints.files.errors import as_move_error
 from moverq.endpoints.store import NewItem
 from moverq.errors import EndpointUnavailable, MoveError, RequestRefused
@@ -83,9 +83,8 @@ def _whose(path: Path, owner: str | None) -> User:
     if os.geteuid() != 0:
         return ROOT  # we act as nobody but ourselves
     if owner is None:
-        # Where root made the folder, it is whose the mail in it is.
-        places = (os.fsencode(Path.cwd() / path / inner) for inner in ("", "cur"))
-        return next((user for user in map(whose_path, places) if user.uid), ROOT)
+        place = os.fsencode(Path.cwd() / path)
+        return whose_mail(place, os.path.join(place, b"cur"))
     try:
         return user_named(owner)
     except KeyError as error:

@@ -130,6 +130,15 @@ def give(descriptor: int, uid: int, gid: int) -> None:
 # ---- whose a path is
 
 
+def whose_mail(*places: bytes) -> User:
+    """Whose the first of these places is that is somebody else's than root's (`whose_path`). Root made the outermost
+    folder at some sites, in the system's spool: then it is whose the mail in it is.
+
+    Raises `OSError`.
+    """
+    return next((user for user in map(whose_path, places) if user.uid), ROOT)
+
+
 class _Step(NamedTuple):
     uid: int
     gid: int
@@ -187,4 +196,4 @@ def _steps(path: bytes) -> Iterator[_Step]:
         os.close(here)
 
 
-__all__ = ["ROOT", "User", "acting_as", "give", "user_named", "whose_path"]
+__all__ = ["ROOT", "User", "acting_as", "give", "user_named", "whose_mail", "whose_path"]

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import attrs
 
-from moverq.endpoints.files.acting import ROOT, User, acting_as, whose_path
+from moverq.endpoints.files.acting import ROOT, User, acting_as, whose_mail, whose_path
 from moverq.endpoints.files.links import leads_to, told_apart
 from moverq.endpoints.files.owner import Owner, existing_above
 from moverq.endpoints.files.subscriptions import read_subscriptions
@@ -49,8 +49,7 @@ class Layout:
         """With whose rights it is read and written. Raises `OSError`."""
         if self.owner is not None:
             return self.owner
-        # Root made the outermost folder at some sites, in the system's spool: then it is whose the mail in it is.
-        return next((user for user in map(whose_path, (self.root, os.path.join(self.inbox, b"cur"))) if user.uid), ROOT)
+        return whose_mail(self.root, os.path.join(self.inbox, b"cur"))
 
     def as_user(self, run: Callable[[], T]) -> T:
         """What `run` answers, done with the rights of whose it is. Raises `OSError`."""
