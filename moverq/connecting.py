@@ -23,6 +23,7 @@ from moverq.errors import NotFound, RequestRefused
 from moverq.flow.clock import now_ms
 from moverq.model.ids import InstanceId, MailboxId
 from moverq.model.label import Label
+from moverq.model.quota import quota_bytes_of
 
 if TYPE_CHECKING:
     from moverq.endpoints.store import StoreEndpoint
@@ -61,7 +62,7 @@ async def find_disconnected(
 
     `recipients`: all that the directory has.
     """
-    from moverq.endpoints.store import is_for_movers, label_of, moved_to, quota_of, translated
+    from moverq.endpoints.store import is_for_movers, label_of, moved_to, translated
 
     found = []
     with translated(endpoint.name):
@@ -93,7 +94,7 @@ async def find_disconnected(
                     moved_to=None if elsewhere is None else elsewhere.database,
                     items=sum(folder.items for folder in folders),
                     bytes=sum(folder.bytes for folder in folders),
-                    quota_bytes=quota_of(settings),
+                    quota_bytes=quota_bytes_of(settings),
                     removed_ms=label.removed_ms if label is not None and elsewhere is None else None,
                     kept_until_ms=info.keep_until_ms,
                 )

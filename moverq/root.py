@@ -57,6 +57,7 @@ from moverq.model.delivery import delivery_key
 from moverq.model.digest import folder_paths
 from moverq.model.ids import InstanceId, MailboxId, RequestId, new_id
 from moverq.model.progress import Progress
+from moverq.model.quota import quota_bytes_of
 from moverq.model.request import Status, SyncStage
 from moverq.model.standing import Standing
 from moverq.model.statistics import MoveStatistics
@@ -524,7 +525,8 @@ class Root:
             items=sum(digest.items for digest in digests.values()),
             bytes=sum(digest.bytes for digest in digests.values()),
             folders=len(account.folders),
-            quota_bytes=_quota_bytes(dict(account.settings), recipient.quota_bytes),
+            # Of a mailbox that keeps to none itself: what the directory was told.
+            quota_bytes=quota_bytes_of(dict(account.settings), otherwise=recipient.quota_bytes),
             settings=dict(account.settings),
             head=account.head.modseq,
             active_move=recipient.active_move,
@@ -942,12 +944,6 @@ def checked_name(name: str, kind: str) -> str:
             f"digit first"
         )
     return name
-
-
-def _quota_bytes(settings: Mapping[str, str], asked: int | None) -> int | None:
-    """What the mailbox itself keeps to, where it can; else what the directory was told."""
-    quota = settings.get("quota_bytes", "")
-    return int(quota) if quota.isdecimal() else asked
 
 
 def absolute(path: Path | str) -> Path:

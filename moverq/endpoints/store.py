@@ -160,11 +160,6 @@ def label_of(settings: Mapping[str, str]) -> str:
     return settings.get(store.LABEL, "")
 
 
-def quota_of(settings: Mapping[str, str]) -> int | None:
-    quota = settings.get("quota_bytes", "")
-    return int(quota) if quota.isdecimal() else None
-
-
 def guard_of(info: store.MailboxInfo) -> Guard:
     return Guard(_MODES[info.mode], info.token, home_of(info.home) if info.home else None)
 
