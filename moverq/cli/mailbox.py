@@ -96,17 +96,13 @@ async def remove(
         }
         for one in gone
     ]
-    answer(
-        values if old else values[0],
-        [
-            f"mailbox {one.address} is removed; what is in {one.database} stays as it is"
-            if one.keep_until_ms is None
-            else f"{f'the old mailbox in {one.database} of' if old else 'mailbox'} {one.address} is removed; "
-            f"{counted(one.items, 'item')} kept until {iso(one.keep_until_ms)}"
-            for one in gone
-        ],
-        json=json,
-    )
+    told = []
+    for one in gone:
+        what = f"the old mailbox in {one.database} of" if old else "mailbox"
+        kept = f"{counted(one.items, 'item')} kept until {iso(one.keep_until_ms)}"
+        stays = f"what is in {one.database} stays as it is"
+        told.append(f"{what} {one.address} is removed; {stays if one.keep_until_ms is None else kept}")
+    answer(values if old else values[0], told, json=json)
 
 
 @app.command(name="list")
